@@ -1,0 +1,23 @@
+"""lightning-noise: how large a batch is worth it? The gradient noise scale for PyTorch Lightning, with an honest interval."""
+
+from lightning_noise import tradeoff
+from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
+from lightning_noise.core.moments import Key, Moments
+from lightning_noise.measure.monitor import Monitor
+from lightning_noise.plugin.callback import GradientNoiseScale
+from lightning_noise.probes.base import Probe
+from lightning_noise.probes.micro_batches import MicroBatches
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GradientNoiseScale",
+    "Key",
+    "MicroBatches",
+    "Moments",
+    "Monitor",
+    "NoiseEstimate",
+    "Probe",
+    "estimate_noise_scale",
+    "tradeoff",
+]

@@ -1,0 +1,126 @@
+"""From averages to a noise scale with an honest interval: the quotient comes last, and only where it can be said."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from lightning_noise.core.averaging import RunningAverage
+from lightning_noise.core.moments import Moments
+from lightning_noise.core.student_t import student_t_quantile
+
+LEAST_N_EFF = 5.0 - 1e-9  # (five equal steps, rounded) below this a variance of the steps says nothing: "not measured yet"
+
+
+class NoiseEstimate(NamedTuple):
+    """B_simple = tr(Σ)/|G|² with its interval; ``None`` where a value cannot be said.
+
+    Args:
+        grad_sq: average unbiased ``|G|²`` (may be negative while it is not resolved).
+        trace: average unbiased ``tr(Σ)``.
+        b_simple: ``trace / grad_sq`` in examples, ``None`` until it is resolved.
+        low: lower end of the interval in examples. A valid one-sided bound on its own, resolved or not.
+        high: upper end; ``None`` means no upper bound ("not resolved, at least ``low``").
+        resolved: whether the interval is bounded on both sides.
+        steps: optimizer steps measured so far.
+        n_eff: effective number of steps in the average.
+    """
+
+    grad_sq: float
+    trace: float
+    b_simple: float | None
+    low: float | None
+    high: float | None
+    resolved: bool
+    steps: int
+    n_eff: float
+
+
+class Ratio(NamedTuple):
+    """Fieller's interval for rho = |G|²/tr(Σ), the reciprocal of the noise scale, in 1/examples."""
+
+    rho: float
+    low: float
+    high: float
+
+
+def ratio_interval(average: RunningAverage, confidence: float = 0.95) -> Ratio | None:
+    """Interval for the reciprocal noise scale from sandwich variances and Student's t; ``None``: not measured yet.
+
+    The reciprocal is used because its denominator, the trace, is nearly always well resolved: then every unbounded interval of
+    the noise scale is simply an interval of rho that reaches zero. Method of Fieller (1954).
+    """
+    if average.n_eff < LEAST_N_EFF:
+        return None
+    trace, grad_sq = average.means()
+    spread = average.covariance()
+    t2 = student_t_quantile(0.5 + confidence / 2, average.nu) ** 2
+    a = trace * trace - t2 * spread.trace
+    b = trace * grad_sq - t2 * spread.cross
+    c = grad_sq * grad_sq - t2 * spread.grad_sq
+    if a <= 0 or trace <= 0:
+        return None
+    root = math.sqrt(max(0.0, b * b - a * c))
+    return Ratio(grad_sq / trace, (b - root) / a, (b + root) / a)
+
+
+def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:
+    """The estimate that one running average supports.
+
+    Args:
+        average: the running average.
+        confidence: of the two-sided interval.
+        data_size: number of examples N of a finite data set that has been trained on for a whole epoch or more. Repeated
+            examples bias rho upwards, by at most about 1/N: the lower end then becomes ``1/(rho_high + 1/N)``, and N where
+            ``rho_high <= 0``.
+    """
+    trace, grad_sq = average.means()
+    ratio = ratio_interval(average, confidence)
+    low = high = None
+    if ratio is not None:
+        bias = 1 / data_size if data_size else 0.0
+        reach = max(ratio.high, 0.0) + bias
+        low = 1 / reach if reach > 0 else None
+        high = 1 / ratio.low if ratio.low > 0 else None
+    resolved = high is not None and low is not None
+    b_simple = trace / grad_sq if resolved else None
+    return NoiseEstimate(grad_sq, trace, b_simple, low, high, resolved, average.steps, average.n_eff)
+
+
+def steps_to_resolve(average: RunningAverage) -> float | None:
+    """About how many steps of the present kind resolve ``|G|²`` from zero: ``N (2·se/|G|²)²``; ``None`` if unknown.
+
+    A forecast from the value seen so far, hence only an order of magnitude; unknown while that value is not positive.
+    """
+    _, grad_sq = average.means()
+    if average.n_eff < LEAST_N_EFF or grad_sq <= 0:
+        return None
+    return average.n_eff * 4 * average.covariance().grad_sq / grad_sq**2
+
+
+def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = None, confidence: float = 0.95) -> NoiseEstimate:
+    """B_simple and its interval from the moments of many optimizer steps.
+
+    Steps that are not finite or that had a single group are passed over. A step weighs ``1/c_big``, its effective batch size.
+
+    Args:
+        moments: one record an optimizer step, oldest first.
+        decay: exponential decay a step, ``None`` for the plain weighted mean. The effective window is (1 + decay)/(1 − decay).
+        confidence: of the two-sided interval.
+
+    Raises:
+        ValueError: ``decay`` or ``confidence`` out of range.
+
+    Source: McCandlish et al. 2018, appendix A (arXiv 1812.06162), with general weights and Fieller's interval.
+
+    >>> steps = [Moments(q, 4.5, 1.0, 0.5) for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4)]
+    >>> e = estimate_noise_scale(steps)
+    >>> round(e.b_simple, 4), round(e.low, 4), round(e.high, 4), e.steps
+    (0.5592, 0.3041, 0.8779, 6)
+    """
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence must lie in [0.5, 1), got {confidence!r}.")
+    average = RunningAverage(1.0 if decay is None else decay)
+    for record in moments:
+        if record.is_finite and record.has_groups:
+            average.update(record)
+    return estimate_from(average, confidence=confidence)

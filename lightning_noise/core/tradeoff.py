@@ -1,0 +1,111 @@
+"""The large-batch model of McCandlish et al. 2018, section 2: what a batch size costs, given a noise scale ``b``.
+
+All batch sizes and noise scales are in the same unit, examples (or whatever the batch dimension counts).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class FrontierPoint(NamedTuple):
+    """One point of the Pareto frontier between steps and examples, both relative to their least values."""
+
+    global_size: float
+    steps_factor: float
+    examples_factor: float
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
+
+
+def steps_factor(global_size: float, b: float) -> float:
+    """S/S_min = 1 + b/B: optimizer steps relative to the least possible (eq. 2.7 and section 2.3).
+
+    Raises:
+        ValueError: an argument is not a finite positive number (so for all functions of this module).
+
+    >>> [steps_factor(size, 1000) for size in (250, 1000, 4000)]
+    [5.0, 2.0, 1.25]
+    """
+    _positive(global_size=global_size, b=b)
+    return 1 + b / global_size
+
+
+def examples_factor(global_size: float, b: float) -> float:
+    """E/E_min = 1 + B/b: examples processed relative to the least possible.
+
+    >>> [examples_factor(size, 1000) for size in (250, 1000, 4000)]
+    [1.25, 2.0, 5.0]
+    """
+    _positive(global_size=global_size, b=b)
+    return 1 + global_size / b
+
+
+def eps_opt(global_size: float, b: float, eps_max: float) -> float:
+    """Best learning rate of plain SGD, eps_max / (1 + b/B) (eq. 2.6), in the unit of ``eps_max``.
+
+    >>> eps_opt(2.8, 2.8, 0.4)
+    0.2
+    """
+    _positive(eps_max=eps_max)
+    return eps_max / steps_factor(global_size, b)
+
+
+def dl_opt(global_size: float, b: float, dl_max: float) -> float:
+    """Best expected decrease of the loss in one step, dl_max / (1 + b/B) (eq. 2.7), in the unit of the loss.
+
+    >>> dl_opt(2.8, 2.8, 0.4)
+    0.2
+    """
+    _positive(dl_max=dl_max)
+    return dl_max / steps_factor(global_size, b)
+
+
+def gain(b: float, old: float, new: float) -> float:
+    """How much more one step achieves at batch size ``new`` than at ``old``: (1 + b/old)/(1 + b/new).
+
+    It is the AdaScale gain ratio (Johnson et al. 2020, arXiv 2007.05105) and lies between 1 and new/old.
+
+    >>> gain(1000, 1000, 4000)
+    1.6
+    """
+    return steps_factor(old, b) / steps_factor(new, b)
+
+
+def exchange_rate_size(rate: float, b: float) -> float:
+    """Batch size at which one more step is worth ``rate`` examples: sqrt(rate · b) (eq. D.3).
+
+    >>> exchange_rate_size(400, 100)
+    200.0
+    """
+    _positive(rate=rate, b=b)
+    return math.sqrt(rate * b)
+
+
+def frontier(b: float, sizes: Iterable[float]) -> list[FrontierPoint]:
+    """The frontier (S/S_min − 1)(E/E_min − 1) = 1 at the given batch sizes (eq. 2.11).
+
+    >>> frontier(1000, [250])
+    [FrontierPoint(global_size=250, steps_factor=5.0, examples_factor=1.25)]
+    """
+    return [FrontierPoint(size, steps_factor(size, b), examples_factor(size, b)) for size in sizes]
+
+
+def gamma(bs: Sequence[float]) -> float:
+    """What an adaptive batch could gain on a run: (Σ sqrt(b))² / (n Σ b) <= 1, 1 meaning nothing (appendix D).
+
+    Args:
+        bs: noise scales at equally spaced moments of the run, in progress made (steps of the largest possible batch).
+
+    >>> gamma([100.0, 100.0]), round(gamma([1.0, 10000.0]), 3)
+    (1.0, 0.51)
+    """
+    if len(bs) == 0:
+        raise ValueError("bs must hold at least one noise scale, got none.")
+    for value in bs:
+        _positive(bs=value)
+    return math.fsum(map(math.sqrt, bs)) ** 2 / (len(bs) * math.fsum(bs))

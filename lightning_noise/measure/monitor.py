@@ -1,0 +1,297 @@
+"""The engine: micro-batches and steps in, noise scales out. Lightning's callback and a plain torch loop drive it alike."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from statistics import median_high
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.windows import Trajectory, Windows
+from lightning_noise.measure.table import Reduce, RowTable, StepRecord
+from lightning_noise.measure.window import Window
+from lightning_noise.probes.base import Probe
+
+ONE_GROUP = "only one group of gradients in the step"
+NOT_FINITE = "gradients were not finite (overflow)"
+NO_SIZE = "the number of examples could not be told"
+NO_BACKWARD = "no backward pass was seen before the optimizer's step"
+
+
+class Monitor:
+    """Measures noise scales of a training loop.
+
+    Args:
+        probe: how the groups of a step are seen.
+        keys: for each number wanted, the names of the parameters it is summed over; ``None``: one key, all parameters.
+        decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
+        every_n_steps: measures the first of every so many optimizer steps.
+        replicas: ranks that train on different examples and whose gradients are averaged.
+        reduce: sums a tensor over these ranks; ``None`` for one process.
+
+    A loop calls ``micro_batch`` around every backward pass and ``step`` after the last one of an optimizer step, before
+    clipping, then ``flush`` whenever it wants to read. Nothing is read from the device in between.
+
+    >>> from lightning_noise.probes.micro_batches import MicroBatches
+    >>> model = torch.nn.Linear(2, 2)
+    >>> monitor = Monitor(MicroBatches())
+    >>> with monitor.attach(dict(model.named_parameters())):
+    ...     for x in ([1.0, 4.0], [5.0, 0.5]):
+    ...         with monitor.micro_batch(size=1, weight=1 / 2):
+    ...             model(torch.tensor([x])).sum().div(2).backward()
+    ...     monitor.step()
+    ...     _ = monitor.flush()
+    >>> round(monitor.estimate().trace, 4), round(monitor.estimate().grad_sq, 4)
+    (28.25, 16.0)
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        *,
+        keys: Mapping[Key, Sequence[str]] | None = None,
+        decay: float = 0.99,
+        every_n_steps: int = 1,
+        replicas: int = 1,
+        reduce: Reduce | None = None,
+    ) -> None:
+        self.probe = probe
+        self.every_n_steps = every_n_steps
+        self.replicas = replicas
+        self.data_size: float | None = None  # examples in a finite data set once it has been seen whole
+        self.local_examples = 0.0
+        self.skipped: Counter[str] = Counter()
+        self.windows: dict[Key, Windows] = {}
+        self.trajectories: dict[Key, Trajectory] = {}
+        self._decay = decay
+        self._keys = dict(keys) if keys is not None else None
+        self._reduce = reduce
+        self._table = RowTable(0)
+        self._sizes: deque[float] = deque(maxlen=51)
+        self._optimizer_steps = 0
+        self._window: Window | None = None
+        self._parameters: dict[str, Parameter] = {}
+        self._attached: tuple[tuple[str, int], ...] | None = None
+        self._stack = ExitStack()
+        self._loaded: dict[Key, dict[str, Any]] = {}
+
+    # ---- watching -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def attach(self, parameters: Mapping[str, Parameter]) -> Iterator["Monitor"]:
+        """Watches ``parameters`` (name → parameter) inside the context; no hook stays behind after it."""
+        self.watch(parameters)
+        try:
+            yield self
+        finally:
+            self.close()
+
+    def watch(self, parameters: Mapping[str, Parameter]) -> None:
+        """Names the parameters to watch from the next optimizer step on; frozen ones are passed over while they are frozen."""
+        self._parameters = dict(parameters)
+        if not self.windows:
+            keys = self._keys if self._keys is not None else {Key(): list(self._parameters)}
+            self._open_keys(keys)
+
+    def _open_keys(self, keys: Mapping[Key, Sequence[str]]) -> None:
+        self._keys = dict(keys)
+        self.windows = {key: Windows(self._decay) for key in keys}
+        self.trajectories = {key: Trajectory() for key in keys if not key.layer}
+        self._table = RowTable(len(keys), self._reduce)
+        for key, saved in self._loaded.items():
+            if key in self.windows:
+                self.windows[key].load_state_dict(saved["windows"])
+            if key in self.trajectories and saved["trajectory"] is not None:
+                self.trajectories[key].load_state_dict(saved["trajectory"])
+        self._loaded = {}
+
+    def close(self) -> None:
+        """Removes every hook and forgets the step in progress. Averages and unread rows stay."""
+        self._window = None
+        self._attached = None
+        self._stack.close()
+
+    def _attach_probe(self) -> None:
+        trainable = {name: p for name, p in self._parameters.items() if p.requires_grad}
+        wanted = tuple((name, id(p)) for name, p in trainable.items())
+        if wanted == self._attached:
+            return
+        self._stack.close()
+        self._stack.enter_context(self.probe.attach(trainable, self._keys or {}))
+        self._attached = wanted
+
+    # ---- one optimizer step ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def micro_batch(self, size: float, weight: float = 1.0) -> Iterator[None]:
+        """Around one backward pass over ``size`` examples whose loss was multiplied by ``weight``.
+
+        For K equal micro-batches, each loss divided by K, the weight is 1/K. A short last step needs no other weight: the
+        weights of a step are normalised by their sum. An exception inside abandons the step in progress.
+        """
+        self.begin(size, weight)
+        try:
+            yield
+        except BaseException:
+            self._abandon()
+            raise
+        self.end()
+
+    def begin(self, size: float | None, weight: float = 1.0) -> None:
+        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be told."""
+        if self._window is None:
+            self._window = Window(measured=self._optimizer_steps % self.every_n_steps == 0)
+            if self._window.measured:
+                self._attach_probe()
+            elif self._attached is not None:
+                self._attached = None
+                self._stack.close()
+        known = size is not None and math.isfinite(size) and size > 0
+        self._window.sizes.append(size if known and size is not None else 0.0)
+        self._window.unknown |= not known
+        if self._window.measured:
+            self.probe.begin(size if known and size is not None else 1.0, weight)
+
+    def end(self) -> None:
+        """The second half of :meth:`micro_batch`."""
+        if self._window is not None and self._window.measured:
+            self.probe.end()
+
+    def step(self, *, loss_scale: Tensor | float | None = None) -> None:
+        """All backward passes of an optimizer step are done and ``.grad`` is still as they left it.
+
+        Args:
+            loss_scale: factor on the loss that is still in the gradients, on their device (so that nothing has to be read).
+        """
+        window, self._window = self._window, None
+        self._optimizer_steps += 1
+        if window is None:
+            return
+        self.local_examples += window.local_size
+        if not window.measured:
+            return
+        row = self.probe.row()
+        fault = NO_SIZE if window.unknown else self.probe.fault()
+        if row is None or fault is not None:
+            row = self._unusable_row()
+        elif loss_scale is not None:
+            row[:, :2] /= torch.as_tensor(loss_scale, device=row.device).double() ** 2
+        if self.replicas > 1:
+            row[:, :3] /= self.replicas
+            row[:, 3] /= self.replicas**2
+        self._table.append(row, window.local_size, fault)
+
+    def discard(self) -> None:
+        """The optimizer is about to step though :meth:`step` was not called: the present step cannot be used."""
+        if self._window is None:
+            return
+        window = self._abandon()
+        self._optimizer_steps += 1
+        if window is not None and window.measured:
+            self._table.append(self._unusable_row(), window.local_size, NO_BACKWARD)
+
+    def _abandon(self) -> Window | None:
+        window, self._window = self._window, None
+        if window is not None and window.measured:
+            self.probe.end()
+            self.probe.row()
+        return window
+
+    @property
+    def in_step(self) -> bool:
+        """Whether a micro-batch was begun whose optimizer step has not been announced."""
+        return self._window is not None
+
+    def _unusable_row(self) -> Tensor:
+        device = next((p.device for p in self._parameters.values()), torch.device("cpu"))
+        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=device)
+
+    # ---- reading --------------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Measured steps that have not been read yet."""
+        return len(self._table)
+
+    def flush(self) -> int:
+        """Reads all waiting rows: the only collective and the only wait for the device. Returns how many there were."""
+        records = self._table.flush()
+        for record in records:
+            self._take(record)
+        return len(records)
+
+    def forget_unread(self) -> None:
+        """Drops the rows that wait, without a collective; for after an error."""
+        self._table = RowTable(len(self.windows), self._reduce)
+
+    def _take(self, record: StepRecord) -> None:
+        self._sizes.append(record.global_size)
+        for (key, windows), moments in zip(self.windows.items(), record.moments, strict=True):
+            reason = _unusable(moments, record.fault)
+            if reason is None:
+                windows.update(moments)
+                if key in self.trajectories:
+                    self.trajectories[key].add(windows.estimate(data_size=self.data_size))
+            elif not key.layer and reason:
+                self.skipped[reason] += 1
+
+    def estimate(self, key: Key = Key(), *, confidence: float = 0.95) -> NoiseEstimate:
+        """The estimate from all steps read so far (call :meth:`flush` first to include the latest).
+
+        Raises:
+            KeyError: no such key is measured.
+        """
+        return self.windows[key].estimate(confidence, self.data_size)
+
+    @property
+    def global_size(self) -> float | None:
+        """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
+        return median_high(self._sizes) if self._sizes else None
+
+    # ---- state ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything measured, as plain Python values. Reads waiting rows first: call it on all ranks."""
+        self.flush()
+        return {
+            "version": 1,
+            "optimizer_steps": self._optimizer_steps,
+            "local_examples": self.local_examples,
+            "data_size": self.data_size,
+            "sizes": list(self._sizes),
+            "skipped": dict(self.skipped),
+            "keys": [
+                {
+                    "key": list(key),
+                    "windows": windows.state_dict(),
+                    "trajectory": self.trajectories[key].state_dict() if key in self.trajectories else None,
+                }
+                for key, windows in self.windows.items()
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`; may be called before or after the first :meth:`watch`."""
+        self._optimizer_steps = state["optimizer_steps"]
+        self.local_examples = state["local_examples"]
+        self.data_size = state["data_size"]
+        self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
+        self.skipped = Counter(state["skipped"])
+        self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}
+        if self.windows:
+            self._open_keys(self._keys or {})
+
+
+def _unusable(moments: Moments, fault: str | None) -> str | None:
+    """Why a key's record cannot be used; ``None`` if it can, "" if the step simply was not this key's."""
+    if not moments.is_finite:
+        return fault or NOT_FINITE
+    if moments.c_small == 0:
+        return ""
+    return None if moments.has_groups else ONE_GROUP

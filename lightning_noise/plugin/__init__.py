@@ -1,0 +1,1 @@
+"""Floor 4: Lightning and torchmetrics. The only place that says ``trainer``."""

@@ -1,0 +1,254 @@
+"""The callback: Lightning's hooks translated into calls of the monitor."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.moments import Key
+from lightning_noise.measure.choose import Choice, NoGroupsError, choose
+from lightning_noise.measure.keys import list_keys
+from lightning_noise.measure.monitor import Monitor
+from lightning_noise.plugin import host
+from lightning_noise.plugin.publish import log_values, publish, write_layout
+from lightning_noise.plugin.refusals import refuse
+from lightning_noise.plugin.settings import PROBES, Settings
+from lightning_noise.plugin.verdict import Findings, verdict
+from lightning_noise.probes.base import Probe
+
+UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
+
+
+class GradientNoiseScale(Callback):
+    """Measures how large a batch is worth it: the gradient noise scale B_simple = tr(Σ)/|G|², with an honest interval.
+
+    Reads gradients only: weights, gradients and random state of the run stay what they would be without it. The value is logged
+    under ``noise_scale/…`` through the trainer's loggers at its log interval, and a verdict is printed at the end of ``fit``.
+
+    Args:
+        probe: where the groups of gradients come from: "auto", "micro_batches" (gradient accumulation, plain DDP) or a
+            :class:`~lightning_noise.probes.base.Probe`.
+        geometry: the metric M in gᵀMg; "euclidean".
+        every_n_steps: measures the first of every so many optimizer steps; ``None`` means every step.
+        decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
+        adaptive_batch_size: must be False in this version.
+        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the first tensor is not it. A
+            function or its dotted path.
+        per_layer: ``True`` also measures every module that owns parameters; a number n, the first n parts of their names.
+        prog_bar: shows b_simple in the progress bar.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or out of range.
+        MisconfigurationException: in ``on_fit_start``, where the set-up cannot give a right number; names the way out.
+
+    Source: McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, appendix A.
+
+    >>> GradientNoiseScale(decay=1.5)
+    Traceback (most recent call last):
+    ValueError: decay must lie strictly between 0 and 1, got 1.5. 0.99 averages about 200 steps.
+    """
+
+    def __init__(
+        self,
+        probe: str | Probe = "auto",
+        geometry: str | tuple[str, ...] = "euclidean",
+        every_n_steps: int | None = None,
+        decay: float = 0.99,
+        adaptive_batch_size: bool = False,
+        batch_size_fn: Callable[[Any], Any] | str | None = None,
+        per_layer: bool | int = False,
+        prog_bar: bool = False,
+    ) -> None:
+        self.settings = Settings(
+            probe=probe,
+            geometry=geometry,
+            every_n_steps=every_n_steps,
+            decay=decay,
+            adaptive_batch_size=adaptive_batch_size,
+            batch_size_fn=batch_size_fn,
+            per_layer=per_layer,
+            prog_bar=prog_bar,
+        )
+        self._batch_size_fn = host.resolve(batch_size_fn)
+        self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
+        self._monitor: Monitor | None = None
+        self._module: weakref.ref[L.LightningModule] | None = None
+        self._choice = Choice("", "")
+        self._size: float | None = None
+        self._size_known = False
+        self._rescan = False
+        self._epoch_began = 0.0
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in checkpoints; the same for subclasses."""
+        return "GradientNoiseScale"
+
+    def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
+        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``."""
+        return self._monitor.estimate(key) if self._monitor is not None and key in self._monitor.windows else None
+
+    # ---- the life of a fit ----------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
+        refuse(trainer, pl_module)
+        self._choice, probe = self._choose_probe(trainer)
+        same_module = self._module is not None and self._module() is pl_module
+        state = self._state or (self.state_dict() if same_module else None)
+        self._module = weakref.ref(pl_module)
+        self._monitor = self._new_monitor(trainer, pl_module, probe)
+        self._take_up(state)
+        write_layout(trainer)
+
+    def _choose_probe(self, trainer: L.Trainer) -> tuple[Choice, Probe]:
+        wanted = self.settings.probe
+        try:
+            choice = choose(wanted if isinstance(wanted, str) else wanted.name, host.facts(trainer))
+        except NoGroupsError as error:
+            raise MisconfigurationException(str(error)) from error
+        return choice, PROBES[choice.probe]() if isinstance(wanted, str) else wanted
+
+    def _new_monitor(self, trainer: L.Trainer, module: L.LightningModule, probe: Probe) -> Monitor:
+        one_process = trainer.world_size == 1
+        return Monitor(
+            probe,
+            keys=list_keys((name for name, _ in module.named_parameters()), self.settings.per_layer),
+            decay=self.settings.decay,
+            every_n_steps=self.settings.every_n_steps or 1,
+            replicas=trainer.world_size,
+            reduce=None if one_process else lambda table: trainer.strategy.reduce(table, reduce_op="sum"),
+        )
+
+    def _take_up(self, state: dict[str, Any] | None) -> None:
+        self._state, self._size_known, self._rescan = None, False, True
+        self._epoch_began = 0.0
+        if state and self._monitor is not None:
+            self._monitor.load_state_dict(state["monitor"])
+            self._epoch_began = state["epoch_began"]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
+        monitor = self._running
+        seen = (monitor.local_examples - self._epoch_began) * trainer.world_size
+        if seen and host.finite_data(trainer):
+            monitor.data_size = max(seen, monitor.data_size or 0.0)
+        self._epoch_began = monitor.local_examples
+        self._rescan = True
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Counts the examples of the micro-batch."""
+        try:
+            self._size = host.local_size(batch, self._batch_size_fn)
+            self._size_known = True
+        except host.BatchSizeError as error:
+            if not self._size_known:
+                raise MisconfigurationException(f"`GradientNoiseScale`: {error}") from error
+            self._size = None
+            rank_zero_warn(f"GradientNoiseScale passes over this step: {error}")
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Opens the gate of the probe."""
+        if self._rescan:
+            self._running.watch(host.trained_parameters(trainer, pl_module))
+            self._rescan = False
+        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches)
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
+        self._running.end()
+        if host.ends_step(trainer):
+            self._running.step(loss_scale=host.loss_scale(trainer, pl_module.device))
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
+        self._running.discard()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Reads and logs at the trainer's interval."""
+        if host.logs_now(trainer):
+            self._publish(trainer, host.log_index(trainer))
+        elif self._running.pending >= UNREAD_STEPS:
+            self._running.flush()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs once more, so that a run shorter than the log interval shows its number."""
+        if self._running.pending or not trainer.callback_metrics.keys() & {"noise_scale/trace"}:
+            self._publish(trainer, host.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
+
+    def _publish(self, trainer: L.Trainer, step: int) -> None:
+        self._running.flush()
+        values = log_values(self._running, host.learning_rate(trainer))
+        if values:
+            publish(trainer, values, step, prog_bar=self.settings.prog_bar)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Prints the verdict on rank 0."""
+        self._running.flush()
+        self._running.close()
+        self._print_verdict(trainer, pl_module)
+
+    def _print_verdict(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            trainer.print(verdict(self._findings(trainer, module)))
+
+    def _findings(self, trainer: L.Trainer, module: L.LightningModule) -> Findings:
+        monitor = self._running
+        return Findings(
+            estimate=monitor.estimate(),
+            average=monitor.windows[Key()].current(),
+            trajectory=monitor.trajectories[Key()],
+            choice=self._choice,
+            global_size=monitor.global_size,
+            learning_rate=host.learning_rate(trainer),
+            data_size=monitor.data_size,
+            skipped=dict(monitor.skipped),
+            warnings=host.cautions(module),
+        )
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Removes every hook."""
+        if self._monitor is not None:
+            self._monitor.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Removes every hook: after an error Lightning calls this and not ``teardown``. What was measured stays."""
+        if self._monitor is None:
+            return
+        self._monitor.close()
+        if trainer.world_size == 1:
+            self._monitor.flush()
+        else:
+            self._monitor.forget_unread()  # reading is a collective, and another rank may be gone
+        if isinstance(exception, KeyboardInterrupt):
+            self._print_verdict(trainer, pl_module)
+
+    @property
+    def _running(self) -> Monitor:
+        if self._monitor is None:
+            raise RuntimeError("GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped.")
+        return self._monitor
+
+    # ---- state ----------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
+        if self._monitor is None:
+            return self._state or {}
+        return {"monitor": self._monitor.state_dict(), "epoch_began": self._epoch_began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state of a checkpoint at the start of the next fit."""
+        self._state = dict(state_dict) or None
+
+    def __getstate__(self) -> dict[str, Any]:
+        lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
+        own = {name: value for name, value in self.__dict__.items() if name not in lightning_s}
+        return {**own, "_state": self.state_dict() or None, "_monitor": None, "_module": None}

@@ -1,0 +1,140 @@
+"""The few things that are read from a Lightning trainer or a batch."""
+
+import math
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from numbers import Real
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import IterableDataset
+
+from lightning_noise.measure.choose import Facts
+
+BatchSizeFn = Callable[[Any], Any]
+
+
+class BatchSizeError(ValueError):
+    """The number of examples in a batch cannot be told."""
+
+
+def facts(trainer: L.Trainer) -> Facts:
+    """Ranks, and the greatest accumulation that the trainer or a GradientAccumulationScheduler will use."""
+    accumulation = trainer.accumulate_grad_batches
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
+        if isinstance(callback, GradientAccumulationScheduler):
+            accumulation = max(accumulation, *callback.scheduling.values())
+    return Facts(world_size=trainer.world_size, accumulation=accumulation)
+
+
+def ends_step(trainer: L.Trainer) -> bool:
+    """Whether the optimizer will step after the present batch."""
+    return not trainer.fit_loop._should_accumulate()  # no public way; Lightning's own progress bars ask the same
+
+
+def logs_now(trainer: L.Trainer) -> bool:
+    """Whether Lightning writes the metrics of the step that the present batch ended."""
+    return ends_step(trainer) and trainer._logger_connector.should_update_logs  # as LearningRateMonitor does
+
+
+def log_index(trainer: L.Trainer) -> int:
+    """The x-axis of ``LightningModule.log``."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped  # as LearningRateMonitor does
+
+
+def loss_scale(trainer: L.Trainer, device: torch.device) -> Tensor | None:
+    """The factor that mixed precision puts on the loss, on the device; reading it does not wait for the device."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else scaler.scale(torch.ones((), device=device))
+
+
+def trained_parameters(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Parameter]:
+    """Named parameters that an optimizer updates."""
+    updated = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+    return {name: p for name, p in module.named_parameters() if id(p) in updated}
+
+
+def learning_rate(trainer: L.Trainer) -> float:
+    """Learning rate of the first parameter group of the first optimizer."""
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def finite_data(trainer: L.Trainer) -> bool:
+    """Whether every training loader runs over a data set of known size, so that later epochs repeat its examples."""
+    loader = trainer.train_dataloader
+    leaves = list(_leaves(loader)) if isinstance(loader, (Mapping, list, tuple)) else [loader]
+    sets = [getattr(leaf, "dataset", None) for leaf in leaves]
+    return bool(sets) and all(hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets)
+
+
+def cautions(module: L.LightningModule) -> tuple[str, ...]:
+    """Reasons for doubt that the model itself gives."""
+    if any(isinstance(part, _BatchNorm) for part in module.modules()):
+        return (
+            "BatchNorm ties the examples of a micro-batch together: the number holds for micro-batches of the present size",
+        )
+    return ()
+
+
+def resolve(batch_size_fn: BatchSizeFn | str | None) -> BatchSizeFn | None:
+    """A callable from a callable or from a dotted path.
+
+    Raises:
+        ValueError: the path leads nowhere or to something that cannot be called.
+    """
+    if not isinstance(batch_size_fn, str):
+        return batch_size_fn
+    try:
+        found = pkgutil.resolve_name(batch_size_fn)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"batch_size_fn={batch_size_fn!r} cannot be imported ({error}). Give a dotted path such as 'my_package.count'."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"batch_size_fn={batch_size_fn!r} must name a callable, but it is {found!r}.")
+    return found  # type: ignore[no-any-return]
+
+
+def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
+    """Number of examples in a batch: what ``batch_size_fn`` says, else the length of the first tensor that has one.
+
+    Raises:
+        BatchSizeError: it cannot be told, or the function does not return a finite number above 0.
+
+    >>> local_size({"x": torch.zeros(8, 3), "y": torch.zeros(8)}, None)
+    8
+    """
+    if batch_size_fn is None:
+        for tensor in _leaves(batch):
+            if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) > 0:
+                return len(tensor)
+        raise BatchSizeError(
+            f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it holds no tensor with a first "
+            "dimension. Pass batch_size_fn, a function from the batch to its number of examples (or tokens)."
+        )
+    try:
+        size = batch_size_fn(batch)
+        size = size.item() if isinstance(size, Tensor) and size.numel() == 1 else size
+    except Exception as error:  # the user's function may raise anything
+        raise BatchSizeError(f"batch_size_fn raised {type(error).__name__}: {error}") from error
+    if isinstance(size, bool) or not isinstance(size, Real) or not math.isfinite(size) or size <= 0:
+        raise BatchSizeError(f"batch_size_fn must return a finite number > 0, but it returned {size!r}.")
+    return float(size) if not isinstance(size, int) else size
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if is_dataclass(batch) and not isinstance(batch, type):
+        batch = [getattr(batch, field.name) for field in fields(batch)]
+    if isinstance(batch, Sequence) and not isinstance(batch, str):
+        for item in batch:
+            yield from _leaves(item)
+    else:
+        yield batch

@@ -1,0 +1,76 @@
+"""The callback's arguments, checked where they are given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_noise.plugin.host import resolve
+from lightning_noise.probes.base import Probe
+from lightning_noise.probes.micro_batches import MicroBatches
+
+PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches}
+GEOMETRIES = ("euclidean",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Arguments of ``GradientNoiseScale``; see there.
+
+    Raises:
+        TypeError, ValueError: with the argument, the rule, the value and the way out.
+    """
+
+    probe: str | Probe
+    geometry: str | tuple[str, ...]
+    every_n_steps: int | None
+    decay: float
+    adaptive_batch_size: Any
+    batch_size_fn: Callable[[Any], Any] | str | None
+    per_layer: bool | int
+    prog_bar: bool
+
+    def __post_init__(self) -> None:
+        self._check_probe()
+        self._check_geometry()
+        if self.every_n_steps is not None:
+            _check_count("every_n_steps", self.every_n_steps, "None or ")
+        _check_type("decay", self.decay, (int, float), "a number")
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about 200 steps.")
+        _check_type("adaptive_batch_size", self.adaptive_batch_size, (bool,), "a bool", allow_bool=True)
+        if self.adaptive_batch_size:
+            raise ValueError("adaptive_batch_size=True is not supported by this version. Use False: measure only.")
+        if self.batch_size_fn is not None and not isinstance(self.batch_size_fn, str) and not callable(self.batch_size_fn):
+            raise TypeError(f"batch_size_fn must be None, a callable or a dotted path, got {self.batch_size_fn!r}.")
+        resolve(self.batch_size_fn)
+        if not isinstance(self.per_layer, bool):
+            _check_count("per_layer", self.per_layer, "True, False or ")
+        _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
+
+    def _check_probe(self) -> None:
+        names = ["auto", *PROBES]
+        if isinstance(self.probe, str):
+            if self.probe not in names:
+                raise ValueError(f"probe must be one of {names} or a Probe, got {self.probe!r}.")
+        elif isinstance(self.probe, type) or not isinstance(self.probe, Probe):
+            raise TypeError(f"probe must be one of {names} or a Probe instance, got {self.probe!r}.")
+
+    def _check_geometry(self) -> None:
+        named = (self.geometry,) if isinstance(self.geometry, str) else self.geometry
+        if not isinstance(named, tuple) or not named or any(not isinstance(name, str) for name in named):
+            raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
+        unknown = [name for name in named if name not in GEOMETRIES]
+        if unknown or len(set(named)) < len(named):
+            raise ValueError(f"geometry must hold different names out of {list(GEOMETRIES)}, got {self.geometry!r}.")
+
+
+def _check_count(name: str, value: object, also: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {also}an int >= 1, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be {also}an int >= 1, got {value!r}.")
+
+
+def _check_type(name: str, value: object, types: tuple[type, ...], rule: str, *, allow_bool: bool = False) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and not allow_bool):
+        raise TypeError(f"{name} must be {rule}, got {value!r}.")

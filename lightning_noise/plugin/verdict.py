@@ -1,0 +1,133 @@
+"""The few lines that a run ends with: the noise scale, what the batch size in use costs, and every reason for doubt."""
+
+from typing import NamedTuple
+
+from lightning_noise.core.averaging import RunningAverage
+from lightning_noise.core.estimate import LEAST_N_EFF, NoiseEstimate, steps_to_resolve
+from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
+from lightning_noise.core.windows import Trajectory
+from lightning_noise.measure.choose import Choice
+
+
+class Findings(NamedTuple):
+    """What the verdict is made from.
+
+    Args:
+        estimate: the estimate at the end.
+        average: the running average behind it.
+        trajectory: first, mean and last resolved values.
+        choice: the probe taken and why.
+        global_size: units that one optimizer step uses.
+        learning_rate: at the end.
+        data_size: units in the finite data set, where it has been seen whole.
+        skipped: steps passed over, by reason.
+        warnings: more reasons for doubt, from the set-up.
+        unit: what is counted.
+    """
+
+    estimate: NoiseEstimate
+    average: RunningAverage
+    trajectory: Trajectory
+    choice: Choice
+    global_size: float | None
+    learning_rate: float
+    data_size: float | None
+    skipped: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    unit: str = "examples"
+
+
+def verdict(findings: Findings) -> str:
+    """The verdict as text; its first line begins ``noise scale: b_simple``."""
+    lines = [f"noise scale: b_simple {_values(findings)}", *_costs(findings)]
+    lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {findings.estimate.steps} steps measured")
+    lines += [f"warning: {text}" for text in cautions(findings)]
+    return "\n  ".join(lines)
+
+
+def _values(findings: Findings) -> str:
+    trajectory, estimate, unit = findings.trajectory, findings.estimate, findings.unit
+    if trajectory.first is None or trajectory.mean is None:
+        return f"{_at_end(estimate)} ({unit})"
+    first = trajectory.first
+    return (
+        f"{number(first.b_simple)} [{number(first.low)}, {number(first.high)}] at the start (step {first.step}), "
+        f"{number(trajectory.mean)} on average, {_at_end(estimate)} at the end ({unit}, 95 % interval)"
+    )
+
+
+def _at_end(estimate: NoiseEstimate) -> str:
+    if estimate.b_simple is not None:
+        return f"{number(estimate.b_simple)} [{number(estimate.low)}, {number(estimate.high)}]"
+    if estimate.low is not None:
+        return f"not resolved, at least {number(estimate.low)}"
+    return "not measured yet"
+
+
+def _costs(findings: Findings) -> list[str]:
+    size, b, low = findings.global_size, findings.estimate.b_simple, findings.estimate.low
+    if size is None:
+        return []
+    used = f"batch size in use {number(size)} at learning rate {number(findings.learning_rate)}"
+    if b is None and findings.trajectory.mean is not None:
+        b = findings.trajectory.mean
+        used += f"; with the average of {number(b)}"
+    if b is None or b <= 0:
+        at_least = f": at least {number(steps_factor(size, low))} times the least steps" if low else ""
+        return [used + at_least]
+    cost = f"{number(steps_factor(size, b))} times the least steps, {number(examples_factor(size, b))} times the least examples"
+    return [f"{used}: {cost}", f"{_change(b, size, size / 2, 'halving')}; {_change(b, size, size * 2, 'doubling')}"]
+
+
+def _change(b: float, old: float, new: float, word: str) -> str:
+    steps = 1 / gain(b, old, new)
+    examples = examples_factor(new, b) / examples_factor(old, b)
+    return f"{word} it: {_percent(steps)} steps, {_percent(examples)} examples"
+
+
+def _percent(factor: float) -> str:
+    return f"{100 * (factor - 1):+.0f} %"
+
+
+def cautions(findings: Findings) -> list[str]:
+    """Every warning that bears on the number."""
+    estimate, average, unit = findings.estimate, findings.average, findings.unit
+    found = []
+    if not estimate.resolved and estimate.steps:
+        found.append(f"|G|² is not resolved from zero at the end, so there is no upper bound; {_until_resolved(average)}")
+    if average.n_eff >= LEAST_N_EFF and average.dominance > 1 / 3:
+        found.append(
+            f"one step holds {100 * average.dominance:.0f} % of the second moment of the trace: rare, very large "
+            f"{unit} rule the average, and no interval can be trusted"
+        )
+    if findings.data_size and estimate.low is not None and estimate.low > findings.data_size / 3:
+        found.append(
+            f"b_simple is of the order of the data set ({number(findings.data_size)} {unit}) or larger: the gradient of the "
+            "whole data set is nearly zero, and the number says nothing about new data"
+        )
+    found += [f"steps passed over: {count}, {reason}" for reason, count in sorted(findings.skipped.items())]
+    return [*found, *findings.warnings]
+
+
+def _until_resolved(average: RunningAverage) -> str:
+    wait = steps_to_resolve(average)
+    if wait is None:
+        return "no forecast of when it will be"
+    window = (1 + average.decay) / (1 - average.decay) if average.decay < 1 else float("inf")
+    if wait > window:
+        return f"that takes an average over about {number(wait)} steps like these: raise decay, or use larger batches"
+    return f"about {number(wait)} steps like these resolve it" if wait > average.n_eff else "a few more steps may resolve it"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without an exponent from 0.001 to a billion.
+
+    >>> number(1234.5), number(0.01234), number(97.0), number(3.0), number(2e12)
+    ('1230', '0.0123', '97', '3', '2e+12')
+    """
+    if value is None:
+        return "unbounded"
+    if value != 0 and not 1e-3 <= abs(value) < 1e9:
+        return f"{value:.3g}"
+    text = f"{float(f'{value:.3g}'):f}"
+    return text.rstrip("0").rstrip(".")

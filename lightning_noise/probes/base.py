@@ -1,0 +1,89 @@
+"""What every probe must offer, and the accumulation of squared norms by key that they share."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_noise.core.moments import Key
+from lightning_noise.probes.norms import chunk_norms, sum_of_squares
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """A way to see the gradients of the groups that make up one optimizer step.
+
+    The host calls, in order: ``attach`` (a context, entered for as long as backward passes are to be seen); for every
+    micro-batch ``begin``, its backward pass, ``end``; after the last one ``row``, before gradients are unscaled, clipped or
+    used. A probe never changes a gradient, never synchronises with the device and never draws from the global random state.
+    """
+
+    name: str
+
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
+        """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the names it is summed over."""
+        ...
+
+    def begin(self, size: float, weight: float) -> None:
+        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by ``weight``."""
+        ...
+
+    def end(self) -> None:
+        """The backward pass of this micro-batch is over."""
+        ...
+
+    def row(self) -> Tensor | None:
+        """Moments of the step just seen, and a fresh start for the next.
+
+        Returns:
+            fp64 tensor of shape (keys, 4), columns as in :class:`~lightning_noise.core.moments.Moments`, on the gradients'
+            device, as if this replica were alone in the world except that ``q_big`` is taken from ``.grad``, which the strategy
+            has averaged over all replicas. ``None`` where the step cannot be used; :meth:`fault` then says why.
+        """
+        ...
+
+    def fault(self) -> str | None:
+        """Why the latest ``row`` was ``None``, in words for the user; ``None`` where nothing was wrong."""
+        ...
+
+
+class KeyedNorms:
+    """Sums squared norms of named tensors by key.
+
+    Parameters that belong to the same keys share one cell, so that with one key there is one concatenation a micro-batch.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> None:
+        members: dict[str, list[int]] = {name: [] for name in parameters}
+        for index, names in enumerate(keys.values()):
+            for name in names:
+                if name in members:
+                    members[name].append(index)
+        cells: dict[tuple[int, ...], int] = {}
+        self.cell_of = {name: cells.setdefault(tuple(owner), len(cells)) for name, owner in members.items()}
+        self._owners = list(cells)
+        self._keys = len(keys)
+        self._norms: list[list[Tensor]] = [[] for _ in cells]
+        self.device = next((p.device for p in parameters.values()), torch.device("cpu"))
+
+    def add(self, cell: int, tensor: Tensor) -> None:
+        """Notes the norms of one tensor; one small kernel, nothing is summed yet."""
+        self._norms[cell] += chunk_norms(tensor)
+
+    def total(self) -> Tensor:
+        """Squared norms by key, fp64 of shape (keys,), and a fresh start. A cell that overflowed spoils only its own keys."""
+        result = torch.zeros(self._keys, dtype=torch.float64, device=self.device)
+        for owner, norms in zip(self._owners, self._norms, strict=True):
+            if norms and owner:
+                square = sum_of_squares(norms, self.device)
+                for index in owner:
+                    result[index] += square
+        self.clear()
+        return result
+
+    def clear(self) -> None:
+        """Forgets what was noted."""
+        self._norms = [[] for _ in self._owners]

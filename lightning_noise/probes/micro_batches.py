@@ -1,0 +1,134 @@
+"""Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and reduction."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_noise.core.moments import Key
+from lightning_noise.probes.base import KeyedNorms
+
+
+class MicroBatches:
+    """Probe whose groups are the micro-batches of a step on every rank: for gradient accumulation and for plain DDP.
+
+    A hook on a parameter fires before the gradient is accumulated into ``.grad`` and before any strategy reduces it, so it
+    sees the micro-batch's own gradient, also inside ``no_sync`` and with ``torch.compile``. Gradients taken outside
+    ``begin``…``end``, such as gradient penalties by ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives
+    in several parts in one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of its
+    parts: the first such step is passed over, in later ones the parts are held and added up.
+
+    The cost is one norm of the gradient a micro-batch, about 1 % of a training step.
+    """
+
+    name = "micro_batches"
+
+    def __init__(self) -> None:
+        self._open = False
+        self._norms: KeyedNorms | None = None
+        self._parameters: dict[str, Parameter] = {}
+        self._in_parts: set[str] = set()  # parameters known to get their gradient in parts
+        self._parts: dict[str, list[Tensor]] = {}
+        self._seen: set[str] = set()
+        self._groups: list[tuple[float, float]] = []
+        self._square: Tensor | None = None
+        self._fault: str | None = None
+        self._last_fault: str | None = None
+
+    @contextmanager
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
+        """Hooks every parameter that requires a gradient, for the duration of the context."""
+        self._norms = KeyedNorms(parameters, keys)
+        self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        self._reset()
+        with ExitStack() as stack:
+            for name, parameter in self._parameters.items():
+                hook = self._hook(name, self._norms.cell_of[name])
+                stack.callback(parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
+            try:
+                yield
+            finally:
+                self._open = False
+                self._parts = {}
+                self._norms.clear()
+
+    def _hook(self, name: str, cell: int) -> Any:
+        def see(grad: Tensor) -> None:
+            if not self._open:
+                return
+            if name in self._in_parts:
+                self._parts.setdefault(name, []).append(grad.detach().clone())  # accumulation may reuse its memory
+            elif name in self._seen:
+                self._in_parts.add(name)
+                self._fault = (
+                    f"the gradient of {name!r} arrived in several parts in one backward pass (reentrant checkpointing of a "
+                    "shared parameter); from the next step on the parts are added up first"
+                )
+            else:
+                self._seen.add(name)
+                self._norms.add(cell, grad)  # type: ignore[union-attr]  # hooks live only inside attach
+
+        return see
+
+    def begin(self, size: float, weight: float) -> None:
+        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
+        self._size, self._weight = size, weight
+        self._seen.clear()
+        self._parts = {}
+        self._open = True
+
+    def end(self) -> None:
+        """Closes the gate and adds the micro-batch to the step as one group."""
+        if not self._open or self._norms is None:
+            return
+        self._open = False
+        for name, parts in self._parts.items():
+            self._norms.add(self._norms.cell_of[name], sum(parts[1:], parts[0]))
+        self._parts = {}
+        square = self._norms.total()  # (keys,) |weight · g_i|², scaled
+        if self._weight > 0:
+            self._square = square / self._weight if self._square is None else self._square + square / self._weight
+            self._groups.append((self._size, self._weight))
+
+    def row(self) -> Tensor | None:
+        """Moments of the step, shape (keys, 4); reads the big norm from ``.grad``. ``None`` where no group was seen."""
+        groups, square, fault = self._groups, self._square, self._fault
+        self._reset()
+        self._last_fault = fault
+        if fault is not None or square is None or self._norms is None:
+            return None
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self._norms.add(self._norms.cell_of[name], parameter.grad)
+        return step_row(square, self._norms.total(), groups)
+
+    def fault(self) -> str | None:
+        """What spoiled the latest step, if anything did."""
+        return self._last_fault
+
+    def _reset(self) -> None:
+        self._groups = []
+        self._square = self._fault = self._last_fault = None
+
+
+def step_row(square: Tensor, big: Tensor, groups: Sequence[tuple[float, float]]) -> Tensor:
+    """Moments by key from ``Σ |h_i|²/v_i`` and ``|Σ h_i|²``, where ``h_i = v_i g_i`` was seen with the loss weight ``v_i``.
+
+    The weights need not sum to 1: Lightning divides every micro-batch loss by ``accumulate_grad_batches``, in a short last
+    window too. So they are normalised by their sum, which is the same on all ranks.
+
+    Args:
+        square: shape (keys,), fp64.
+        big: shape (keys,), fp64.
+        groups: (size, v_i) of every group.
+    """
+    total = sum(weight for _, weight in groups)
+    row = torch.empty(len(square), 4, dtype=torch.float64, device=square.device)
+    row[:, 0] = square / total
+    row[:, 1] = big / total**2
+    row[:, 2].fill_(sum(v / total / b for b, v in groups))  # filled, not copied: a copy would wait for the device
+    row[:, 3].fill_(sum((v / total) ** 2 / b for b, v in groups))
+    return row

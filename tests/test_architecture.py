@@ -1,0 +1,84 @@
+"""The floors, the public list and the documentation of every public name, as tests."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_noise
+
+ROOT = Path(lightning_noise.__file__).parent
+STDLIB = frozenset(sys.stdlib_module_names)
+FLOORS = {  # floor → what it may import besides itself and the standard library
+    "core": set(),
+    "probes": {"torch", "lightning_noise.core"},
+    "measure": {"torch", "lightning_noise.core", "lightning_noise.probes"},
+    "plugin": {
+        "torch",
+        "lightning",
+        "lightning_utilities",
+        "torchmetrics",
+        "lightning_noise.core",
+        "lightning_noise.probes",
+        "lightning_noise.measure",
+    },
+}
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_no_floor_imports_upward(floor):
+    allowed = FLOORS[floor] | {f"lightning_noise.{floor}"}
+    for path in (ROOT / floor).rglob("*.py"):
+        for name in imports(path):
+            inside = any(name == a or name.startswith(f"{a}.") for a in allowed)
+            assert inside or name.split(".")[0] in STDLIB, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_file_belongs_to_a_floor():
+    top = {path.name for path in ROOT.iterdir() if path.name != "__pycache__"}
+    assert top == {*FLOORS, "__init__.py", "py.typed", "tradeoff.py"}
+
+
+def test_public_list():
+    assert sorted(lightning_noise.__all__) == [
+        "GradientNoiseScale",
+        "Key",
+        "MicroBatches",
+        "Moments",
+        "Monitor",
+        "NoiseEstimate",
+        "Probe",
+        "estimate_noise_scale",
+        "tradeoff",
+    ]
+    assert sorted(lightning_noise.tradeoff.__all__) == [
+        "FrontierPoint",
+        "dl_opt",
+        "eps_opt",
+        "examples_factor",
+        "exchange_rate_size",
+        "frontier",
+        "gain",
+        "gamma",
+        "steps_factor",
+    ]
+
+
+@pytest.mark.parametrize("name", [*lightning_noise.__all__, *lightning_noise.tradeoff.__all__])
+def test_every_public_name_is_documented(name):
+    home = ROOT.parent
+    pages = [home / "README.md", *(home / "docs").glob("*.md")]
+    assert any(re.search(rf"[`.\s]{name}[`(]", page.read_text()) for page in pages), name
+    found = getattr(lightning_noise, name, None) or getattr(lightning_noise.tradeoff, name)
+    assert found.__doc__
