@@ -69,7 +69,7 @@ class DigitsNet(L.LightningModule):
         images, labels = batch
         logits = self.net(images)
         self.accuracy(logits, labels)
-        self.log("val_loss", nn.functional.cross_entropy(logits, labels))
+        self.log("val_loss", nn.functional.cross_entropy(logits, labels), sync_dist=True)
         self.log("val_accuracy", self.accuracy, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

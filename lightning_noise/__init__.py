@@ -5,19 +5,27 @@ from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.measure.monitor import Monitor
 from lightning_noise.plugin.callback import GradientNoiseScale
+from lightning_noise.plugin.metric import NoiseScaleMetric
+from lightning_noise.plugin.strategies import NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.probes.ranks import BucketTap, Ranks
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BucketTap",
     "GradientNoiseScale",
     "Key",
     "MicroBatches",
     "Moments",
     "Monitor",
+    "NoiseDDPStrategy",
     "NoiseEstimate",
+    "NoiseScaleMetric",
+    "NoiseStrategyMixin",
     "Probe",
+    "Ranks",
     "estimate_noise_scale",
     "tradeoff",
 ]

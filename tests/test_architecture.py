@@ -52,13 +52,18 @@ def test_every_file_belongs_to_a_floor():
 
 def test_public_list():
     assert sorted(lightning_noise.__all__) == [
+        "BucketTap",
         "GradientNoiseScale",
         "Key",
         "MicroBatches",
         "Moments",
         "Monitor",
+        "NoiseDDPStrategy",
         "NoiseEstimate",
+        "NoiseScaleMetric",
+        "NoiseStrategyMixin",
         "Probe",
+        "Ranks",
         "estimate_noise_scale",
         "tradeoff",
     ]

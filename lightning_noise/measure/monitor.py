@@ -33,6 +33,7 @@ class Monitor:
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
         every_n_steps: measures the first of every so many optimizer steps.
         replicas: ranks that train on different examples and whose gradients are averaged.
+        rank: of this process among them.
         reduce: sums a tensor over these ranks; ``None`` for one process.
 
     A loop calls ``micro_batch`` around every backward pass and ``step`` after the last one of an optimizer step, before
@@ -59,20 +60,23 @@ class Monitor:
         decay: float = 0.99,
         every_n_steps: int = 1,
         replicas: int = 1,
+        rank: int = 0,
         reduce: Reduce | None = None,
     ) -> None:
         self.probe = probe
         self.every_n_steps = every_n_steps
         self.replicas = replicas
+        self.twins: tuple[int, int] | None = None  # two ranks that were caught with the same examples
         self.data_size: float | None = None  # examples in a finite data set once it has been seen whole
-        self.local_examples = 0.0
+        self.examples = 0.0  # used by all ranks, as far as read
         self.skipped: Counter[str] = Counter()
         self.windows: dict[Key, Windows] = {}
         self.trajectories: dict[Key, Trajectory] = {}
         self._decay = decay
         self._keys = dict(keys) if keys is not None else None
         self._reduce = reduce
-        self._table = RowTable(0)
+        self._rank = rank
+        self._table = self._new_table(0)
         self._sizes: deque[float] = deque(maxlen=51)
         self._optimizer_steps = 0
         self._window: Window | None = None
@@ -103,7 +107,7 @@ class Monitor:
         self._keys = dict(keys)
         self.windows = {key: Windows(self._decay) for key in keys}
         self.trajectories = {key: Trajectory() for key in keys if not key.layer}
-        self._table = RowTable(len(keys), self._reduce)
+        self._table = self._new_table(len(keys))
         for key, saved in self._loaded.items():
             if key in self.windows:
                 self.windows[key].load_state_dict(saved["windows"])
@@ -173,7 +177,7 @@ class Monitor:
         self._optimizer_steps += 1
         if window is None:
             return
-        self.local_examples += window.local_size
+        self._table.count(window.local_size)
         if not window.measured:
             return
         row = self.probe.row()
@@ -208,9 +212,12 @@ class Monitor:
         """Whether a micro-batch was begun whose optimizer step has not been announced."""
         return self._window is not None
 
+    @property
+    def _device(self) -> torch.device:
+        return next((p.device for p in self._parameters.values()), torch.device("cpu"))
+
     def _unusable_row(self) -> Tensor:
-        device = next((p.device for p in self._parameters.values()), torch.device("cpu"))
-        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=device)
+        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=self._device)
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -220,15 +227,20 @@ class Monitor:
         return len(self._table)
 
     def flush(self) -> int:
-        """Reads all waiting rows: the only collective and the only wait for the device. Returns how many there were."""
-        records = self._table.flush()
-        for record in records:
+        """Reads all that waits: the only collective and the only wait for the device. Returns the number of measured steps."""
+        flushed = self._table.flush(self._device)
+        self.examples += flushed.examples
+        for record in flushed.records:
             self._take(record)
-        return len(records)
+        self.twins = self.twins or _twins(flushed.by_rank)
+        return len(flushed.records)
 
     def forget_unread(self) -> None:
         """Drops the rows that wait, without a collective; for after an error."""
-        self._table = RowTable(len(self.windows), self._reduce)
+        self._table = self._new_table(len(self.windows))
+
+    def _new_table(self, keys: int) -> RowTable:
+        return RowTable(keys, self._reduce, self._rank, self.replicas)
 
     def _take(self, record: StepRecord) -> None:
         self._sizes.append(record.global_size)
@@ -262,7 +274,7 @@ class Monitor:
         return {
             "version": 1,
             "optimizer_steps": self._optimizer_steps,
-            "local_examples": self.local_examples,
+            "examples": self.examples,
             "data_size": self.data_size,
             "sizes": list(self._sizes),
             "skipped": dict(self.skipped),
@@ -279,13 +291,27 @@ class Monitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`; may be called before or after the first :meth:`watch`."""
         self._optimizer_steps = state["optimizer_steps"]
-        self.local_examples = state["local_examples"]
+        self.examples = state["examples"]
         self.data_size = state["data_size"]
         self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
         self.skipped = Counter(state["skipped"])
         self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}
         if self.windows:
             self._open_keys(self._keys or {})
+
+
+def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:
+    """Two ranks whose squared gradient norms are equal to the last bit: only the same examples give that.
+
+    >>> _twins([0.25, 0.5, 0.125, 0.5]), _twins([0.25, 0.5]), _twins([0.0, 0.0])
+    ((1, 3), None, None)
+    """
+    first: dict[float, int] = {}
+    for rank, value in enumerate(by_rank):
+        if value in first and value > 0 and math.isfinite(value):
+            return first[value], rank
+        first.setdefault(value, rank)
+    return None
 
 
 def _unusable(moments: Moments, fault: str | None) -> str | None:

@@ -19,20 +19,37 @@ class StepRecord(NamedTuple):
     fault: str | None
 
 
+class Flushed(NamedTuple):
+    """What a table held.
+
+    Args:
+        records: the steps, oldest first.
+        by_rank: each rank's own part of the headline's ``q_small`` in the latest step, to tell ranks that saw the same.
+        examples: used by all ranks since the last flush, in measured steps and others.
+    """
+
+    records: list[StepRecord]
+    by_rank: list[float]
+    examples: float
+
+
 class RowTable:
     """Partial rows of this rank, fp64 of shape (steps, keys, 4), summed over the world when they are read.
 
     Args:
         keys: number of keys.
         reduce: sums a tensor over all ranks; ``None`` for one process. Every rank must append the same number of rows.
+        rank: of this process among ``world_size`` replicas.
     """
 
-    def __init__(self, keys: int, reduce: Reduce | None = None) -> None:
+    def __init__(self, keys: int, reduce: Reduce | None = None, rank: int = 0, world_size: int = 1) -> None:
         self._keys = keys
         self._reduce = reduce
+        self._rank, self._world_size = rank, world_size
         self._rows: list[Tensor] = []
         self._sizes: list[float] = []
         self._faults: list[str | None] = []
+        self._examples = 0.0
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -43,20 +60,32 @@ class RowTable:
         self._sizes.append(local_size)
         self._faults.append(fault)
 
-    def flush(self) -> list[StepRecord]:
-        """Sums all waiting rows over the world and hands them out, oldest first. A collective, if any row waits."""
-        if not self._rows:
-            return []
-        rows = torch.stack(self._rows).flatten(1)  # (steps, keys · 4)
-        sizes = torch.tensor(self._sizes, dtype=torch.float64, device=rows.device)
-        table = torch.cat([sizes[:, None], rows], dim=1)
+    def count(self, examples: float) -> None:
+        """Adds to the examples that this rank has used, in measured steps and others."""
+        self._examples += examples
+
+    def flush(self, device: torch.device) -> Flushed:
+        """Sums all that waits over the world and hands it out, oldest first. One collective, if anything waits."""
+        if not self._rows and not self._examples:
+            return Flushed([], [], 0.0)
+        sizes = torch.tensor([self._examples, *self._sizes], dtype=torch.float64, device=device)
+        own = torch.zeros(self._world_size, dtype=torch.float64, device=device)
+        rows = torch.stack(self._rows).flatten(1) if self._rows else sizes.new_zeros(0, 4 * self._keys)  # (steps, keys · 4)
+        if self._rows:
+            own[self._rank] = rows[-1, 0]
+        values = torch.cat([own, sizes[:1], torch.cat([sizes[1:, None], rows], dim=1).flatten()])
         faults = self._faults
-        self._rows, self._sizes, self._faults = [], [], []
+        self._rows, self._sizes, self._faults, self._examples = [], [], [], 0.0
         if self._reduce is not None:
-            table = self._reduce(table)
-        return [
-            StepRecord(size, list(_split(values)), fault) for (size, *values), fault in zip(table.tolist(), faults, strict=True)
+            values = self._reduce(values)
+        read = values.tolist()
+        by_rank, examples, steps = read[: self._world_size], read[self._world_size], read[self._world_size + 1 :]
+        width = 1 + 4 * self._keys
+        records = [
+            StepRecord(steps[at], _split(steps[at + 1 : at + width]), fault)
+            for at, fault in zip(range(0, len(steps), width), faults, strict=True)
         ]
+        return Flushed(records, by_rank, examples)
 
 
 def _split(values: Sequence[float]) -> list[Moments]:

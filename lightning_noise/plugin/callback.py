@@ -20,8 +20,10 @@ from lightning_noise.plugin import host
 from lightning_noise.plugin.publish import log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import PROBES, Settings
-from lightning_noise.plugin.verdict import Findings, verdict
+from lightning_noise.plugin.strategies import sum_over_ranks
+from lightning_noise.plugin.verdict import Findings, twins_text, verdict
 from lightning_noise.probes.base import Probe
+from lightning_noise.probes.ranks import Ranks
 
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
 
@@ -33,8 +35,8 @@ class GradientNoiseScale(Callback):
     under ``noise_scale/…`` through the trainer's loggers at its log interval, and a verdict is printed at the end of ``fit``.
 
     Args:
-        probe: where the groups of gradients come from: "auto", "micro_batches" (gradient accumulation, plain DDP) or a
-            :class:`~lightning_noise.probes.base.Probe`.
+        probe: where the groups of gradients come from: "auto", "micro_batches" (gradient accumulation, plain DDP), "ranks"
+            (strategy "ddp_noise" or a :class:`NoiseStrategyMixin`) or a :class:`~lightning_noise.probes.base.Probe`.
         geometry: the metric M in gᵀMg; "euclidean".
         every_n_steps: measures the first of every so many optimizer steps; ``None`` means every step.
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
@@ -84,6 +86,7 @@ class GradientNoiseScale(Callback):
         self._size: float | None = None
         self._size_known = False
         self._rescan = False
+        self._warned = False
         self._epoch_began = 0.0
 
     @property
@@ -114,7 +117,10 @@ class GradientNoiseScale(Callback):
             choice = choose(wanted if isinstance(wanted, str) else wanted.name, host.facts(trainer))
         except NoGroupsError as error:
             raise MisconfigurationException(str(error)) from error
-        return choice, PROBES[choice.probe]() if isinstance(wanted, str) else wanted
+        probe = PROBES[choice.probe]() if isinstance(wanted, str) else wanted
+        if isinstance(probe, Ranks) and probe.tap is None:
+            probe.tap = host.bucket_tap(trainer)
+        return choice, probe
 
     def _new_monitor(self, trainer: L.Trainer, module: L.LightningModule, probe: Probe) -> Monitor:
         one_process = trainer.world_size == 1
@@ -124,11 +130,12 @@ class GradientNoiseScale(Callback):
             decay=self.settings.decay,
             every_n_steps=self.settings.every_n_steps or 1,
             replicas=trainer.world_size,
-            reduce=None if one_process else lambda table: trainer.strategy.reduce(table, reduce_op="sum"),
+            rank=trainer.global_rank,
+            reduce=None if one_process else sum_over_ranks,
         )
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
-        self._state, self._size_known, self._rescan = None, False, True
+        self._state, self._size_known, self._rescan, self._warned = None, False, True, False
         self._epoch_began = 0.0
         if state and self._monitor is not None:
             self._monitor.load_state_dict(state["monitor"])
@@ -137,10 +144,10 @@ class GradientNoiseScale(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
         monitor = self._running
-        seen = (monitor.local_examples - self._epoch_began) * trainer.world_size
+        seen = monitor.examples - self._epoch_began
         if seen and host.finite_data(trainer):
             monitor.data_size = max(seen, monitor.data_size or 0.0)
-        self._epoch_began = monitor.local_examples
+        self._epoch_began = monitor.examples
         self._rescan = True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -180,11 +187,14 @@ class GradientNoiseScale(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
-        if self._running.pending or not trainer.callback_metrics.keys() & {"noise_scale/trace"}:
+        if self._running.flush() or not trainer.callback_metrics.keys() & {"noise_scale/trace"}:
             self._publish(trainer, host.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
         self._running.flush()
+        if self._running.twins is not None and not self._warned:
+            self._warned = True
+            rank_zero_warn(f"GradientNoiseScale: {twins_text(self._running.twins)}")
         values = log_values(self._running, host.learning_rate(trainer))
         if values:
             publish(trainer, values, step, prog_bar=self.settings.prog_bar)
@@ -210,7 +220,8 @@ class GradientNoiseScale(Callback):
             learning_rate=host.learning_rate(trainer),
             data_size=monitor.data_size,
             skipped=dict(monitor.skipped),
-            warnings=host.cautions(module),
+            twins=monitor.twins,
+            warnings=host.cautions(trainer, module),
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

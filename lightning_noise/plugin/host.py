@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import IterableDataset
+from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.measure.choose import Facts
+from lightning_noise.probes.ranks import BucketTap
 
 BatchSizeFn = Callable[[Any], Any]
 
@@ -30,7 +31,12 @@ def facts(trainer: L.Trainer) -> Facts:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
         if isinstance(callback, GradientAccumulationScheduler):
             accumulation = max(accumulation, *callback.scheduling.values())
-    return Facts(world_size=trainer.world_size, accumulation=accumulation)
+    return Facts(trainer.world_size, accumulation, buckets=bucket_tap(trainer) is not None)
+
+
+def bucket_tap(trainer: L.Trainer) -> BucketTap | None:
+    """The tap that a NoiseStrategyMixin owns."""
+    return getattr(trainer.strategy, "noise_tap", None)
 
 
 def ends_step(trainer: L.Trainer) -> bool:
@@ -67,19 +73,25 @@ def learning_rate(trainer: L.Trainer) -> float:
 
 def finite_data(trainer: L.Trainer) -> bool:
     """Whether every training loader runs over a data set of known size, so that later epochs repeat its examples."""
-    loader = trainer.train_dataloader
-    leaves = list(_leaves(loader)) if isinstance(loader, (Mapping, list, tuple)) else [loader]
-    sets = [getattr(leaf, "dataset", None) for leaf in leaves]
+    sets = [getattr(leaf, "dataset", None) for leaf in _leaves(trainer.train_dataloader)]
     return bool(sets) and all(hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets)
 
 
-def cautions(module: L.LightningModule) -> tuple[str, ...]:
-    """Reasons for doubt that the model itself gives."""
+def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
+    """Reasons for doubt that the model, the strategy or the sampler give."""
+    found = []
     if any(isinstance(part, _BatchNorm) for part in module.modules()):
-        return (
-            "BatchNorm ties the examples of a micro-batch together: the number holds for micro-batches of the present size",
-        )
-    return ()
+        found.append("BatchNorm ties the examples of a micro-batch together: the number holds for micro-batches of this size")
+    hook = getattr(trainer.strategy, "_ddp_comm_hook", None)  # no public way to see which hook compresses gradients
+    name = getattr(hook, "__name__", str(hook))
+    if hook is not None and (name != "allreduce_hook" or getattr(trainer.strategy, "_ddp_comm_wrapper", None)):
+        found.append(f"the communication hook {name} may lose some of the gradient on the way: |G|² is too low by as much")
+    for leaf in _leaves(trainer.train_dataloader):
+        sampler = getattr(leaf, "sampler", None)
+        repeated = sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
+        if repeated > 0:
+            found.append(f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch to fill up the ranks")
+    return tuple(found)
 
 
 def resolve(batch_size_fn: BatchSizeFn | str | None) -> BatchSizeFn | None:

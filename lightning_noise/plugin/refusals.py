@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.nn import SyncBatchNorm
 
 
 class Refusal(NamedTuple):
@@ -48,6 +49,31 @@ REFUSALS = (
         ),
     ),
     Refusal(
+        "SyncBatchNorm",
+        lambda trainer, module: trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules()),
+        lambda _, module: (
+            f"SyncBatchNorm ({_names(module, SyncBatchNorm)}) ties the examples of all ranks together, so their gradients "
+            "are not independent. Use BatchNorm that is local to a rank, GroupNorm or LayerNorm."
+        ),
+    ),
+    Refusal(
+        "post-local SGD",
+        lambda trainer, _: type(getattr(trainer.strategy, "_ddp_comm_state", None)).__name__ == "PostLocalSGDState",
+        lambda _, __: (
+            "post-local SGD averages gradients within a sub-group of ranks only, so there is no gradient of the whole step. "
+            "Use another communication hook or none."
+        ),
+    ),
+    Refusal(
+        "static_graph with accumulation",
+        lambda trainer, _: bool(getattr(trainer.strategy.model, "static_graph", False)) and trainer.accumulate_grad_batches > 1,
+        lambda trainer, _: (
+            "DDP(static_graph=True) with accumulate_grad_batches="
+            f"{trainer.accumulate_grad_batches} fails inside torch (INTERNAL ASSERT in the reducer), with this callback or "
+            "without. Leave static_graph out, or do not accumulate."
+        ),
+    ),
+    Refusal(
         "strategy",
         lambda trainer, _: not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)),
         lambda trainer, _: (
@@ -56,6 +82,10 @@ REFUSALS = (
         ),
     ),
 )
+
+
+def _names(module: L.LightningModule, kind: type) -> str:
+    return ", ".join(name for name, part in module.named_modules() if isinstance(part, kind))
 
 
 def refuse(trainer: L.Trainer, module: L.LightningModule) -> None:

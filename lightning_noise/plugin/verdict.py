@@ -21,6 +21,7 @@ class Findings(NamedTuple):
         learning_rate: at the end.
         data_size: units in the finite data set, where it has been seen whole.
         skipped: steps passed over, by reason.
+        twins: two ranks that were caught with the same examples.
         warnings: more reasons for doubt, from the set-up.
         unit: what is counted.
     """
@@ -33,6 +34,7 @@ class Findings(NamedTuple):
     learning_rate: float
     data_size: float | None
     skipped: dict[str, int]
+    twins: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     unit: str = "examples"
 
@@ -105,8 +107,18 @@ def cautions(findings: Findings) -> list[str]:
             f"b_simple is of the order of the data set ({number(findings.data_size)} {unit}) or larger: the gradient of the "
             "whole data set is nearly zero, and the number says nothing about new data"
         )
+    if findings.twins is not None:
+        found.append(twins_text(findings.twins))
     found += [f"steps passed over: {count}, {reason}" for reason, count in sorted(findings.skipped.items())]
     return [*found, *findings.warnings]
+
+
+def twins_text(twins: tuple[int, int]) -> str:
+    """What is wrong when two ranks had gradient norms that are equal to the last bit, and what to look at."""
+    return (
+        f"ranks {twins[0]} and {twins[1]} drew the same examples (equal gradient norms), so their gradients are not "
+        "independent and the number is wrong: is a DistributedSampler missing, or every rank seeded alike?"
+    )
 
 
 def _until_resolved(average: RunningAverage) -> str:

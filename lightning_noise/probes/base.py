@@ -84,6 +84,21 @@ class KeyedNorms:
         self.clear()
         return result
 
+    def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
+        """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas."""
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                self.add(self.cell_of[name], parameter.grad)
+
     def clear(self) -> None:
         """Forgets what was noted."""
         self._norms = [[] for _ in self._owners]
+
+
+def step_row(q_small: Tensor, q_big: Tensor, c_small: float, c_big: float) -> Tensor:
+    """Moments by key, fp64 of shape (keys, 4), from squared norms of shape (keys,)."""
+    row = torch.empty(len(q_small), 4, dtype=torch.float64, device=q_small.device)
+    row[:, 0], row[:, 1] = q_small, q_big
+    row[:, 2].fill_(c_small)  # filled, not copied: a copy from the host would wait for the device
+    row[:, 3].fill_(c_big)
+    return row

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.base import KeyedNorms
+from lightning_noise.probes.base import KeyedNorms, step_row
 
 
 class MicroBatches:
@@ -20,6 +19,9 @@ class MicroBatches:
     ``begin``…``end``, such as gradient penalties by ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives
     in several parts in one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of its
     parts: the first such step is passed over, in later ones the parts are held and added up.
+
+    Weights need not sum to 1: Lightning divides every micro-batch loss by ``accumulate_grad_batches``, in a short last window
+    too. So they are normalised by their sum, which is the same on all ranks.
 
     The cost is one norm of the gradient a micro-batch, about 1 % of a training step.
     """
@@ -100,10 +102,14 @@ class MicroBatches:
         self._last_fault = fault
         if fault is not None or square is None or self._norms is None:
             return None
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                self._norms.add(self._norms.cell_of[name], parameter.grad)
-        return step_row(square, self._norms.total(), groups)
+        self._norms.add_gradients(self._parameters)
+        total = sum(weight for _, weight in groups)  # not 1 in a short last window
+        return step_row(
+            square / total,
+            self._norms.total() / total**2,
+            c_small=sum(v / total / b for b, v in groups),
+            c_big=sum((v / total) ** 2 / b for b, v in groups),
+        )
 
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""
@@ -112,23 +118,3 @@ class MicroBatches:
     def _reset(self) -> None:
         self._groups = []
         self._square = self._fault = self._last_fault = None
-
-
-def step_row(square: Tensor, big: Tensor, groups: Sequence[tuple[float, float]]) -> Tensor:
-    """Moments by key from ``Σ |h_i|²/v_i`` and ``|Σ h_i|²``, where ``h_i = v_i g_i`` was seen with the loss weight ``v_i``.
-
-    The weights need not sum to 1: Lightning divides every micro-batch loss by ``accumulate_grad_batches``, in a short last
-    window too. So they are normalised by their sum, which is the same on all ranks.
-
-    Args:
-        square: shape (keys,), fp64.
-        big: shape (keys,), fp64.
-        groups: (size, v_i) of every group.
-    """
-    total = sum(weight for _, weight in groups)
-    row = torch.empty(len(square), 4, dtype=torch.float64, device=square.device)
-    row[:, 0] = square / total
-    row[:, 1] = big / total**2
-    row[:, 2].fill_(sum(v / total / b for b, v in groups))  # filled, not copied: a copy would wait for the device
-    row[:, 3].fill_(sum((v / total) ** 2 / b for b, v in groups))
-    return row

@@ -36,7 +36,7 @@ def test_a_plain_torch_loop():
     e = monitor.estimate()
     assert e.low < 10 < e.high and e.steps == 600
     assert (e.high - e.low) / 10 < 0.2
-    assert monitor.global_size == 32 and monitor.local_examples == 600 * 32
+    assert monitor.global_size == 32 and monitor.examples == 600 * 32
     assert not any(p._backward_hooks for p in theta.parameters())
 
 
@@ -181,7 +181,7 @@ def test_replicas_and_reduction_equal_one_process():
 
     tables = []
     for rank in (0, 1):
-        monitor = Monitor(MicroBatches(), replicas=2, reduce=lambda table: tables.append(table) or table)
+        monitor = Monitor(MicroBatches(), replicas=2, rank=rank, reduce=lambda table: tables.append(table) or table)
         module.zero_grad()
         with monitor.attach(named):
             for i in (0, 1):
@@ -191,8 +191,9 @@ def test_replicas_and_reduction_equal_one_process():
                 p.grad = averaged[name].clone()  # as DDP leaves it
             monitor.step()
             monitor.flush()
-    size, *moments = (tables[0] + tables[1])[0].tolist()
-    assert size == 12
+    first, second, examples, size, *moments = (tables[0] + tables[1]).tolist()
+    assert first > 0 and second > 0 and first + second == pytest.approx(moments[0])
+    assert size == examples == 12
     e = estimate_noise_scale([Moments(*moments)])
     assert (e.trace, e.grad_sq) == (pytest.approx(one.estimate().trace), pytest.approx(one.estimate().grad_sq))
 
@@ -233,12 +234,16 @@ def test_table_reads_nothing_until_it_is_flushed(monkeypatch):
     table = RowTable(2, reduce=lambda t: calls.append(t.shape) or t * 2)
     for step in range(3):
         table.append(torch.full((2, 4), float(step), dtype=torch.float64), local_size=5)
+        table.count(5)
     assert len(table) == 3 and not reads
-    records = table.flush()
-    assert (len(reads), calls) == (1, [(3, 9)])
+    records, by_rank, examples = table.flush(torch.device("cpu"))
+    assert (len(reads), calls) == (1, [(1 + 1 + 3 * 9,)])
+    assert (by_rank, examples) == ([4.0], 30)
     assert [r.global_size for r in records] == [10] * 3
     assert records[2].moments == [Moments(4.0, 4.0, 4.0, 4.0)] * 2
-    assert table.flush() == [] and len(calls) == 1
+    assert table.flush(torch.device("cpu")).records == [] and len(calls) == 1
+    table.count(7)
+    assert table.flush(torch.device("cpu")) == ([], [0.0], 14)
 
 
 def test_choice():

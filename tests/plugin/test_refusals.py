@@ -1,5 +1,7 @@
 """Bad arguments and set-ups: each a clear error with the argument or set-up, the rule, the value and the way out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -86,6 +88,16 @@ def test_no_optimizer():
         UserWarning, match="will not be called|no optimizer|`LightningModule.configure_optimizers` returned `None`"
     ):
         refused(Regression(lambda p: None), "exactly one optimizer, but configure_optimizers returned 0")
+
+
+def test_sync_batch_norm_is_refused_on_several_ranks_only():
+    """DDP takes SyncBatchNorm on GPUs alone, so the rule is asked directly."""
+    (rule,) = [r for r in refusals.REFUSALS if r.name == "SyncBatchNorm"]
+    module = Regression()
+    module.net.insert(1, nn.SyncBatchNorm(6))
+    one, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
+    assert rule.holds(two, module) and not rule.holds(one, module) and not rule.holds(two, Regression())
+    assert "SyncBatchNorm (net.1) ties the examples of all ranks together" in rule.message(two, module)
 
 
 def test_strategies_that_shard_are_named():

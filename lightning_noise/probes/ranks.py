@@ -1,0 +1,154 @@
+"""Every rank's gradient is a group, seen in DDP's buckets just before they are reduced."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_noise.core.moments import Key
+from lightning_noise.probes.base import KeyedNorms, step_row
+
+CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # (state, bucket) → the reduced buffer
+
+
+class BucketTap:
+    """Shows DDP's gradient buckets to whoever listens, before the communication hook gets them; else costs one call a bucket.
+
+    >>> tap = BucketTap()
+    >>> with tap.listening(lambda bucket: print("saw", bucket)):
+    ...     tap("a bucket")
+    saw a bucket
+    >>> tap("nobody listens")
+    """
+
+    def __init__(self) -> None:
+        self._listener: Callable[[Any], None] | None = None
+
+    def __call__(self, bucket: Any) -> None:
+        if self._listener is not None:
+            self._listener(bucket)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Any], None]) -> Iterator[None]:
+        """Calls ``listener`` with every bucket inside the context."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    def before(self, hook: CommHook) -> CommHook:
+        """``hook`` for ``DistributedDataParallel.register_comm_hook``, with this tap in front; its state goes through to it."""
+
+        # torch insists on a parameter of this very name, without an annotation or with a class that not every build has
+        def tapped(state, bucket):  # type: ignore[no-untyped-def]
+            self(bucket)
+            return hook(state, bucket)
+
+        tapped.__qualname__ = f"tapped {getattr(hook, '__qualname__', hook)}"
+        return tapped
+
+
+def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
+    """What DDP does without a communication hook, bit for bit: times 1/world size, then the sum over ``process_group``.
+
+    torch's own ``allreduce_hook`` divides instead, which rounds differently where the world size is not a power of two.
+    """
+
+    def mean(_: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+        group = process_group if process_group is not None else dist.group.WORLD
+        buffer = bucket.buffer().mul_(1.0 / dist.get_world_size(group))
+        work = dist.all_reduce(buffer, group=group, async_op=True)
+        return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+
+    return mean
+
+
+class Ranks:
+    """Probe whose groups are the ranks of DDP, each with its gradient accumulated over the micro-batches of the step.
+
+    The cheapest one: a norm of each bucket in the backward pass that synchronises, and one of the reduced gradient.
+
+    Args:
+        tap: in front of DDP's communication hook; ``ddp_noise`` and ``NoiseStrategyMixin`` bring their own.
+    """
+
+    name = "ranks"
+
+    def __init__(self, tap: BucketTap | None = None) -> None:
+        self.tap = tap
+        self._open = False
+        self._norms: KeyedNorms | None = None
+        self._parameters: dict[str, Parameter] = {}
+        self._cells: dict[int, int] = {}
+        self._one_cell = True
+        self._seen = False
+        self._groups: list[tuple[float, float]] = []
+        self._fault: str | None = None
+
+    @contextmanager
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
+        """Listens to the tap for the duration of the context.
+
+        Raises:
+            RuntimeError: there is no tap.
+        """
+        if self.tap is None:
+            raise RuntimeError("Ranks has no BucketTap: use strategy='ddp_noise' or NoiseStrategyMixin, or give it one.")
+        self._norms = KeyedNorms(parameters, keys)
+        self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        self._cells = {id(p): self._norms.cell_of[name] for name, p in self._parameters.items()}
+        self._one_cell = len(set(self._cells.values())) == 1
+        self._reset()
+        with self.tap.listening(self._see):
+            try:
+                yield
+            finally:
+                self._open = False
+                self._norms.clear()
+
+    def _see(self, bucket: Any) -> None:
+        if not self._open or self._norms is None:
+            return
+        self._seen = True
+        cells = [self._cells.get(id(p)) for p in bucket.parameters()]
+        if self._one_cell and None not in cells:
+            self._norms.add(0, bucket.buffer())  # (P,) this rank's accumulated gradient, not divided by the world size
+            return
+        for cell, gradient in zip(cells, bucket.gradients(), strict=True):
+            if cell is not None:
+                self._norms.add(cell, gradient)
+
+    def begin(self, size: float, weight: float) -> None:
+        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
+        if weight > 0:
+            self._groups.append((size, weight))
+        self._open = True
+
+    def end(self) -> None:
+        """Closes the gate."""
+        self._open = False
+
+    def row(self) -> Tensor | None:
+        """Moments of the step, shape (keys, 4), as of one replica; ``None`` where no bucket was seen."""
+        groups, seen = self._groups, self._seen
+        self._reset()
+        if not seen or not groups or self._norms is None:
+            self._fault = "no gradient bucket was reduced in the step's last backward pass"
+            return None
+        total = sum(weight for _, weight in groups)
+        local = self._norms.total() / total**2
+        self._norms.add_gradients(self._parameters)
+        share = sum((v / total) ** 2 / b for b, v in groups)  # 1 / this rank's effective batch size
+        return step_row(local, self._norms.total() / total**2, share, share)
+
+    def fault(self) -> str | None:
+        """What spoiled the latest step, if anything did."""
+        return self._fault
+
+    def _reset(self) -> None:
+        self._groups, self._seen, self._fault = [], False, None
