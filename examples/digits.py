@@ -78,8 +78,8 @@ class DigitsNet(L.LightningModule):
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=8, help="examples in one micro-batch on one device")
-    parser.add_argument("--accumulate", type=int, default=4, help="micro-batches in one optimizer step")
+    parser.add_argument("--batch-size", type=int, default=32, help="examples in one micro-batch on one device")
+    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches in one optimizer step")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--devices", type=int, default=1)

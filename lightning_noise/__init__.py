@@ -8,6 +8,7 @@ from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.metric import NoiseScaleMetric
 from lightning_noise.plugin.strategies import NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.probes.base import Probe
+from lightning_noise.probes.examples import Examples, register_rule
 from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.ranks import BucketTap, Ranks
 
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BucketTap",
+    "Examples",
     "GradientNoiseScale",
     "Key",
     "MicroBatches",
@@ -27,5 +29,6 @@ __all__ = [
     "Probe",
     "Ranks",
     "estimate_noise_scale",
+    "register_rule",
     "tradeoff",
 ]

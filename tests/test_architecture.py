@@ -53,6 +53,7 @@ def test_every_file_belongs_to_a_floor():
 def test_public_list():
     assert sorted(lightning_noise.__all__) == [
         "BucketTap",
+        "Examples",
         "GradientNoiseScale",
         "Key",
         "MicroBatches",
@@ -65,6 +66,7 @@ def test_public_list():
         "Probe",
         "Ranks",
         "estimate_noise_scale",
+        "register_rule",
         "tradeoff",
     ]
     assert sorted(lightning_noise.tradeoff.__all__) == [

@@ -132,9 +132,30 @@ class Monitor:
 
     # ---- one optimizer step ---------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """A forward pass is about to begin.
+
+        Needed before :meth:`begin` where a probe watches forward passes (``examples``) and ``begin`` comes after them;
+        :meth:`micro_batch` around both passes needs no such call.
+        """
+        window = self._window or self._open_window()
+        if window.measured and hasattr(self.probe, "listen"):
+            self.probe.listen()
+
+    def _open_window(self) -> Window:
+        self._window = Window(measured=self._optimizer_steps % self.every_n_steps == 0)
+        if self._window.measured:
+            self._attach_probe()
+            if hasattr(self.probe, "step_index"):
+                self.probe.step_index = self._optimizer_steps
+        elif self._attached is not None:
+            self._attached = None
+            self._stack.close()
+        return self._window
+
     @contextmanager
     def micro_batch(self, size: float, weight: float = 1.0) -> Iterator[None]:
-        """Around one backward pass over ``size`` examples whose loss was multiplied by ``weight``.
+        """Around the passes over a micro-batch of ``size`` examples whose loss is multiplied by ``weight``.
 
         For K equal micro-batches, each loss divided by K, the weight is 1/K. A short last step needs no other weight: the
         weights of a step are normalised by their sum. An exception inside abandons the step in progress.
@@ -147,19 +168,18 @@ class Monitor:
             raise
         self.end()
 
-    def begin(self, size: float | None, weight: float = 1.0) -> None:
-        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be told."""
-        if self._window is None:
-            self._window = Window(measured=self._optimizer_steps % self.every_n_steps == 0)
-            if self._window.measured:
-                self._attach_probe()
-            elif self._attached is not None:
-                self._attached = None
-                self._stack.close()
+    def begin(self, size: float | None, weight: float = 1.0, *, examples: int | None = None) -> None:
+        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be told.
+
+        ``examples`` is the length of the batch dimension, where ``size`` counts something else (tokens).
+        """
+        window = self._window or self._open_window()
         known = size is not None and math.isfinite(size) and size > 0
-        self._window.sizes.append(size if known and size is not None else 0.0)
-        self._window.unknown |= not known
-        if self._window.measured:
+        window.sizes.append(size if known and size is not None else 0.0)
+        window.unknown |= not known
+        if window.measured:
+            if examples is not None and hasattr(self.probe, "examples"):
+                self.probe.examples = examples
             self.probe.begin(size if known and size is not None else 1.0, weight)
 
     def end(self) -> None:
@@ -181,7 +201,7 @@ class Monitor:
         if not window.measured:
             return
         row = self.probe.row()
-        fault = NO_SIZE if window.unknown else self.probe.fault()
+        fault = NO_SIZE if window.unknown else self.probe.fault() if hasattr(self.probe, "fault") else None
         if row is None or fault is not None:
             row = self._unusable_row()
         elif loss_scale is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -23,6 +23,7 @@ from lightning_noise.plugin.settings import PROBES, Settings
 from lightning_noise.plugin.strategies import sum_over_ranks
 from lightning_noise.plugin.verdict import Findings, twins_text, verdict
 from lightning_noise.probes.base import Probe
+from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.ranks import Ranks
 
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
@@ -35,8 +36,9 @@ class GradientNoiseScale(Callback):
     under ``noise_scale/…`` through the trainer's loggers at its log interval, and a verdict is printed at the end of ``fit``.
 
     Args:
-        probe: where the groups of gradients come from: "auto", "micro_batches" (gradient accumulation, plain DDP), "ranks"
-            (strategy "ddp_noise" or a :class:`NoiseStrategyMixin`) or a :class:`~lightning_noise.probes.base.Probe`.
+        probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a step), "micro_batches"
+            (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or a :class:`NoiseStrategyMixin`), or a
+            :class:`~lightning_noise.probes.base.Probe` such as ``Examples(sketches=4)``.
         geometry: the metric M in gᵀMg; "euclidean".
         every_n_steps: measures the first of every so many optimizer steps; ``None`` means every step.
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
@@ -84,9 +86,11 @@ class GradientNoiseScale(Callback):
         self._module: weakref.ref[L.LightningModule] | None = None
         self._choice = Choice("", "")
         self._size: float | None = None
+        self._rows: int | None = None
         self._size_known = False
         self._rescan = False
         self._warned = False
+        self._first_step = True
         self._epoch_began = 0.0
 
     @property
@@ -103,7 +107,8 @@ class GradientNoiseScale(Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
         refuse(trainer, pl_module)
-        self._choice, probe = self._choose_probe(trainer)
+        self._choice, probe = self._choose_probe(trainer, pl_module)
+        rank_zero_info(f"GradientNoiseScale: probe {self._choice.probe}, because {self._choice.reason}.")
         same_module = self._module is not None and self._module() is pl_module
         state = self._state or (self.state_dict() if same_module else None)
         self._module = weakref.ref(pl_module)
@@ -111,12 +116,17 @@ class GradientNoiseScale(Callback):
         self._take_up(state)
         write_layout(trainer)
 
-    def _choose_probe(self, trainer: L.Trainer) -> tuple[Choice, Probe]:
+    def _choose_probe(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[Choice, Probe]:
         wanted = self.settings.probe
+        examples = wanted if isinstance(wanted, Examples) else Examples()
+        name = wanted if isinstance(wanted, str) else getattr(wanted, "name", type(wanted).__name__)
+        facts = host.facts(trainer)._replace(no_examples=host.no_examples(trainer, module, examples))
         try:
-            choice = choose(wanted if isinstance(wanted, str) else wanted.name, host.facts(trainer))
+            choice = choose(name, facts)
         except NoGroupsError as error:
             raise MisconfigurationException(str(error)) from error
+        if choice.probe == Examples.name:
+            return choice, examples
         probe = PROBES[choice.probe]() if isinstance(wanted, str) else wanted
         if isinstance(probe, Ranks) and probe.tap is None:
             probe.tap = host.bucket_tap(trainer)
@@ -135,7 +145,7 @@ class GradientNoiseScale(Callback):
         )
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
-        self._state, self._size_known, self._rescan, self._warned = None, False, True, False
+        self._state, self._size_known, self._rescan, self._warned, self._first_step = None, False, True, False, True
         self._epoch_began = 0.0
         if state and self._monitor is not None:
             self._monitor.load_state_dict(state["monitor"])
@@ -151,9 +161,17 @@ class GradientNoiseScale(Callback):
         self._rescan = True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Counts the examples of the micro-batch."""
+        """Counts the examples of the micro-batch, and tells a probe that watches forward passes that one begins."""
+        if self._rescan:
+            self._running.watch(host.trained_parameters(trainer, pl_module))
+            self._rescan = False
+        self._count_examples(batch)
+        self._running.prepare()
+
+    def _count_examples(self, batch: Any) -> None:
         try:
             self._size = host.local_size(batch, self._batch_size_fn)
+            self._rows = host.rows(batch) if self._batch_size_fn is not None else None
             self._size_known = True
         except host.BatchSizeError as error:
             if not self._size_known:
@@ -163,16 +181,21 @@ class GradientNoiseScale(Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Opens the gate of the probe."""
-        if self._rescan:
-            self._running.watch(host.trained_parameters(trainer, pl_module))
-            self._rescan = False
-        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches)
+        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches, examples=self._rows)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
         self._running.end()
         if host.ends_step(trainer):
             self._running.step(loss_scale=host.loss_scale(trainer, pl_module.device))
+            self._refuse_now()
+
+    def _refuse_now(self) -> None:
+        """What the ``examples`` probe can only find out in its first backward pass is refused there, not later."""
+        refusal = getattr(self._running.probe, "refusal", None) if self._first_step else None
+        self._first_step = False
+        if refusal is not None:
+            raise MisconfigurationException(f"`GradientNoiseScale`: {refusal}")
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
@@ -221,7 +244,7 @@ class GradientNoiseScale(Callback):
             data_size=monitor.data_size,
             skipped=dict(monitor.skipped),
             twins=monitor.twins,
-            warnings=host.cautions(trainer, module),
+            warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe)),
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -1,6 +1,7 @@
 """The few things that are read from a Lightning trainer or a batch."""
 
 import math
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -16,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.measure.choose import Facts
+from lightning_noise.probes.base import Probe
+from lightning_noise.probes.examples import Coverage, Examples, UnsupportedModelError
 from lightning_noise.probes.ranks import BucketTap
 
 BatchSizeFn = Callable[[Any], Any]
@@ -32,6 +35,26 @@ def facts(trainer: L.Trainer) -> Facts:
         if isinstance(callback, GradientAccumulationScheduler):
             accumulation = max(accumulation, *callback.scheduling.values())
     return Facts(trainer.world_size, accumulation, buckets=bucket_tap(trainer) is not None)
+
+
+def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples) -> str | None:
+    """Why single examples cannot be told apart in this model; ``None`` where the probe, now bound to it, can."""
+    try:
+        probe.bind(module, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")), rank=trainer.global_rank)
+        probe.survey(trained_parameters(trainer, module))
+    except UnsupportedModelError as error:
+        return str(error)
+    return None
+
+
+def left_out(probe: Probe) -> tuple[str, ...]:
+    """What a probe of single examples does not see, by name."""
+    coverage = getattr(probe, "coverage", None)
+    if not isinstance(coverage, Coverage) or not coverage.missing:
+        return ()
+    names = ", ".join(f"{part.name} ({part.reason})" for part in coverage.missing[:5])
+    more = f" and {len(coverage.missing) - 5} more" if len(coverage.missing) > 5 else ""
+    return (f"the number covers {coverage.describe().splitlines()[0]}; left out: {names}{more}",)
 
 
 def bucket_tap(trainer: L.Trainer) -> BucketTap | None:
@@ -123,9 +146,9 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
     8
     """
     if batch_size_fn is None:
-        for tensor in _leaves(batch):
-            if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) > 0:
-                return len(tensor)
+        found = rows(batch)
+        if found is not None:
+            return found
         raise BatchSizeError(
             f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it holds no tensor with a first "
             "dimension. Pass batch_size_fn, a function from the batch to its number of examples (or tokens)."
@@ -138,6 +161,12 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
     if isinstance(size, bool) or not isinstance(size, Real) or not math.isfinite(size) or size <= 0:
         raise BatchSizeError(f"batch_size_fn must return a finite number > 0, but it returned {size!r}.")
     return float(size) if not isinstance(size, int) else size
+
+
+def rows(batch: Any) -> int | None:
+    """Length of the first tensor of a batch that has one."""
+    tensors = (leaf for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0)
+    return next(map(len, tensors), None)
 
 
 def _leaves(batch: Any) -> Iterator[Any]:

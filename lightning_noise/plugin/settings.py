@@ -6,10 +6,11 @@ from typing import Any
 
 from lightning_noise.plugin.host import resolve
 from lightning_noise.probes.base import Probe
+from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.ranks import Ranks
 
-PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches, "ranks": Ranks}
+PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches, "ranks": Ranks, "examples": Examples}
 GEOMETRIES = ("euclidean",)
 
 

@@ -1,6 +1,6 @@
 """What every probe must offer, and the accumulation of squared norms by key that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
@@ -19,9 +19,10 @@ class Probe(Protocol):
     The host calls, in order: ``attach`` (a context, entered for as long as backward passes are to be seen); for every
     micro-batch ``begin``, its backward pass, ``end``; after the last one ``row``, before gradients are unscaled, clipped or
     used. A probe never changes a gradient, never synchronises with the device and never draws from the global random state.
-    """
 
-    name: str
+    A probe may have more, which the host uses where it is there: ``name``; ``listen()``, called before each forward pass;
+    ``fault()``, why the latest row was ``None``, in words for the user; ``step_index``, set to the index of the optimizer step.
+    """
 
     def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
         """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the names it is summed over."""
@@ -41,12 +42,8 @@ class Probe(Protocol):
         Returns:
             fp64 tensor of shape (keys, 4), columns as in :class:`~lightning_noise.core.moments.Moments`, on the gradients'
             device, as if this replica were alone in the world except that ``q_big`` is taken from ``.grad``, which the strategy
-            has averaged over all replicas. ``None`` where the step cannot be used; :meth:`fault` then says why.
+            has averaged over all replicas. ``None`` where the step cannot be used.
         """
-        ...
-
-    def fault(self) -> str | None:
-        """Why the latest ``row`` was ``None``, in words for the user; ``None`` where nothing was wrong."""
         ...
 
 
@@ -83,6 +80,10 @@ class KeyedNorms:
                     result[index] += square
         self.clear()
         return result
+
+    def add_norms(self, cell: int, norms: Iterable[Tensor]) -> None:
+        """Notes norms that were taken elsewhere, 1-d: their squares are added."""
+        self._norms[cell] += norms
 
     def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
         """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas."""

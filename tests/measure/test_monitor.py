@@ -250,5 +250,12 @@ def test_choice():
     assert choose("auto", Facts(1, 4)) == Choice("micro_batches", "4 micro-batches a step on 1 rank are 4 groups")
     assert choose("micro_batches", Facts(2, 1)).reason == "1 micro-batch a step on 2 ranks are 2 groups"
     assert choose("my own", Facts(1, 1)) == Choice("my own", "given by the user")
-    with pytest.raises(NoGroupsError, match=r"world_size=1, accumulate_grad_batches=1.*accumulate_grad_batches=2"):
-        choose("auto", Facts(1, 1))
+    assert choose("auto", Facts(1, 1)).probe == "examples"
+    assert choose("examples", Facts(2, 4)) == Choice("examples", "single examples are the groups, as asked for")
+    assert choose("auto", Facts(1, 2, no_examples="BatchNorm")).probe == "micro_batches"
+    with pytest.raises(NoGroupsError, match=r"world_size=1, accumulate_grad_batches=1.*accumulate_grad_batches=2.*BatchNorm"):
+        choose("auto", Facts(1, 1, no_examples="BatchNorm"))
+    with pytest.raises(NoGroupsError, match=r"^BatchNorm$"):
+        choose("examples", Facts(1, 4, no_examples="BatchNorm"))
+    with pytest.raises(NoGroupsError, match=r"world_size=1, accumulate_grad_batches=1\).*probe='examples'"):
+        choose("micro_batches", Facts(1, 1))

@@ -139,6 +139,8 @@ def estimates():
         "ranks, 2 of 6": measure("ddp_noise", interleaved(6, 2), accumulate=2),
         "ranks, 3 of 4": measure("ddp_noise", interleaved(4, 3), accumulate=3),
         "views": measure(NoiseDDPStrategy(gradient_as_bucket_view=True), two, accumulate=2),
+        "examples": measure("ddp", two, accumulate=2, noise={"probe": "examples"}),
+        "examples, mixin": measure("ddp_noise", two, accumulate=2, noise={"probe": "examples"}),
         "layers": measure("ddp_noise", two, accumulate=2, noise={"per_layer": True}),
         "unused": measure("ddp_noise_find_unused_parameters_true", two, accumulate=2, module=Unused()),
         "unused, plain": measure("ddp_find_unused_parameters_true", two, accumulate=2, module=Unused(), noise={}),

@@ -78,6 +78,11 @@ def test_ranks_are_groups_accumulated_over_the_step(two, name):
     agrees(two[0]["estimates"][name], moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]))
 
 
+@pytest.mark.parametrize("name", ["examples", "examples, mixin"])
+def test_single_examples_on_all_ranks(two, name):
+    agrees(two[0]["estimates"][name], moments(gradients([1] * 16), [1 / 16] * 16, [1] * 16))
+
+
 def test_norms_of_a_large_fp32_gradient(two):
     sizes = [8, 8]
     agrees(

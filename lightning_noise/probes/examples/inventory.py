@@ -1,0 +1,76 @@
+"""Which layer owns which parameter, by which rule, and which parameters nobody sees."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn import Parameter
+
+from lightning_noise.probes.examples.contribution import Form
+from lightning_noise.probes.examples.refusals import compiled_parts
+from lightning_noise.probes.examples.registry import Rule, find_rule, forms_of
+
+
+class Slot(NamedTuple):
+    """A layer that owns watched parameters, and its rule.
+
+    Args:
+        layer: its name in the model.
+        names: the model's name of each parameter by the layer's own.
+    """
+
+    layer: str
+    module: nn.Module
+    rule: Rule
+    names: dict[str, str]
+
+
+class Inventory(NamedTuple):
+    """The layers to hook, how to sketch each covered parameter (``None``: not at all), and the reasons for the others."""
+
+    slots: list[Slot]
+    forms: dict[str, Form | None]
+    uncovered: dict[str, str]
+
+
+def take_inventory(model: nn.Module, parameters: Mapping[str, Parameter], dropped: Mapping[str, str]) -> Inventory:
+    """Finds the layers of ``model`` that own ``parameters``; a parameter is covered if every one of its owners is.
+
+    Args:
+        dropped: parameters found out earlier, with the reason.
+    """
+    known = {id(parameter): name for name, parameter in parameters.items()}
+    compiled = {id(part) for part in compiled_parts(model)}
+    uncovered = {name: reason for name, reason in dropped.items() if name in parameters}
+    slots: list[Slot] = []
+    offers: dict[str, list[tuple[Form, ...]]] = {}
+    for layer, module in model.named_modules():
+        owned = {own: known[id(p)] for own, p in module.named_parameters(recurse=False) if id(p) in known}
+        if not owned:
+            continue
+        rule = (
+            find_rule(module) if id(module) not in compiled else f"{layer} runs inside torch.compile: hooks cannot be relied on"
+        )
+        if isinstance(rule, str):
+            uncovered |= dict.fromkeys(owned.values(), f"{rule} ({layer})" if layer not in rule else rule)
+            continue
+        served = getattr(rule, "parameters", owned.keys())
+        uncovered |= {name: f"no rule for {own} of {layer}" for own, name in owned.items() if own not in served}
+        slots.append(Slot(layer, module, rule, owned))
+        forms = forms_of(module, rule)
+        for own, name in owned.items():
+            offers.setdefault(name, []).append(forms.get(own, ()))
+    uncovered |= {name: "no module of the model owns it" for name in parameters if name not in offers and name not in uncovered}
+    covered = {name: common_form(offer) for name, offer in offers.items() if name not in uncovered}
+    kept = [slot._replace(names={own: name for own, name in slot.names.items() if name in covered}) for slot in slots]
+    return Inventory([slot for slot in kept if slot.names], covered, uncovered)
+
+
+def common_form(offers: list[tuple[Form, ...]]) -> Form | None:
+    """The first form that all owners of a parameter offer, so that their sketches can be added; ``None``: build.
+
+    >>> linear, table = (Form("cols", 8), Form("rows", 100)), (Form("rows", 100),)
+    >>> common_form([linear]), common_form([linear, table])
+    (Form(side='cols', signs=8), Form(side='rows', signs=100))
+    """
+    return next((form for form in offers[0] if all(form in offer for offer in offers[1:])), None)

@@ -1,0 +1,113 @@
+"""Adds up the uses of every parameter in one backward pass, then squares: a parameter has one gradient, the sum of its uses."""
+
+from collections.abc import Callable, Container, Mapping
+
+import torch
+from torch import Tensor
+
+from lightning_noise.probes.base import KeyedNorms
+from lightning_noise.probes.examples.contribution import Contribution, Dense, Form, NotPerExample, slices
+from lightning_noise.probes.examples.directions import Signs
+
+SMALL = 2**16  # numbers
+
+
+class UsedAgain(Exception):  # noqa: N818  # a finding, handled one room up
+    """A parameter came back after it had been squared, without a call that was seen in the forward pass."""
+
+
+class Ledger:
+    """Squared norms of the examples' contributions to one backward pass.
+
+    Args:
+        norms: where they are summed by key.
+        forms: how each parameter is sketched.
+        signs: random signs by parameter, the same at each of its uses.
+        exact: does not sketch.
+        sketches: m.
+    """
+
+    def __init__(
+        self,
+        norms: KeyedNorms,
+        forms: Mapping[str, Form | None],
+        signs: Callable[[str], Signs],
+        *,
+        exact: bool,
+        sketches: int,
+    ) -> None:
+        self._norms = norms
+        self._forms = forms
+        self._signs = signs
+        self._exact = exact
+        self._sketches = sketches
+        self._squared: set[str] = set()
+        self._small: dict[int, list[Tensor]] = {}  # by cell; squared together, as many small kernels cost more than their work
+        self._sums: dict[str, Tensor] = {}
+        self._uses: dict[str, list[Contribution]] = {}
+
+    def begin(self) -> None:
+        """A new backward pass."""
+        self._squared.clear()
+        self._small, self._sums, self._uses = {}, {}, {}
+
+    def add(self, name: str, part: Contribution, *, alone: bool) -> None:
+        """Takes one use of a parameter; ``alone`` says that no other is expected, so that it can be squared at once.
+
+        Raises:
+            UsedAgain: it was squared before.
+        """
+        if name in self._squared:
+            raise UsedAgain(name)
+        if alone:
+            self._squared.add(name)
+            self._square(name, part)
+        elif self._exact:
+            self._uses.setdefault(name, []).append(part)
+        else:
+            sketch = self._sketch(name, part)
+            if name in self._sums and self._sums[name].shape != sketch.shape:
+                raise NotPerExample("its uses differ in kind, so that their gradients cannot be added")
+            self._sums[name] = self._sums[name] + sketch if name in self._sums else sketch
+
+    def _square(self, name: str, part: Contribution) -> None:
+        if isinstance(part, Dense):
+            self._add_squares(name, part.gradients)
+        elif self._exact or part.exact_is_cheap(self._sketches):
+            self._norms.add_norms(self._norms.cell_of[name], part.norms())
+        else:
+            self._add_squares(name, self._sketch(name, part))
+
+    def _add_squares(self, name: str, numbers: Tensor) -> None:
+        cell = self._norms.cell_of[name]
+        if numbers.numel() > SMALL:
+            self._norms.add(cell, numbers)
+        else:
+            self._small.setdefault(cell, []).append(numbers.flatten())
+
+    def _sketch(self, name: str, part: Contribution) -> Tensor:
+        form = self._forms[name]
+        return part.sketch(form, None if form is None else self._signs(name))
+
+    def end(self, leave_out: Container[str]) -> Tensor:
+        """Σ_i |c_i|² by key, fp64 of shape (keys,), and a fresh start."""
+        for name, total in self._sums.items():
+            if name not in leave_out:
+                self._add_squares(name, total)
+        for name, parts in self._uses.items():
+            if name not in leave_out:
+                self._square_sum(name, parts)
+        for cell, numbers in self._small.items():
+            self._norms.add(cell, torch.cat(numbers))
+        self.begin()
+        return self._norms.total()
+
+    def _square_sum(self, name: str, parts: list[Contribution]) -> None:
+        if len(parts) == 1:
+            self._norms.add_norms(self._norms.cell_of[name], parts[0].norms())
+            return
+        for rows in slices(parts[0].examples, parts[0].numbers):
+            gradients = parts[0].build(rows)
+            for part in parts[1:]:
+                gradients = gradients + part.build(rows)
+            self._norms.add(self._norms.cell_of[name], gradients)

@@ -1,0 +1,92 @@
+"""``nn.Embedding`` with ``padding_idx``, dense or sparse gradients."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lightning_noise.probes.examples.contribution import Contribution, Form, NotPerExample, working
+from lightning_noise.probes.examples.directions import Signs
+from lightning_noise.probes.examples.outer import positions
+from lightning_noise.probes.norms import chunk_norms
+
+
+class Lookup(Contribution):
+    """c_i has the row Σ g_it over the positions t that hold its token: a sum of outer products with one-hot vectors.
+
+    A token that comes twice has one row, the sum. With one sign for every token, Σ_t sign(id_t) g_t is a sketch.
+
+    Args:
+        grad: gradient at the output, shape (B, \\*positions, d).
+        ids: tokens, shape (B, \\*positions).
+        rows: of the table.
+        padding: token whose row gets no gradient.
+    """
+
+    def __init__(self, grad: Tensor, ids: Tensor, rows: int, padding: int | None) -> None:
+        self.grad, self.ids = working(positions(grad)), ids.flatten(1) if ids.dim() > 1 else ids.unsqueeze(1)
+        self.examples, self.positions, self.width = self.grad.shape
+        self.rows, self.padding = rows, padding
+        self.numbers = rows * self.width
+
+    def _kept(self) -> Tensor:
+        return self.grad if self.padding is None else self.grad.masked_fill((self.ids == self.padding).unsqueeze(2), 0)
+
+    def sketch(self, form: Form | None, signs: Signs | None) -> Tensor:
+        """Shape (B, m, d)."""
+        if form is None or signs is None:
+            return self.build(slice(0, self.examples))
+        at = signs.at(self.ids, self.grad.dtype)  # (B, m, T)
+        if self.padding is not None:
+            at = at.masked_fill_((self.ids == self.padding).unsqueeze(1), 0)
+        return torch.bmm(at, self.grad)
+
+    def exact_is_cheap(self, sketches: int) -> bool:
+        """With as few positions as there are sketches."""
+        return self.positions <= sketches
+
+    def norms(self) -> list[Tensor]:
+        """Adds up the rows of equal tokens, then takes norms: no table is built."""
+        ids, order = self.ids.sort(1)
+        runs = torch.zeros_like(ids)
+        torch.cumsum(ids[:, 1:] != ids[:, :-1], 1, out=runs[:, 1:])  # which run of equal tokens a position is in
+        wide = (-1, -1, self.width)
+        rows = self._kept().gather(1, order.unsqueeze(2).expand(wide))
+        return chunk_norms(torch.zeros_like(rows).scatter_add_(1, runs.unsqueeze(2).expand(wide), rows))
+
+    def build(self, rows: slice) -> Tensor:
+        """Shape (rows, tokens, d)."""
+        grad = self._kept()[rows]
+        table = grad.new_zeros(len(grad), self.rows, self.width)
+        return table.scatter_add_(1, self.ids[rows].unsqueeze(2).expand_as(grad), grad)
+
+    def total(self) -> Tensor:
+        """As in the layer's own backward pass."""
+        table = self.grad.new_zeros(self.rows, self.width)
+        return table.index_add_(0, self.ids.flatten(), self._kept().flatten(0, 1))
+
+
+class EmbeddingRule:
+    """weight: a table whose rows are looked up."""
+
+    parameters = frozenset({"weight"})
+
+    def refuses(self, module: nn.Embedding) -> str | None:
+        """Gradients scaled by a token's frequency in the batch are not sums over examples."""
+        return "scale_grad_by_freq ties the examples of a batch together" if module.scale_grad_by_freq else None
+
+    def doubts(self, module: nn.Embedding, inputs: tuple[Tensor, ...]) -> str | None:
+        """Positions 0, 1, 2, … of one sequence, as many as there are examples by chance, are no examples."""
+        ids = inputs[0]
+        counts_up = ids.dim() == 1 and len(ids) > 1 and bool((ids.diff() == 1).all())
+        return "it looks up consecutive numbers: positions, not examples" if counts_up else None
+
+    def forms(self, module: nn.Embedding) -> Mapping[str, tuple[Form, ...]]:
+        """One sign a token."""
+        return {"weight": (Form("rows", module.num_embeddings),)}
+
+    def __call__(self, module: nn.Embedding, inputs: tuple[Tensor, ...], grad: Tensor) -> Mapping[str, Contribution]:
+        """Contributions from the gradient at the output."""
+        if grad.dim() < 2:
+            raise NotPerExample("it was called without a batch dimension")
+        return {"weight": Lookup(grad, inputs[0], module.num_embeddings, module.padding_idx)}

@@ -1,0 +1,192 @@
+"""One attachment of the probe: its hooks, and what they see of one backward pass."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_noise.core.moments import Key
+from lightning_noise.probes.base import KeyedNorms
+from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
+from lightning_noise.probes.examples.directions import Directions
+from lightning_noise.probes.examples.inventory import Inventory, Slot
+from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
+from lightning_noise.probes.examples.listener import Kept, Listener
+from lightning_noise.probes.examples.self_check import SelfCheck
+
+
+class PassSeen(NamedTuple):
+    """What one backward pass gave.
+
+    Args:
+        square: Σ_i |c_i|² by key, fp64 of shape (keys,).
+        dropped: parameters found out to have no per-example gradients, with the reason.
+        fault: why the step cannot be used.
+        matched: whether any layer had the examples along dimension 0.
+    """
+
+    square: Tensor
+    dropped: dict[str, str]
+    fault: str | None
+    matched: bool
+
+
+class Watch:
+    """Hooks on the layers of an inventory.
+
+    Args:
+        inventory: what to hook.
+        parameters: all watched parameters.
+        keys: the names each number is summed over.
+        exact: does not sketch.
+        sketches: independent sketches a parameter.
+        several: parameters known to be used more than once; what is found out is added.
+    """
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        *,
+        exact: bool,
+        sketches: int,
+        several: set[str],
+    ) -> None:
+        self.norms = KeyedNorms(parameters, keys)
+        self.dropped: dict[str, str] = {}
+        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        signs = {name: form.signs for name, form in inventory.forms.items() if form is not None}
+        self._directions = Directions(signs, sketches, self.norms.device)
+        self._ledger = Ledger(self.norms, inventory.forms, self._directions.signs, exact=exact, sketches=sketches)
+        self._listener = Listener(inventory.slots, self._see)
+        self._several = several
+        self._reset()
+
+    def _reset(self, examples: int = 0, check: SelfCheck | None = None) -> None:
+        self._open = False
+        self._examples = examples
+        self._check = check
+        self._matched = False  # whether a layer had the examples along dimension 0
+        self._strangers: dict[str, str] = {}  # parameters of layers that had not
+        self._strange_sizes: set[int] = set()
+        self._new: dict[str, str] = {}
+        self._fault: str | None = None
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Keeps the hooks inside the context."""
+        with self._listener.attach():
+            try:
+                yield
+            finally:
+                self._reset()
+                self._ledger.begin()
+                self._directions.end()
+                self.norms.clear()
+
+    def listen(self) -> None:
+        """A forward pass begins: calls of layers are noted from here on."""
+        self._listener.begin()
+
+    def begin(self, examples: int, seed: int, check: SelfCheck | None) -> None:
+        """Opens the gate for one backward pass over so many examples."""
+        if not self._listener.listening:
+            self.listen()
+        self._reset(examples, check)
+        self._directions.begin(seed, examples)
+        self._ledger.begin()
+        self._open = True
+
+    def end(self) -> PassSeen:
+        """Closes the gate."""
+        self._open = False
+        self._listener.end()
+        if self._matched:
+            self._drop(self._strangers)
+        elif self._fault is None:
+            self._fault = self._nothing_seen()
+        self.dropped |= self._new
+        square = self._ledger.end(self.dropped)
+        self._directions.end()
+        return PassSeen(square, self._new, self._fault, self._matched)
+
+    def _nothing_seen(self) -> str:
+        if not self._strange_sizes:
+            return "no covered layer took part in the backward pass, or it was called before listen()"
+        found = ", ".join(map(str, sorted(self._strange_sizes)))
+        return f"no layer has the {self._examples} examples of the batch along dimension 0 (found there: {found})"
+
+    def _drop(self, reasons: Mapping[str, str]) -> None:
+        self._new |= {name: reason for name, reason in reasons.items() if name not in self._new and name not in self.dropped}
+
+    # ---- one gradient at one output -------------------------------------------------------------------------------------
+
+    def _see(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
+        if not self._open or torch.is_grad_enabled():  # enabled: create_graph=True, a penalty's gradient on the way to the loss
+            return
+        names = slot.names
+        if self.dropped or self._new:
+            names = {own: name for own, name in names.items() if name not in self.dropped and name not in self._new}
+        if not names or not self._belongs(slot, names, grad):
+            return
+        device = grad.device.type
+        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with torch.no_grad(), autocast:
+            try:
+                self._add(slot, names, grad.detach(), kept)
+            except NotPerExample as reason:
+                self._drop(dict.fromkeys(names.values(), f"{slot.layer}: {reason}"))
+
+    def _belongs(self, slot: Slot, names: Mapping[str, str], grad: Tensor) -> bool:
+        size = len(grad) if grad.dim() else 1
+        if size == self._examples:
+            self._matched = True
+            return True
+        self._strange_sizes.add(size)
+        reason = f"{slot.layer} was called with {size} along dimension 0, where the batch has {self._examples} examples"
+        self._strangers |= dict.fromkeys(names.values(), reason)
+        return False
+
+    def _add(self, slot: Slot, names: Mapping[str, str], grad: Tensor, kept: Kept) -> None:
+        inputs = kept.take()
+        if inputs is None:
+            self._fault = "a graph was walked backward twice in one micro-batch (retain_graph=True)"
+            return
+        try:
+            parts = slot.rule(slot.module, inputs, grad)
+            for own, name in names.items():
+                self._enter(name, self._contribution(name, parts.get(own)), [x.dtype for x in (grad, *inputs)])
+        except (NotPerExample, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a user's rule may raise anything; training goes on without it
+            raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
+        if self._check is not None:
+            self._check_doubts(slot, inputs)
+
+    def _contribution(self, name: str, given: Tensor | Contribution | None) -> Contribution:
+        if isinstance(given, Contribution):
+            return given
+        wanted = (self._examples, *self._shapes[name])
+        if given is None or tuple(given.shape) != wanted:
+            found = "nothing" if given is None else f"shape {tuple(given.shape)}"
+            raise NotPerExample(f"its rule gave {found} for {name!r}, where gradients of shape {wanted} are needed")
+        return Dense(given)
+
+    def _enter(self, name: str, part: Contribution, dtypes: list[torch.dtype]) -> None:
+        try:
+            self._ledger.add(name, part, alone=self._listener.calls[name] < 2 and name not in self._several)
+        except UsedAgain:
+            self._several.add(name)
+            self._fault = f"{name!r} was used again inside the backward pass; from the next step on its uses are added first"
+        if self._check is not None:
+            self._check.add(name, part.total(), [dtype for dtype in dtypes if dtype.is_floating_point])
+
+    def _check_doubts(self, slot: Slot, inputs: tuple[Tensor, ...]) -> None:
+        doubts = getattr(slot.rule, "doubts", None)
+        reason = doubts(slot.module, inputs) if doubts is not None else None
+        if reason is not None:
+            raise NotPerExample(reason)
