@@ -244,6 +244,7 @@ class GradientNoiseScale(Callback):
             data_size=monitor.data_size,
             skipped=dict(monitor.skipped),
             twins=monitor.twins,
+            unit=self.settings.unit,
             warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe)),
         )
 

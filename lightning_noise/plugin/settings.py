@@ -49,6 +49,14 @@ class Settings:
             _check_count("per_layer", self.per_layer, "True, False or ")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
 
+    @property
+    def unit(self) -> str:
+        """What batch sizes and noise scales count, in words."""
+        if self.batch_size_fn is None:
+            return "examples"
+        name = self.batch_size_fn if isinstance(self.batch_size_fn, str) else getattr(self.batch_size_fn, "__name__", "")
+        return f"units of {name}" if name.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
+
     def _check_probe(self) -> None:
         names = ["auto", *PROBES]
         if isinstance(self.probe, str):

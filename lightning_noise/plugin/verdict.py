@@ -95,7 +95,9 @@ def cautions(findings: Findings) -> list[str]:
     """Every warning that bears on the number."""
     estimate, average, unit = findings.estimate, findings.average, findings.unit
     found = []
-    if not estimate.resolved and estimate.steps:
+    if estimate.steps and average.n_eff < LEAST_N_EFF:
+        found.append("an interval needs five measured steps, so nothing can be said yet")
+    elif not estimate.resolved and estimate.steps:
         found.append(f"|G|² is not resolved from zero at the end, so there is no upper bound; {_until_resolved(average)}")
     if average.n_eff >= LEAST_N_EFF and average.dominance > 1 / 3:
         found.append(

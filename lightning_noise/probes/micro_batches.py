@@ -1,7 +1,7 @@
 """Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and reduction."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -40,9 +40,12 @@ class MicroBatches:
         self._fault: str | None = None
         self._last_fault: str | None = None
 
-    @contextmanager
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
         """Hooks every parameter that requires a gradient, for the duration of the context."""
+        return self._watching(parameters, keys)
+
+    @contextmanager
+    def _watching(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
         self._norms = KeyedNorms(parameters, keys)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._reset()

@@ -1,7 +1,7 @@
 """Every rank's gradient is a group, seen in DDP's buckets just before they are reduced."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -90,8 +90,7 @@ class Ranks:
         self._groups: list[tuple[float, float]] = []
         self._fault: str | None = None
 
-    @contextmanager
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
         """Listens to the tap for the duration of the context.
 
         Raises:
@@ -99,12 +98,18 @@ class Ranks:
         """
         if self.tap is None:
             raise RuntimeError("Ranks has no BucketTap: use strategy='ddp_noise' or NoiseStrategyMixin, or give it one.")
+        return self._watching(self.tap, parameters, keys)
+
+    @contextmanager
+    def _watching(
+        self, tap: BucketTap, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]
+    ) -> Iterator[None]:
         self._norms = KeyedNorms(parameters, keys)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._cells = {id(p): self._norms.cell_of[name] for name, p in self._parameters.items()}
         self._one_cell = len(set(self._cells.values())) == 1
         self._reset()
-        with self.tap.listening(self._see):
+        with tap.listening(self._see):
             try:
                 yield
             finally:

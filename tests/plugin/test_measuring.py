@@ -224,6 +224,19 @@ def test_batch_size_fn_is_respected():
     assert dotted == pairs
 
 
+@pytest.mark.parametrize(
+    ("function", "unit"),
+    [
+        (None, "(examples"),
+        ("tests.plugin.test_measuring.count_pairs", "(units of tests.plugin.test_measuring.count_pairs"),
+        (lambda batch: len(batch[0]), "(units of batch_size_fn"),
+    ],
+)
+def test_the_verdict_names_the_unit(function, unit, capsys):
+    measured(Regression(), data(), noise={"batch_size_fn": function})
+    assert unit in capsys.readouterr().out.splitlines()[0]
+
+
 def count_pairs(batch):
     return len(batch[0]) / 2
 

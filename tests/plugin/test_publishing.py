@@ -202,6 +202,12 @@ def test_verdict_of_nothing():
     assert "warning: steps passed over: 3, only one group" in text
 
 
+def test_verdict_of_too_few_steps():
+    text = verdict(findings(steps(96.0, 1.0, 0.1)[:4]))
+    assert text.startswith("noise scale: b_simple not measured yet")
+    assert "needs five measured steps" in text and "upper bound" not in text
+
+
 def test_verdict_says_when_one_step_rules_and_when_the_data_set_is_too_small():
     heavy = [*steps(96.0, 1.0, 0.1), Moments(1 + 9600 / 8, 1 + 9600 / 32, 1 / 8, 1 / 32), *steps(96.0, 1.0, 0.1)]
     assert "one step holds" in verdict(findings(heavy))

@@ -1,7 +1,7 @@
 """Every example of a step is a group: the probe for one device without accumulation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -139,14 +139,17 @@ class Examples:
             raise self._refusal
         return self.coverage  # type: ignore[return-value]  # set by the inventory
 
-    @contextmanager
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
+    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
         """Hooks the layers that own ``parameters``, for the duration of the context.
 
         Raises:
             RuntimeError, CoverageError, UnsupportedModelError: as :meth:`survey`, at the first time. Later, in mid-run, where
                 layers were unfrozen or set to train mode since, :meth:`row` is ``None`` and :meth:`fault` says why.
         """
+        return self._watching(parameters, keys)
+
+    @contextmanager
+    def _watching(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
         inventory = self._take_inventory(parameters)
         if self._refusal is not None and not self._begun:
             raise self._refusal
