@@ -23,6 +23,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/gradient_error.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/examples_probe.py
 
 clean:
 	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage

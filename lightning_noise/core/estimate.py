@@ -119,8 +119,14 @@ def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = No
     """
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence must lie in [0.5, 1), got {confidence!r}.")
+    if decay is not None and not isinstance(decay, (int, float)):
+        raise TypeError(f"decay must be None or a number in (0, 1], got {decay!r}.")
     average = RunningAverage(1.0 if decay is None else decay)
     for record in moments:
+        if not isinstance(record, Moments):
+            raise TypeError(
+                f"moments must hold Moments(q_small, q_big, c_small, c_big), one an optimizer step, got {record!r}."
+            )
         if record.is_finite and record.has_groups:
             average.update(record)
     return estimate_from(average, confidence=confidence)

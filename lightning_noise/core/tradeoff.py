@@ -18,7 +18,11 @@ class FrontierPoint(NamedTuple):
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        try:
+            good = not isinstance(value, str) and math.isfinite(value) and value > 0
+        except TypeError:
+            good = False
+        if not good:
             raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
 
 
@@ -73,6 +77,7 @@ def gain(b: float, old: float, new: float) -> float:
     >>> gain(1000, 1000, 4000)
     1.6
     """
+    _positive(old=old, new=new)
     return steps_factor(old, b) / steps_factor(new, b)
 
 

@@ -8,7 +8,8 @@ class Facts(NamedTuple):
 
     Args:
         world_size: replicas that train on different examples.
-        accumulation: greatest number of micro-batches an optimizer step will see on one rank.
+        accumulation: least number of micro-batches that an optimizer step is to see on one rank (a schedule may change it).
+        greatest: the greatest such number; 0 where it does not change.
         buckets: whether the strategy shows DDP's gradient buckets before they are reduced.
         no_examples: why single examples cannot be told apart in this model; ``None`` where they can.
     """
@@ -17,6 +18,7 @@ class Facts(NamedTuple):
     accumulation: int
     buckets: bool = False
     no_examples: str | None = None
+    greatest: int = 0
 
 
 class Choice(NamedTuple):
@@ -48,6 +50,8 @@ def choose(requested: str, facts: Facts) -> Choice:
     Choice(probe='ranks', reason='8 ranks are 8 groups, read from the buckets of DDP')
     """
     groups = facts.world_size * facts.accumulation
+    if facts.greatest > facts.accumulation and (requested == "micro_batches" or facts.no_examples is not None):
+        return choose(requested, facts._replace(accumulation=facts.greatest, greatest=0))  # some steps will be passed over
     if requested == "ranks" or (requested == "auto" and facts.buckets and facts.world_size > 1):
         return _ranks(facts)
     if requested == "micro_batches" or (requested == "auto" and groups > 1):

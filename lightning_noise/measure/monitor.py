@@ -84,6 +84,8 @@ class Monitor:
         self._attached: tuple[tuple[str, int], ...] | None = None
         self._stack = ExitStack()
         self._loaded: dict[Key, dict[str, Any]] = {}
+        if self._keys is not None:
+            self._open_keys(self._keys)
 
     # ---- watching -------------------------------------------------------------------------------------------------------
 
@@ -280,6 +282,11 @@ class Monitor:
             KeyError: no such key is measured.
         """
         return self.windows[key].estimate(confidence, self.data_size)
+
+    @property
+    def steps(self) -> int:
+        """Measured steps of the headline read so far, those passed over included."""
+        return next((windows.averages[0].steps for windows in self.windows.values()), 0) + sum(self.skipped.values())
 
     @property
     def global_size(self) -> float | None:

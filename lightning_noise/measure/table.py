@@ -50,6 +50,7 @@ class RowTable:
         self._sizes: list[float] = []
         self._faults: list[str | None] = []
         self._examples = 0.0
+        self._counted = 0  # steps, the same on all ranks, so that all of them flush or none
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -63,10 +64,11 @@ class RowTable:
     def count(self, examples: float) -> None:
         """Adds to the examples that this rank has used, in measured steps and others."""
         self._examples += examples
+        self._counted += 1
 
     def flush(self, device: torch.device) -> Flushed:
         """Sums all that waits over the world and hands it out, oldest first. One collective, if anything waits."""
-        if not self._rows and not self._examples:
+        if not self._rows and not self._counted:
             return Flushed([], [], 0.0)
         sizes = torch.tensor([self._examples, *self._sizes], dtype=torch.float64, device=device)
         own = torch.zeros(self._world_size, dtype=torch.float64, device=device)
@@ -75,7 +77,7 @@ class RowTable:
             own[self._rank] = rows[-1, 0]
         values = torch.cat([own, sizes[:1], torch.cat([sizes[1:, None], rows], dim=1).flatten()])
         faults = self._faults
-        self._rows, self._sizes, self._faults, self._examples = [], [], [], 0.0
+        self._rows, self._sizes, self._faults, self._examples, self._counted = [], [], [], 0.0, 0
         if self._reduce is not None:
             values = self._reduce(values)
         read = values.tolist()

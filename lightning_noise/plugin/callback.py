@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -26,6 +27,10 @@ from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.ranks import Ranks
 
+ONE_EXAMPLE = (
+    "`GradientNoiseScale` needs two groups of gradients per step, but the batch holds one example and there is no "
+    "accumulation. Use a batch_size of 2 or more, or Trainer(accumulate_grad_batches=2) or more."
+)
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
 
 
@@ -91,6 +96,8 @@ class GradientNoiseScale(Callback):
         self._rescan = False
         self._warned = False
         self._first_step = True
+        self._published = 0
+        self._epoch_whole = False
         self._epoch_began = 0.0
 
     @property
@@ -128,8 +135,8 @@ class GradientNoiseScale(Callback):
         if choice.probe == Examples.name:
             return choice, examples
         probe = PROBES[choice.probe]() if isinstance(wanted, str) else wanted
-        if isinstance(probe, Ranks) and probe.tap is None:
-            probe.tap = host.bucket_tap(trainer)
+        if isinstance(probe, Ranks):
+            probe.tap = host.bucket_tap(trainer) or probe.tap
         return choice, probe
 
     def _new_monitor(self, trainer: L.Trainer, module: L.LightningModule, probe: Probe) -> Monitor:
@@ -146,18 +153,17 @@ class GradientNoiseScale(Callback):
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
         self._state, self._size_known, self._rescan, self._warned, self._first_step = None, False, True, False, True
-        self._epoch_began = 0.0
+        self._published, self._epoch_whole, self._epoch_began = 0, False, 0.0
         if state and self._monitor is not None:
             self._monitor.load_state_dict(state["monitor"])
-            self._epoch_began = state["epoch_began"]
+            self._epoch_began, self._epoch_whole = state["epoch_began"], state["epoch_whole"]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
         monitor = self._running
-        seen = monitor.examples - self._epoch_began
-        if seen and host.finite_data(trainer):
-            monitor.data_size = max(seen, monitor.data_size or 0.0)
-        self._epoch_began = monitor.examples
+        if self._epoch_whole and host.finite_data(trainer):
+            monitor.data_size = monitor.examples - self._epoch_began
+        self._epoch_whole, self._epoch_began = False, monitor.examples
         self._rescan = True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -165,13 +171,16 @@ class GradientNoiseScale(Callback):
         if self._rescan:
             self._running.watch(host.trained_parameters(trainer, pl_module))
             self._rescan = False
+        first = not self._size_known
         self._count_examples(batch)
+        if first and self._choice.probe == Examples.name and host.rows(batch) == 1 == trainer.accumulate_grad_batches:
+            raise MisconfigurationException(ONE_EXAMPLE)
         self._running.prepare()
 
     def _count_examples(self, batch: Any) -> None:
         try:
             self._size = host.local_size(batch, self._batch_size_fn)
-            self._rows = host.rows(batch) if self._batch_size_fn is not None else None
+            self._rows = host.rows(batch, self._size) if self._batch_size_fn is not None else None
             self._size_known = True
         except host.BatchSizeError as error:
             if not self._size_known:
@@ -210,7 +219,9 @@ class GradientNoiseScale(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
-        if self._running.flush() or not trainer.callback_metrics.keys() & {"noise_scale/trace"}:
+        self._running.flush()
+        self._epoch_whole = host.epoch_is_whole(trainer)
+        if self._running.steps != self._published:
             self._publish(trainer, host.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
@@ -218,6 +229,7 @@ class GradientNoiseScale(Callback):
         if self._running.twins is not None and not self._warned:
             self._warned = True
             rank_zero_warn(f"GradientNoiseScale: {twins_text(self._running.twins)}")
+        self._published = self._running.steps
         values = log_values(self._running, host.learning_rate(trainer))
         if values:
             publish(trainer, values, step, prog_bar=self.settings.prog_bar)
@@ -258,10 +270,11 @@ class GradientNoiseScale(Callback):
         if self._monitor is None:
             return
         self._monitor.close()
-        if trainer.world_size == 1:
-            self._monitor.flush()
-        else:
+        if trainer.world_size > 1:
             self._monitor.forget_unread()  # reading is a collective, and another rank may be gone
+        else:
+            with suppress(RuntimeError):  # a device that failed cannot be read; the error on the way is the one to show
+                self._monitor.flush()
         if isinstance(exception, KeyboardInterrupt):
             self._print_verdict(trainer, pl_module)
 
@@ -277,7 +290,7 @@ class GradientNoiseScale(Callback):
         """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
         if self._monitor is None:
             return self._state or {}
-        return {"monitor": self._monitor.state_dict(), "epoch_began": self._epoch_began}
+        return {"monitor": self._monitor.state_dict(), "epoch_began": self._epoch_began, "epoch_whole": self._epoch_whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint at the start of the next fit."""

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.measure.choose import Facts
@@ -29,12 +30,12 @@ class BatchSizeError(ValueError):
 
 
 def facts(trainer: L.Trainer) -> Facts:
-    """Ranks, and the greatest accumulation that the trainer or a GradientAccumulationScheduler will use."""
-    accumulation = trainer.accumulate_grad_batches
+    """Ranks, and the accumulation that the trainer or a GradientAccumulationScheduler will use."""
+    counts = [trainer.accumulate_grad_batches]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
         if isinstance(callback, GradientAccumulationScheduler):
-            accumulation = max(accumulation, *callback.scheduling.values())
-    return Facts(trainer.world_size, accumulation, buckets=bucket_tap(trainer) is not None)
+            counts = list(callback.scheduling.values())  # always has one for epoch 0
+    return Facts(trainer.world_size, min(counts), buckets=bucket_tap(trainer) is not None, greatest=max(counts))
 
 
 def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples) -> str | None:
@@ -49,8 +50,19 @@ def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples) 
 
 def left_out(probe: Probe) -> tuple[str, ...]:
     """What a probe of single examples does not see, by name."""
-    coverage = getattr(probe, "coverage", None)
-    if not isinstance(coverage, Coverage) or not coverage.missing:
+    if not isinstance(probe, Examples):
+        return ()
+    found = []
+    if probe.doubtful:
+        found.append(
+            f"layers with as many positions as the batch has examples ({', '.join(probe.doubtful[:5])}): right if the batch is "
+            "dimension 0 of what they get, wrong without a sign if it is dimension 1"
+        )
+    return (*found, *_missing(probe.coverage))
+
+
+def _missing(coverage: Coverage | None) -> tuple[str, ...]:
+    if coverage is None or not coverage.missing:
         return ()
     names = ", ".join(f"{part.name} ({part.reason})" for part in coverage.missing[:5])
     more = f" and {len(coverage.missing) - 5} more" if len(coverage.missing) > 5 else ""
@@ -98,6 +110,14 @@ def finite_data(trainer: L.Trainer) -> bool:
     """Whether every training loader runs over a data set of known size, so that later epochs repeat its examples."""
     sets = [getattr(leaf, "dataset", None) for leaf in _leaves(trainer.train_dataloader)]
     return bool(sets) and all(hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets)
+
+
+def epoch_is_whole(trainer: L.Trainer) -> bool:
+    """Whether the epoch that ends has used every example of its loaders once."""
+    ended = (
+        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+    )  # no public way; false where max_steps or a stop cut it short
+    return bool(ended) and (trainer.limit_train_batches == 1.0 or bool(getattr(trainer, "overfit_batches", 0)))
 
 
 def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
@@ -163,13 +183,18 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
     return float(size) if not isinstance(size, int) else size
 
 
-def rows(batch: Any) -> int | None:
-    """Length of the first tensor of a batch that has one."""
-    tensors = (leaf for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0)
-    return next(map(len, tensors), None)
+def rows(batch: Any, size: float | None = None) -> int | None:
+    """Length of the first tensor of a batch that has one; of a packed sequence, its number of sequences.
+
+    Where the length of any tensor is ``size``, which the user's function gave, it is that.
+    """
+    lengths = [len(leaf) for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0]
+    return int(size) if size is not None and size in lengths else next(iter(lengths), None)
 
 
 def _leaves(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, PackedSequence):
+        batch = batch.batch_sizes.new_empty(int(batch.batch_sizes[0]))  # on the host, whatever the data are on
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if is_dataclass(batch) and not isinstance(batch, type):

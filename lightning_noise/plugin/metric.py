@@ -31,7 +31,7 @@ class NoiseScaleMetric(Metric):
     {'grad_sq': 3.5167, 'trace': 1.9667, 'b_simple': 0.5592, 'b_simple_low': 0.3041, 'b_simple_high': 0.8779}
     """
 
-    full_state_update = False
+    full_state_update = True  # rows are kept step by step: two tables cannot be added row on row
     table: Tensor  # (capacity, 4 + 1), the last column counts updates
 
     def __init__(self, *, confidence: float = 0.95, **kwargs: Any) -> None:

@@ -41,6 +41,13 @@ REFUSALS = (
         ),
     ),
     Refusal(
+        "MPS",
+        lambda trainer, _: trainer.strategy.root_device.type == "mps",
+        lambda _, __: (
+            "the MPS device has no float64, in which squared norms must be summed. Use Trainer(accelerator='cpu') or CUDA."
+        ),
+    ),
+    Refusal(
         "LBFGS",
         lambda trainer, _: any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers),
         lambda _, __: (

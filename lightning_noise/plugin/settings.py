@@ -67,11 +67,15 @@ class Settings:
 
     def _check_geometry(self) -> None:
         named = (self.geometry,) if isinstance(self.geometry, str) else self.geometry
+        named = tuple(named) if isinstance(named, list) else named  # YAML knows lists only
         if not isinstance(named, tuple) or not named or any(not isinstance(name, str) for name in named):
             raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
         unknown = [name for name in named if name not in GEOMETRIES]
         if unknown or len(set(named)) < len(named):
-            raise ValueError(f"geometry must hold different names out of {list(GEOMETRIES)}, got {self.geometry!r}.")
+            raise ValueError(
+                f"geometry must hold different names out of {list(GEOMETRIES)}, all that this version has, "
+                f"got {self.geometry!r}. Leave it out to use the Euclidean metric."
+            )
 
 
 def _check_count(name: str, value: object, also: str) -> None:

@@ -63,6 +63,7 @@ class KeyedNorms:
         self.cell_of = {name: cells.setdefault(tuple(owner), len(cells)) for name, owner in members.items()}
         self._owners = list(cells)
         self._keys = len(keys)
+        self._absent = [index for index, names in enumerate(keys.values()) if parameters.keys().isdisjoint(names)]
         self._norms: list[list[Tensor]] = [[] for _ in cells]
         self.device = next((p.device for p in parameters.values()), torch.device("cpu"))
 
@@ -90,6 +91,12 @@ class KeyedNorms:
         for name, parameter in parameters.items():
             if parameter.grad is not None:
                 self.add(self.cell_of[name], parameter.grad)
+
+    def leave_out_absent(self, row: Tensor) -> Tensor:
+        """Zeroes the lines of keys without any parameter here (frozen layers): the step is not theirs."""
+        for index in self._absent:
+            row[index].zero_()
+        return row
 
     def clear(self) -> None:
         """Forgets what was noted."""

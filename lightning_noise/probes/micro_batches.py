@@ -107,12 +107,13 @@ class MicroBatches:
             return None
         self._norms.add_gradients(self._parameters)
         total = sum(weight for _, weight in groups)  # not 1 in a short last window
-        return step_row(
+        row = step_row(
             square / total,
             self._norms.total() / total**2,
             c_small=sum(v / total / b for b, v in groups),
             c_big=sum((v / total) ** 2 / b for b, v in groups),
         )
+        return self._norms.leave_out_absent(row)
 
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""

@@ -54,6 +54,8 @@ def _flat(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.to_dense()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_contiguous() and _is_dense(tensor):
         return tensor.as_strided((tensor.numel(),), (1,))  # transposed or channels-last: same numbers, another order
     return tensor.reshape(-1)

@@ -149,7 +149,7 @@ class Ranks:
         local = self._norms.total() / total**2
         self._norms.add_gradients(self._parameters)
         share = sum((v / total) ** 2 / b for b, v in groups)  # 1 / this rank's effective batch size
-        return step_row(local, self._norms.total() / total**2, share, share)
+        return self._norms.leave_out_absent(step_row(local, self._norms.total() / total**2, share, share))
 
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""

@@ -196,6 +196,13 @@ def test_out_of_range(arguments, name):
         estimate_noise_scale(TWO_STEPS, **arguments)
 
 
+def test_wrong_types_are_named():
+    with pytest.raises(TypeError, match="decay must be None or a number"):
+        estimate_noise_scale(TWO_STEPS, decay="x")
+    with pytest.raises(TypeError, match=r"moments must hold Moments.*\(1.0, 2.0\)"):
+        estimate_noise_scale([(1.0, 2.0)])
+
+
 def test_wider_confidence_gives_a_wider_interval():
     moments = gaussian_moments(np.random.default_rng(12), 50, [16, 16], b_simple=30)
     narrow, wide = estimate_noise_scale(moments), estimate_noise_scale(moments, confidence=0.99)

@@ -47,6 +47,8 @@ def test_only_positive_numbers(bad):
         tradeoff.steps_factor(bad, 10)
     with pytest.raises(ValueError, match="must be a finite number > 0"):
         tradeoff.examples_factor(10, bad)
+    with pytest.raises(ValueError, match="old must be"):
+        tradeoff.gain(10, bad, 10)
     with pytest.raises(ValueError, match="rate"):
         tradeoff.exchange_rate_size(bad, 10)
     with pytest.raises(ValueError, match="bs"):

@@ -207,6 +207,14 @@ def test_metric_needs_one_collective_and_equals_one_process(two):
     }
 
 
+def test_metric_called_like_a_function_counts_every_step():
+    by_call, by_update = NoiseScaleMetric(), NoiseScaleMetric()
+    for q_small in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4):
+        by_call(q_small, 4.5, 1.0, 0.5)
+        by_update.update(q_small, 4.5, 1.0, 0.5)
+    assert by_call.compute() == by_update.compute() and "b_simple" in by_call.compute()
+
+
 def test_metric_alone():
     metric = NoiseScaleMetric()
     for _ in range(200):

@@ -225,6 +225,32 @@ def test_batch_size_fn_counts_tokens():
     assert words.trace == pytest.approx(12 * sequences.trace) and words.grad_sq == pytest.approx(sequences.grad_sq)
 
 
+def test_batch_size_fn_finds_the_batch_behind_another_tensor():
+    class Weighted(Regression):
+        def training_step(self, batch, batch_idx):
+            return super().loss(batch[1:])
+
+    x, y = data().dataset.tensors
+    loader = DataLoader(
+        TensorDataset(x, y), batch_size=8, collate_fn=lambda items: [torch.ones(3), *map(torch.stack, zip(*items, strict=True))]
+    )
+    counted = alone(Weighted(frozen), loader, noise={"batch_size_fn": lambda batch: len(batch[1])}).estimate()
+    assert counted == alone(Regression(frozen), data(local_size=8)).estimate()
+
+
+def test_one_example_a_step_is_refused_with_the_way_out():
+    run = trainer(GradientNoiseScale(), accumulate=1)
+    with pytest.raises(MisconfigurationException, match=r"the batch holds one example.*batch_size of 2 or more"):
+        run.fit(Regression(), data(local_size=1))
+
+
+def test_as_many_positions_as_examples_are_doubted_aloud(capsys):
+    alone(Sequences(), tokens(local_size=12))
+    assert "as many positions as the batch has examples (norm, mix, table)" in capsys.readouterr().out
+    alone(Sequences(), tokens(local_size=8))
+    assert "as many positions" not in capsys.readouterr().out
+
+
 def test_validation_in_mid_epoch_leaves_it_alone():
     plain = alone(Regression(frozen), data())
     validated = alone(Regression(frozen), data(), val=data(seed=2), val_check_interval=3)

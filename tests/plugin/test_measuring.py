@@ -208,8 +208,12 @@ def test_a_step_without_a_backward_pass():
     assert callback.estimate().steps == 7
 
 
-def test_accumulation_scheduler():
-    callback = GradientNoiseScale()
+def test_accumulation_scheduler_that_begins_without():
+    """Single examples measure every step; micro-batches, where asked for, those that have two."""
+    callback, schedule = GradientNoiseScale(), GradientAccumulationScheduler({0: 1, 1: 4})
+    fit(Regression(), data(), callback, schedule, epochs=2, accumulate=1)
+    assert callback.state_dict()["monitor"]["skipped"] == {} and callback.estimate().steps == 20
+    callback = GradientNoiseScale(probe="micro_batches")
     run = fit(Regression(), data(), callback, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=2, accumulate=1)
     assert run.global_step == 16 + 4
     assert callback.state_dict()["monitor"]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
@@ -293,6 +297,15 @@ def test_finite_data_set_is_noticed_after_a_whole_epoch():
     assert callback.estimate().low is None or callback.estimate().low <= 64
 
 
+@pytest.mark.parametrize(
+    ("arguments", "size"), [({"limit_train_batches": 4}, None), ({"overfit_batches": 4}, 16), ({"max_steps": 20}, 64)]
+)
+def test_only_a_whole_epoch_tells_the_size_of_the_data(arguments, size):
+    callback = GradientNoiseScale()
+    fit(Regression(), data(), callback, epochs=3, accumulate=2, **arguments)
+    assert callback.state_dict()["monitor"]["data_size"] == size
+
+
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
 def test_an_endless_data_set_is_not_finite():
     class Stream(torch.utils.data.IterableDataset):
@@ -339,6 +352,23 @@ def test_fast_dev_run_and_limits():
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, limit_train_batches=6, overfit_batches=6)
     assert callback.estimate().steps == 3
+
+
+def test_a_fit_without_a_batch_says_so(capsys):
+    fit(Regression(), data(), GradientNoiseScale(), epochs=0)
+    assert capsys.readouterr().out.startswith("noise scale: b_simple not measured yet")
+
+
+def test_complex_parameters():
+    class Complex(Regression):
+        def __init__(self):
+            super().__init__()
+            self.phase = nn.Parameter(torch.tensor([1.0 + 2.0j]))
+
+        def loss(self, batch):
+            return super().loss(batch) * self.phase.abs().square().sum()
+
+    assert measured(Complex(), data()).trace > 0
 
 
 def test_second_fit_continues_and_another_module_starts_afresh():

@@ -123,6 +123,14 @@ def test_the_band_is_logged_only_where_it_is_whole(tmp_path):
     assert all(found[f"noise_scale_band/b_simple{end}"] == found["noise_scale/b_simple"] for end in ("", "_low", "_high"))
 
 
+def test_the_end_of_an_epoch_is_logged_whoever_has_read_the_rows(tmp_path):
+    """Reading every 50 steps drains the table just before the epoch ends."""
+    logger = TensorBoardLogger(tmp_path)
+    run = fit(Regression(), data(examples=400), GradientNoiseScale(), logger=logger, epochs=3, log_every_n_steps=1000)
+    assert [step for step, _ in scalars(logger.log_dir)["noise_scale/trace"]] == [49, 99, 149]
+    assert run.global_step == 150
+
+
 def test_what_cannot_be_said_has_no_key():
     """|G|² is soon lost, and b_simple disappears from all places."""
 

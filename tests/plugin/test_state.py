@@ -112,6 +112,20 @@ def test_an_error_in_the_backward_pass_leaves_no_hook():
     assert callback.estimate().steps == 2 + 8
 
 
+def test_a_second_fit_that_fails_before_its_first_batch_loses_nothing():
+    class Fails(L.Callback):
+        def on_train_start(self, trainer, module):
+            raise RuntimeError("before the first batch")
+
+    module, callback = Regression(), GradientNoiseScale()
+    fit(module, data(), callback)
+    with pytest.raises(RuntimeError, match="before the first batch"):
+        fit(module, data(), callback, Fails())
+    assert callback.estimate().steps == 8
+    fit(module, data(), callback)
+    assert callback.estimate().steps == 16
+
+
 def test_after_fit_no_hook_is_left():
     module = Regression()
     fit(module, data(), GradientNoiseScale())

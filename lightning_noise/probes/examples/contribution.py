@@ -1,5 +1,6 @@
 """What one call of a layer adds to every example's gradient of one parameter, and the plainest kind of it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
@@ -10,6 +11,8 @@ from torch import Tensor
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.norms import chunk_norms
 
+HALF = frozenset({torch.float16, torch.bfloat16})
+SUMS_HALF_IN_FLOAT = {"cuda"}  # devices
 CHUNK = 2**22  # numbers of per-example gradients that are built at a time
 
 
@@ -31,7 +34,26 @@ class Form(NamedTuple):
 
 def working(tensor: Tensor) -> Tensor:
     """The tensor in the precision in which products are taken: fp64 stays, everything else is fp32."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def factors(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in one precision for large products: their own where half precision is summed in fp32, else the working one."""
+    kinds = {tensor.dtype for tensor in tensors}
+    if len(kinds) == 1 and kinds <= HALF and tensors[0].device.type in SUMS_HALF_IN_FLOAT:
+        return tensors
+    return tuple(working(tensor) for tensor in tensors)
+
+
+def shrinkage(form: Form, factor: Tensor) -> float:
+    """A power of two for the signs, so that in half precision a sketch is no larger than the gradient that it stands for."""
+    return 2.0 ** -round(math.log2(form.signs) / 2) if factor.dtype in HALF else 1.0
+
+
+def row_norms(matrix: Tensor) -> Tensor:
+    """Norms of the rows, summed in fp32 at least."""
+    norms: Tensor = torch.linalg.vector_norm(matrix, dim=1, dtype=torch.promote_types(matrix.dtype, torch.float32))
+    return norms
 
 
 def slices(examples: int, numbers: int) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 MASK = 2**64 - 1
+INNER = 2**13  # beyond so many, signs are products of two: a table of tokens has too many to draw for every example
 
 
 def mix(*numbers: int) -> int:
@@ -26,36 +27,62 @@ def mix(*numbers: int) -> int:
 
 
 @cache
-def _table(dtype: torch.dtype, device: torch.device, sketches: int) -> Tensor:
+def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
     bits = torch.arange(256, device=device).unsqueeze(1) >> torch.arange(8, device=device) & 1
-    table: Tensor = (bits * 2 - 1).to(dtype) / sketches**0.5
-    return table  # (256, 8)
+    return (bits * 2 - 1).to(dtype)  # (256, 8)
+
+
+def _drawn(size: int) -> tuple[int, int]:
+    """How many inner and outer signs are drawn for ``size``; no outer ones where the inner ones suffice."""
+    return (size, 0) if size <= INNER else (INNER, -(-size // INNER))
+
+
+def bytes_for(size: int) -> int:
+    """Bytes of drawn bits for ``size`` signs and one more."""
+    return sum(_drawn(size)) // 8 + 1
 
 
 class Signs:
-    """Signs for every example and sketch of one parameter; each is ±1/√m, so that m squares are averaged.
+    """Signs of one parameter for every example and sketch; each is ±1/√m, so that m squares are averaged.
+
+    Any two are independent, which makes sketches unbiased. Up to ``INNER`` of them all are, beyond almost all sets of four,
+    on which the spread depends.
 
     Args:
-        packed: int32 of shape (B, m, bytes), eight signs in each number.
-        size: how many of the signs of an example and sketch are used.
+        packed: int32 of shape (B, m, bytes), eight drawn bits in each number.
+        size: how many signs an example and sketch has.
     """
 
     def __init__(self, packed: Tensor, size: int) -> None:
         self.packed = packed
         self.size = size
+        self._inner, self._outer = _drawn(size)
 
-    def dense(self, dtype: torch.dtype) -> Tensor:
-        """All signs, shape (B, m, size)."""
-        table = _table(dtype, self.packed.device, self.packed.shape[1])
-        signs = torch.nn.functional.embedding(self.packed, table)  # (B, m, bytes, 8)
-        return signs.flatten(2)[..., : self.size]
+    def dense(self, dtype: torch.dtype, also: int = 0) -> Tensor:
+        """All signs, shape (B, m, size + also); one more may be asked for."""
+        drawn = torch.nn.functional.embedding(self.packed, _table(dtype, self.packed.device)).flatten(2)
+        if self._outer:
+            inner, outer, more = drawn[..., : self._inner], drawn[..., self._inner : -1], drawn[..., -1:]
+            signs = (outer[..., : self._outer].unsqueeze(3) * inner.unsqueeze(2)).flatten(2)[..., : self.size]
+            signs = torch.cat([signs, more], 2) if also else signs
+        else:
+            signs = drawn[..., : self.size + also]
+        return self._share(signs)
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         """The signs at ``index`` (B, T), shape (B, m, T): the same numbers as ``dense`` holds there."""
+        index = index.unsqueeze(1).expand(-1, self.packed.shape[1], -1)  # (B, m, T)
+        bits = self._bits(index % INNER)
+        if self._outer:
+            bits = bits ^ self._bits(self._inner + index // INNER) ^ 1  # a product of signs is the agreement of bits
+        return self._share(bits.to(dtype).mul_(2).sub_(1))
+
+    def _bits(self, index: Tensor) -> Tensor:
+        return self.packed.gather(2, index >> 3) >> (index & 7) & 1
+
+    def _share(self, signs: Tensor) -> Tensor:
         sketches = self.packed.shape[1]
-        index = index.unsqueeze(1).expand(-1, sketches, -1)  # (B, m, T)
-        bits = self.packed.gather(2, index >> 3) >> (index & 7) & 1
-        return bits.to(dtype).mul_(2).sub_(1).div_(sketches**0.5)
+        return signs if sketches == 1 else signs / sketches**0.5
 
 
 class Directions:
@@ -71,7 +98,7 @@ class Directions:
         self._sizes = dict(sizes)
         self._sketches = sketches
         self._device = device
-        widths = [-(-size // 8) for size in sizes.values()]
+        widths = [bytes_for(size) for size in sizes.values()]
         self._spans = dict(zip(sizes, zip(accumulate([0, *widths]), widths, strict=False), strict=True))
         self._bytes = sum(widths)
         self._pool: Tensor | None = None

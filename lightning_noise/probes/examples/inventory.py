@@ -42,28 +42,33 @@ def take_inventory(model: nn.Module, parameters: Mapping[str, Parameter], droppe
     known = {id(parameter): name for name, parameter in parameters.items()}
     compiled = {id(part) for part in compiled_parts(model)}
     uncovered = {name: reason for name, reason in dropped.items() if name in parameters}
+    owned_by_none = dict.fromkeys(parameters, "no module of the model owns it")
     slots: list[Slot] = []
-    offers: dict[str, list[tuple[Form, ...]]] = {}
     for layer, module in model.named_modules():
-        owned = {own: known[id(p)] for own, p in module.named_parameters(recurse=False) if id(p) in known}
-        if not owned:
-            continue
-        rule = (
-            find_rule(module) if id(module) not in compiled else f"{layer} runs inside torch.compile: hooks cannot be relied on"
-        )
+        names = {own: known[id(p)] for own, p in module.named_parameters(recurse=False) if id(p) in known}
+        for name in names.values():
+            owned_by_none.pop(name, None)
+        rule = find_rule(module) if id(module) not in compiled else "it runs inside torch.compile, where hooks may not fire"
         if isinstance(rule, str):
-            uncovered |= dict.fromkeys(owned.values(), f"{rule} ({layer})" if layer not in rule else rule)
+            uncovered |= dict.fromkeys(names.values(), f"{rule} ({layer})" if layer else rule)
             continue
-        served = getattr(rule, "parameters", owned.keys())
-        uncovered |= {name: f"no rule for {own} of {layer}" for own, name in owned.items() if own not in served}
-        slots.append(Slot(layer, module, rule, owned))
-        forms = forms_of(module, rule)
-        for own, name in owned.items():
+        served = getattr(rule, "parameters", names)
+        uncovered |= {name: f"no rule for {own} of {layer}" for own, name in names.items() if own not in served}
+        slots.append(Slot(layer, module, rule, names))
+    uncovered |= owned_by_none
+    forms = {name: common_form(offers) for name, offers in _offers(slots).items() if name not in uncovered}
+    covered = [slot._replace(names={own: name for own, name in slot.names.items() if name in forms}) for slot in slots]
+    return Inventory([slot for slot in covered if slot.names], forms, uncovered)
+
+
+def _offers(slots: list[Slot]) -> dict[str, list[tuple[Form, ...]]]:
+    """By parameter, what the rule of each of its owners offers."""
+    offers: dict[str, list[tuple[Form, ...]]] = {}
+    for slot in slots:
+        forms = forms_of(slot.module, slot.rule)
+        for own, name in slot.names.items():
             offers.setdefault(name, []).append(forms.get(own, ()))
-    uncovered |= {name: "no module of the model owns it" for name in parameters if name not in offers and name not in uncovered}
-    covered = {name: common_form(offer) for name, offer in offers.items() if name not in uncovered}
-    kept = [slot._replace(names={own: name for own, name in slot.names.items() if name in covered}) for slot in slots]
-    return Inventory([slot for slot in kept if slot.names], covered, uncovered)
+    return offers
 
 
 def common_form(offers: list[tuple[Form, ...]]) -> Form | None:

@@ -8,12 +8,17 @@ from torch import Tensor
 from lightning_noise.probes.base import KeyedNorms
 from lightning_noise.probes.examples.contribution import Contribution, Dense, Form, NotPerExample, slices
 from lightning_noise.probes.examples.directions import Signs
+from lightning_noise.probes.examples.outer import Outer
 
 SMALL = 2**16  # numbers
 
 
 class UsedAgain(Exception):  # noqa: N818  # a finding, handled one room up
     """A parameter came back after it had been squared, without a call that was seen in the forward pass."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class Ledger:
@@ -69,6 +74,27 @@ class Ledger:
             if name in self._sums and self._sums[name].shape != sketch.shape:
                 raise NotPerExample("its uses differ in kind, so that their gradients cannot be added")
             self._sums[name] = self._sums[name] + sketch if name in self._sums else sketch
+
+    def add_pair(self, weight: str, bias: str, part: Outer) -> bool:
+        """Takes a weight and its bias as one matrix, each used only here; ``False`` where they must be added apart.
+
+        Raises:
+            UsedAgain: one of them was squared before.
+        """
+        cell, form = self._norms.cell_of[weight], self._forms[weight]
+        if self._exact or form is None or self._norms.cell_of[bias] != cell:
+            return False
+        if part.positions > 1 and part.exact_is_cheap(self._sketches):
+            return False
+        for name in (weight, bias):
+            if name in self._squared:
+                raise UsedAgain(name)
+        self._squared |= {weight, bias}
+        if part.positions == 1:
+            self._norms.add_norms(cell, part.norms_with_bias())
+        else:
+            self._add_squares(weight, part.sketch_with_bias(form, self._signs(weight)))
+        return True
 
     def _square(self, name: str, part: Contribution) -> None:
         if isinstance(part, Dense):

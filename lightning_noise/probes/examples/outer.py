@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
-from lightning_noise.probes.examples.contribution import Contribution, Form, NotPerExample, slices, working
+from lightning_noise.probes.examples.contribution import (
+    Contribution,
+    Form,
+    NotPerExample,
+    factors,
+    row_norms,
+    shrinkage,
+    slices,
+    working,
+)
 from lightning_noise.probes.examples.directions import Signs
 
 
@@ -15,7 +24,7 @@ def positions(tensor: Tensor) -> Tensor:
     """
     if tensor.dim() < 2:
         raise NotPerExample("it was called without a batch dimension")
-    return tensor.flatten(1, -2) if tensor.dim() > 2 else tensor.unsqueeze(1)
+    return tensor if tensor.dim() == 3 else tensor.flatten(1, -2) if tensor.dim() > 2 else tensor.unsqueeze(1)
 
 
 def over_positions(tensor: Tensor, kept: int) -> Tensor:
@@ -33,10 +42,12 @@ class Outer(Contribution):
     Args:
         grad: gradient at the layer's output, shape (B, \\*positions, L).
         inputs: what the weight was multiplied with, shape (B, \\*positions, K).
+        bias: the layer's name of a parameter that was multiplied with 1 beside the weight: together they are one matrix [W b].
     """
 
-    def __init__(self, grad: Tensor, inputs: Tensor) -> None:
-        self.grad, self.inputs = working(positions(grad)), working(positions(inputs))
+    def __init__(self, grad: Tensor, inputs: Tensor, bias: str | None = None) -> None:
+        self.grad, self.inputs = factors(positions(grad), positions(inputs))
+        self.bias = bias
         self.examples, self.positions, self.rows = self.grad.shape
         self.cols = self.inputs.shape[2]
         self.numbers = self.rows * self.cols
@@ -46,8 +57,24 @@ class Outer(Contribution):
         if form is None or signs is None:
             return self.build(slice(0, self.examples))
         near, far = (self.inputs, self.grad) if form.side == "cols" else (self.grad, self.inputs)
+        small = shrinkage(form, near)
         # a row vector times a matrix: as a matrix times a column the same product took eight times as long on the CPU
-        return torch.bmm(torch.bmm(signs.dense(near.dtype), near.transpose(1, 2)), far)
+        along = torch.bmm(signs.dense(near.dtype) * small if small < 1 else signs.dense(near.dtype), near.transpose(1, 2))
+        sketch = torch.bmm(along, far)
+        return sketch.float() / small if small < 1 else sketch
+
+    def sketch_with_bias(self, form: Form, signs: Signs) -> Tensor:
+        """Of [W b], at the price of W alone: (B, m, L) along the columns, (B, m, K + 1) along the rows."""
+        small = shrinkage(form, self.grad)
+        dense = signs.dense(self.grad.dtype, also=1)
+        dense = dense * small if small < 1 else dense
+        if form.side == "cols":
+            along = torch.bmm(dense[..., :-1], self.inputs.transpose(1, 2)) + dense[..., -1:]  # (B, m, T)
+            sketch = torch.bmm(along, self.grad)
+        else:
+            along = torch.bmm(dense[..., :-1], self.grad.transpose(1, 2))
+            sketch = torch.cat([torch.bmm(along, self.inputs), along.sum(2, keepdim=True)], 2)
+        return sketch.float() / small if small < 1 else sketch
 
     def exact_is_cheap(self, sketches: int) -> bool:
         """With as few positions, or as few rows or columns, as there are sketches."""
@@ -56,19 +83,24 @@ class Outer(Contribution):
     def norms(self) -> list[Tensor]:
         """One position: |g| |a|. More: the cheaper of the Gram matrices of both factors, 2T²(K + L), and building, 2TKL."""
         if self.positions == 1:
-            return [torch.linalg.vector_norm(self.grad[:, 0], dim=1) * torch.linalg.vector_norm(self.inputs[:, 0], dim=1)]
+            return [row_norms(self.grad[:, 0]) * row_norms(self.inputs[:, 0])]
         if self.positions * (self.rows + self.cols) < self.numbers:
             return [self._gram(rows) for rows in slices(self.examples, self.positions**2)]
         return super().norms()
 
+    def norms_with_bias(self) -> list[Tensor]:
+        """Of [W b] at one position: |g| (|a|² + 1)^½."""
+        inputs = row_norms(self.inputs[:, 0])
+        return [row_norms(self.grad[:, 0]) * torch.hypot(inputs, torch.ones_like(inputs))]
+
     def _gram(self, rows: slice) -> Tensor:
-        g, a = self.grad[rows], self.inputs[rows]
+        g, a = working(self.grad[rows]), working(self.inputs[rows])
         return torch.bmm(g, g.transpose(1, 2)).mul_(torch.bmm(a, a.transpose(1, 2))).sum((1, 2)).clamp_min(0).sqrt()
 
     def build(self, rows: slice) -> Tensor:
         """Shape (rows, L, K)."""
-        return torch.bmm(self.grad[rows].transpose(1, 2), self.inputs[rows])
+        return torch.bmm(working(self.grad[rows]).transpose(1, 2), working(self.inputs[rows]))
 
     def total(self) -> Tensor:
         """One product over all examples, as in the layer's own backward pass."""
-        return self.grad.flatten(0, 1).t() @ self.inputs.flatten(0, 1)
+        return working(self.grad).flatten(0, 1).t() @ working(self.inputs).flatten(0, 1)

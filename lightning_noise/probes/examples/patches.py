@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn import grad as weight_grad
 
-from lightning_noise.probes.examples.contribution import Contribution, Form, slices, working
+from lightning_noise.probes.examples.contribution import Contribution, Form, factors, shrinkage, slices, working
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.examples.outer import Outer
 
@@ -55,7 +55,8 @@ class Patches(Contribution):
     """
 
     def __init__(self, grad: Tensor, inputs: Tensor, geometry: Geometry) -> None:
-        self.grad, self.inputs, self.geometry = working(grad), working(inputs), geometry
+        self.grad, self.inputs = factors(grad, inputs)
+        self.geometry = geometry
         self.examples, self.groups = len(grad), geometry.groups
         self.out = tuple(grad.shape[2:])
         self.rows, self.width = grad.shape[1] // self.groups, inputs.shape[1] // self.groups  # channels of one group
@@ -66,14 +67,17 @@ class Patches(Contribution):
         """Shape (B · groups, m, C_out / groups) along the columns, (B · groups, m, C_in / groups · kernel) along the rows."""
         if form is None or signs is None:
             return self.build(slice(0, self.examples))
-        dense = signs.dense(self.grad.dtype)
+        small = shrinkage(form, self.grad)
+        dense = signs.dense(self.grad.dtype) * small if small < 1 else signs.dense(self.grad.dtype)
         count = self.examples * self.groups
-        by_group = dense.view(self.examples, -1, self.groups, dense.shape[2] // self.groups).transpose(1, 2)
+        by_group = dense.view(self.examples, -1, self.groups, form.signs // self.groups).transpose(1, 2)
         by_group = by_group.reshape(count, dense.shape[1], -1)  # (B · groups, m, signs of a group)
         grad = self.grad.reshape(count, self.rows, -1)
         if form.side == "cols":
-            return torch.bmm(self._project_patches(by_group), grad.transpose(1, 2))
-        return self._spread_back(torch.bmm(by_group, grad))
+            sketch = torch.bmm(self._project_patches(by_group), grad.transpose(1, 2))
+        else:
+            sketch = self._spread_back(torch.bmm(by_group, grad))
+        return sketch.float() / small if small < 1 else sketch
 
     def _project_patches(self, signs: Tensor) -> Tensor:
         """(x patch · r), a convolution with kernels r and the examples as groups: (B · groups, m, positions)."""
@@ -119,11 +123,11 @@ class Patches(Contribution):
 
     def _unfolded(self, rows: slice) -> Outer:
         geometry = self.geometry
-        padded = functional.pad(self.inputs[rows], geometry.pads())
+        padded = functional.pad(working(self.inputs[rows]), geometry.pads())
         seen = windows(padded, geometry.kernel, geometry.dilation, self.out, geometry.stride)
         count = len(padded) * self.groups
         patches = seen.reshape(count, self.cols, -1)
-        return Outer(self.grad[rows].reshape(count, self.rows, -1).transpose(1, 2), patches.transpose(1, 2))
+        return Outer(working(self.grad[rows]).reshape(count, self.rows, -1).transpose(1, 2), patches.transpose(1, 2))
 
     def norms(self) -> list[Tensor]:
         """Those of the unfolded problem, some examples at a time."""
@@ -138,8 +142,8 @@ class Patches(Contribution):
 
     def total(self) -> Tensor:
         """As in the layer's own backward pass."""
-        padded = functional.pad(self.inputs, self.geometry.pads())
+        padded = functional.pad(working(self.inputs), self.geometry.pads())
         shape = (self.groups * self.rows, self.width, *self.geometry.kernel)
         options = {"stride": self.geometry.stride, "dilation": self.geometry.dilation, "groups": self.groups}
         weight: Any = CONV_WEIGHT[len(self.out)]  # untyped in torch
-        return weight(padded, shape, self.grad, **options)  # type: ignore[no-any-return]
+        return weight(padded, shape, working(self.grad), **options)  # type: ignore[no-any-return]

@@ -19,6 +19,10 @@ from lightning_noise.probes.examples.watch import Watch
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 
 CHECK_EVERY = 1000  # measured steps
+MISMATCH = (
+    "its gradient is not the sum over the examples that its layers saw (off by {:.1%}): "
+    "it is used elsewhere too, or its layer's rule is wrong"
+)
 
 
 class Examples:
@@ -86,6 +90,7 @@ class Examples:
         self._uncovered: dict[str, str] = {}  # by structure, or dropped
         self._dropped: dict[str, str] = {}
         self._several: set[str] = set()
+        self._square: dict[str, bool] = {}
         self._checked: set[str] = set()
         self._since_check = 0
         self._matched = self._begun = False
@@ -154,7 +159,15 @@ class Examples:
         if self._refusal is not None and not self._begun:
             raise self._refusal
         self._keys = keys
-        self._watch = Watch(inventory, self._parameters, keys, exact=self.exact, sketches=self.sketches, several=self._several)
+        self._watch = Watch(
+            inventory,
+            self._parameters,
+            keys,
+            exact=self.exact,
+            sketches=self.sketches,
+            several=self._several,
+            square=self._square,
+        )
         self._start_step()
         try:
             with self._watch.attach():
@@ -198,6 +211,11 @@ class Examples:
                 "not the length of the first tensor (batch_size_fn), or use the micro_batches probe."
             )
         return self._refusal
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Layers that always had as many positions as examples: a batch along dimension 1 would not show."""
+        return [layer for layer, square in self._square.items() if square]
 
     # ---- one step -------------------------------------------------------------------------------------------------------
 
@@ -277,8 +295,7 @@ class Examples:
         covered = self._covered()
         self._checked |= covered.keys()
         self._since_check = 0
-        reason = "its gradient is not the sum over the examples that its layers saw (off by {:.1%}): it is used elsewhere too"
-        self._drop({name: reason.format(off) for name, off in mismatched.items() if name in covered})
+        self._drop({name: MISMATCH.format(off) for name, off in mismatched.items() if name in covered})
         seen = self._squared_norm(self._covered())
         whole = seen + self._squared_norm({name: self._parameters[name] for name in self._uncovered})
         self._cover(seen / whole if whole > 0 else None)

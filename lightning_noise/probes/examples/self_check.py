@@ -18,6 +18,13 @@ ROUNDING = 4  # units of the coarsest precision in which a gradient was computed
 NEGLIGIBLE = 0.1  # of the tolerance: a difference so small against the WHOLE gradient is rounding, as in a key's bias
 
 
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """a − b, where either may be sparse; sparse if both are."""
+    if a.layout != b.layout:
+        a, b = (x if x.layout == torch.strided else x.to_dense() for x in (a, b))
+    return a - b
+
+
 class SelfCheck:
     """Compares, for each covered parameter, the gradient that arrives with what the hooks saw, in one or more passes."""
 
@@ -54,9 +61,9 @@ class SelfCheck:
         total = self._totals.pop(name, None)
         if grad is not None:
             self._coarsest[name] = max(self._coarsest[name], torch.finfo(grad.dtype).eps)
-            grad = working(grad if grad.layout == torch.strided else grad.to_dense())
+            grad = working(grad)
             self._seen[name].append(squared_norm(grad))
-        residual = grad if total is None else total if grad is None else total.to(grad.dtype) - grad
+        residual = grad if total is None else total if grad is None else difference(total, grad)
         if residual is not None:
             self._residual[name].append(squared_norm(residual))
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
@@ -15,7 +15,10 @@ from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.inventory import Inventory, Slot
 from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
 from lightning_noise.probes.examples.listener import Kept, Listener
+from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.self_check import SelfCheck
+
+POSITIONS_FIRST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)  # dimension 1 holds positions, if there are any
 
 
 class PassSeen(NamedTuple):
@@ -44,6 +47,7 @@ class Watch:
         exact: does not sketch.
         sketches: independent sketches a parameter.
         several: parameters known to be used more than once; what is found out is added.
+        square: layers by whether each call had as many positions as examples, so that nobody can tell which is which.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Watch:
         exact: bool,
         sketches: int,
         several: set[str],
+        square: dict[str, bool],
     ) -> None:
         self.norms = KeyedNorms(parameters, keys)
         self.dropped: dict[str, str] = {}
@@ -64,6 +69,7 @@ class Watch:
         self._ledger = Ledger(self.norms, inventory.forms, self._directions.signs, exact=exact, sketches=sketches)
         self._listener = Listener(inventory.slots, self._see)
         self._several = several
+        self._square = square
         self._reset()
 
     def _reset(self, examples: int = 0, check: SelfCheck | None = None) -> None:
@@ -116,7 +122,7 @@ class Watch:
 
     def _nothing_seen(self) -> str:
         if not self._strange_sizes:
-            return "no covered layer took part in the backward pass, or it was called before listen()"
+            return "no covered layer took part in the backward pass, or it was called before the hooks were there"
         found = ", ".join(map(str, sorted(self._strange_sizes)))
         return f"no layer has the {self._examples} examples of the batch along dimension 0 (found there: {found})"
 
@@ -134,10 +140,9 @@ class Watch:
         if not names or not self._belongs(slot, names, grad):
             return
         device = grad.device.type
-        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
-        with torch.no_grad(), autocast:
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             try:
-                self._add(slot, names, grad.detach(), kept)
+                self._add(slot, names, grad, kept)
             except NotPerExample as reason:
                 self._drop(dict.fromkeys(names.values(), f"{slot.layer}: {reason}"))
 
@@ -145,6 +150,8 @@ class Watch:
         size = len(grad) if grad.dim() else 1
         if size == self._examples:
             self._matched = True
+            if grad.dim() > 2 and isinstance(slot.module, POSITIONS_FIRST):
+                self._square[slot.layer] = self._square.get(slot.layer, True) and grad.shape[1] == size
             return True
         self._strange_sizes.add(size)
         reason = f"{slot.layer} was called with {size} along dimension 0, where the batch has {self._examples} examples"
@@ -157,9 +164,13 @@ class Watch:
             self._fault = "a graph was walked backward twice in one micro-batch (retain_graph=True)"
             return
         try:
-            parts = slot.rule(slot.module, inputs, grad)
-            for own, name in names.items():
-                self._enter(name, self._contribution(name, parts.get(own)), [x.dtype for x in (grad, *inputs)])
+            given = slot.rule(slot.module, inputs, grad)
+            parts = {name: self._contribution(name, given.get(own)) for own, name in names.items()}
+            self._enter(names, parts)
+            if self._check is not None:
+                dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
+                for name, part in parts.items():
+                    self._check.add(name, part.total(), dtypes)
         except (NotPerExample, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's rule may raise anything; training goes on without it
@@ -176,14 +187,25 @@ class Watch:
             raise NotPerExample(f"its rule gave {found} for {name!r}, where gradients of shape {wanted} are needed")
         return Dense(given)
 
-    def _enter(self, name: str, part: Contribution, dtypes: list[torch.dtype]) -> None:
+    def _enter(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> None:
         try:
-            self._ledger.add(name, part, alone=self._listener.calls[name] < 2 and name not in self._several)
-        except UsedAgain:
-            self._several.add(name)
-            self._fault = f"{name!r} was used again inside the backward pass; from the next step on its uses are added first"
-        if self._check is not None:
-            self._check.add(name, part.total(), [dtype for dtype in dtypes if dtype.is_floating_point])
+            paired = self._enter_pair(names, parts)
+            for name, part in parts.items():
+                if name not in paired:
+                    self._ledger.add(name, part, alone=self._alone(name))
+        except UsedAgain as used:
+            self._several.update(parts)
+            self._fault = f"{used.name!r} was used again inside the backward pass; from the next step on its uses are added up"
+
+    def _enter_pair(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> tuple[str, ...]:
+        for name, part in parts.items():
+            bias = names.get(part.bias) if isinstance(part, Outer) and part.bias is not None else None
+            if isinstance(part, Outer) and bias is not None and self._alone(name) and self._alone(bias):
+                return (name, bias) if self._ledger.add_pair(name, bias, part) else ()
+        return ()
+
+    def _alone(self, name: str) -> bool:
+        return self._listener.calls[name] < 2 and name not in self._several
 
     def _check_doubts(self, slot: Slot, inputs: tuple[Tensor, ...]) -> None:
         doubts = getattr(slot.rule, "doubts", None)

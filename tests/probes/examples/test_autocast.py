@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_noise.probes.examples import contribution
 from tests.probes.examples.models import LanguageModel, resnet
 from tests.probes.examples.oracle import bound, loop, step
 
@@ -36,6 +37,24 @@ def test_the_norms_are_those_of_the_half_gradients(kind: str, dtype: torch.dtype
     assert probe.coverage is not None and not probe.coverage.missing
     assert found[""].q_small == pytest.approx(wanted.q_small, rel=0.02)
     assert found[""].trace == pytest.approx(wanted.trace, rel=0.03)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["language model", "resnet"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**12])
+def test_products_in_half_precision(kind: str, dtype: torch.dtype, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on devices that sum them in fp32: the same signs, the same sketches but for rounding."""
+    model, x = problem(kind)
+    whole = lambda: scale * lowered(model, x, dtype)  # noqa: E731
+    probe = bound(model, seed=5)
+    in_float = step(probe, model, whole, 6)
+    monkeypatch.setattr(contribution, "SUMS_HALF_IN_FLOAT", {"cpu"})
+    in_half = step(bound(model, seed=5), model, whole, 6)
+    assert in_float is not None and in_half is not None
+    for name, moments in in_half.items():
+        assert moments.q_small == pytest.approx(in_float[name].q_small, rel=0.02, abs=1e-4 * in_float[""].q_small)
+    assert in_half[""].q_small == pytest.approx(in_float[""].q_small, rel=0.002)
+    assert in_half[""].q_small != in_float[""].q_small
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

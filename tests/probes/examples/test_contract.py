@@ -301,18 +301,41 @@ def test_a_gate_that_opens_after_the_forward_pass() -> None:
     assert all(float(row[0, 0]) == pytest.approx(6 * sum(truth.small.values()), rel=1e-10) for row in rows)
 
 
-def test_a_gate_without_listen_says_so() -> None:
-    model, x = make(), data(6, 12)
+@pytest.mark.parametrize("recompute", ["", "reentrant", "graph"])
+def test_hooks_that_come_after_the_forward_pass(recompute: str) -> None:
+    """Nothing was seen, which is said; and checkpointing, which recomputes with hooks, is not disturbed."""
+    model, ids = make(lambda: LanguageModel(recompute=recompute)), torch.randint(20, (5, 8))
+    model.loss(ids).backward()
+    plain = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
     probe = bound(model)
+    lost = model.loss(ids)
     with probe.attach(dict(model.named_parameters()), keys_of(model)):
-        lost = classify(model, x)
-        probe.begin(6, 1.0)
+        probe.begin(5, 1.0)
         lost.backward()
         probe.end()
         assert probe.row() is None
-    assert "before listen()" in (probe.fault() or "")
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), plain, strict=True))
+    assert "before the hooks were there" in (probe.fault() or "")
     assert probe.coverage is not None and not probe.coverage.missing
-    assert "before listen()" in str(probe.refusal)
+    assert "before the hooks were there" in str(probe.refusal)
+
+
+def test_vmap_in_a_forward_pass_is_not_disturbed() -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.Linear(12, 9), nn.Linear(9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.vmap(self.inner)(x))
+
+    model, x = make(Mapped), data(6, 12)
+    probe = bound(model, min_coverage=0.01)
+    assert step(probe, model, lambda: classify(model, x), 6) is None
+    assert probe.coverage is not None
+    assert {part.name for part in probe.coverage.missing} == {"inner.weight", "inner.bias"}
+    assert step(probe, model, lambda: classify(model, x), 6) is not None
 
 
 def test_an_abandoned_step_leaves_nothing() -> None:

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from lightning_noise.probes.examples import directions
 from lightning_noise.probes.examples.directions import Directions, Signs, mix
 
 
 def draw(sizes: dict[str, int], seed: int, examples: int = 3, sketches: int = 2) -> dict[str, Signs]:
-    directions = Directions(sizes, sketches, torch.device("cpu"))
-    directions.begin(seed, examples)
-    return {name: directions.signs(name) for name in sizes}
+    drawn = Directions(sizes, sketches, torch.device("cpu"))
+    drawn.begin(seed, examples)
+    return {name: drawn.signs(name) for name in sizes}
 
 
 def test_signs_are_plus_or_minus_one_over_root_m() -> None:
@@ -23,6 +24,27 @@ def test_parameters_examples_and_sketches_have_signs_of_their_own() -> None:
     signs = draw({"a": 64, "b": 64}, seed=1)
     rows = torch.cat([part.dense(torch.float32).flatten(0, 1) for part in signs.values()])  # (12, 64)
     assert len(rows.unique(dim=0)) == 12
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs beyond twelve are products of two."""
+    monkeypatch.setattr(directions, "INNER", 12)
+
+
+@pytest.mark.usefixtures("_few")
+def test_products_of_signs() -> None:
+    test_signs_are_plus_or_minus_one_over_root_m()
+    test_signs_are_balanced_and_uncorrelated()
+    for size in (11, 12, 13, 24, 25, 50):
+        test_signs_by_index_are_those_of_the_table(size)
+        signs = draw({"a": size}, seed=2)["a"]
+        assert torch.equal(signs.dense(torch.float32, also=1)[..., :size], signs.dense(torch.float32))
+        assert signs.dense(torch.float32, also=1).shape == (3, 2, size + 1)
+
+
+def test_signs_of_a_huge_table_are_few() -> None:
+    assert directions.bytes_for(10**7) < 2000
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 50])

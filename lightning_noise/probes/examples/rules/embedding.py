@@ -21,12 +21,13 @@ class Lookup(Contribution):
         ids: tokens, shape (B, \\*positions).
         rows: of the table.
         padding: token whose row gets no gradient.
+        sparse: whether the table's gradient is, and its sum should be.
     """
 
-    def __init__(self, grad: Tensor, ids: Tensor, rows: int, padding: int | None) -> None:
+    def __init__(self, grad: Tensor, ids: Tensor, rows: int, padding: int | None, sparse: bool = False) -> None:
         self.grad, self.ids = working(positions(grad)), ids.flatten(1) if ids.dim() > 1 else ids.unsqueeze(1)
         self.examples, self.positions, self.width = self.grad.shape
-        self.rows, self.padding = rows, padding
+        self.rows, self.padding, self.sparse = rows, padding, sparse
         self.numbers = rows * self.width
 
     def _kept(self) -> Tensor:
@@ -62,8 +63,10 @@ class Lookup(Contribution):
 
     def total(self) -> Tensor:
         """As in the layer's own backward pass."""
-        table = self.grad.new_zeros(self.rows, self.width)
-        return table.index_add_(0, self.ids.flatten(), self._kept().flatten(0, 1))
+        ids, grad, shape = self.ids.flatten(), self._kept().flatten(0, 1), (self.rows, self.width)
+        if self.sparse:
+            return torch.sparse_coo_tensor(ids.unsqueeze(0), grad, shape, check_invariants=False)
+        return grad.new_zeros(shape).index_add_(0, ids, grad)
 
 
 class EmbeddingRule:
@@ -89,4 +92,4 @@ class EmbeddingRule:
         """Contributions from the gradient at the output."""
         if grad.dim() < 2:
             raise NotPerExample("it was called without a batch dimension")
-        return {"weight": Lookup(grad, inputs[0], module.num_embeddings, module.padding_idx)}
+        return {"weight": Lookup(grad, inputs[0], module.num_embeddings, module.padding_idx, module.sparse)}

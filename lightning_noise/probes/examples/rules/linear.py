@@ -24,5 +24,5 @@ class LinearRule:
         """Contributions from the gradient at the output."""
         parts: dict[str, Contribution] = {"bias": Dense(lambda: over_positions(working(grad), 1))}
         if inputs:
-            parts["weight"] = Outer(grad, inputs[0])
+            parts["weight"] = Outer(grad, inputs[0], "bias")
         return parts
