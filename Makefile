@@ -23,6 +23,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/gradient_error.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/overhead_ddp.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/examples_probe.py
 
