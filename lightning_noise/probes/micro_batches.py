@@ -23,7 +23,7 @@ class MicroBatches:
     Weights need not sum to 1: Lightning divides every micro-batch loss by ``accumulate_grad_batches``, in a short last window
     too. So they are normalised by their sum, which is the same on all ranks.
 
-    The cost is one norm of the gradient a micro-batch, about 1 % of a training step.
+    The cost is one norm of the gradient a micro-batch, one or two percent of a training step on few examples.
     """
 
     name = "micro_batches"
