@@ -10,6 +10,7 @@ class Facts(NamedTuple):
         world_size: replicas that train on different examples.
         accumulation: least number of micro-batches that an optimizer step is to see on one rank (a schedule may change it).
         greatest: the greatest such number; 0 where it does not change.
+        manual: whether the module steps by itself, so that nobody knows how many micro-batches a step will see.
         buckets: whether the strategy shows DDP's gradient buckets before they are reduced.
         no_examples: why single examples cannot be told apart in this model; ``None`` where they can.
     """
@@ -19,6 +20,7 @@ class Facts(NamedTuple):
     buckets: bool = False
     no_examples: str | None = None
     greatest: int = 0
+    manual: bool = False
 
 
 class Choice(NamedTuple):
@@ -49,6 +51,8 @@ def choose(requested: str, facts: Facts) -> Choice:
     >>> choose("auto", Facts(world_size=8, accumulation=4, buckets=True))
     Choice(probe='ranks', reason='8 ranks are 8 groups, read from the buckets of DDP')
     """
+    if facts.manual and facts.world_size == 1 and requested in ("micro_batches", "auto"):
+        return _manual(requested, facts)
     groups = facts.world_size * facts.accumulation
     if facts.greatest > facts.accumulation and (requested == "micro_batches" or facts.no_examples is not None):
         return choose(requested, facts._replace(accumulation=facts.greatest, greatest=0))  # some steps will be passed over
@@ -59,6 +63,16 @@ def choose(requested: str, facts: Facts) -> Choice:
     if requested in ("examples", "auto"):
         return _examples(requested, facts)
     return Choice(requested, "given by the user")
+
+
+def _manual(requested: str, facts: Facts) -> Choice:
+    if requested == "auto" and facts.no_examples is None:
+        return Choice("examples", "1 rank and manual optimization, so single examples are the groups")
+    reason = (
+        "manual optimization on 1 rank, so the backward passes between two steps are the groups; steps on one are passed over"
+    )
+    why = "" if requested != "auto" else f" (single examples cannot be told apart: {facts.no_examples})"
+    return Choice("micro_batches", reason + why)
 
 
 def _ranks(facts: Facts) -> Choice:

@@ -79,6 +79,7 @@ class Monitor:
         self._table = self._new_table(0)
         self._sizes: deque[float] = deque(maxlen=51)
         self._optimizer_steps = 0
+        self._epoch_began = 0.0
         self._window: Window | None = None
         self._parameters: dict[str, Parameter] = {}
         self._attached: tuple[tuple[str, int], ...] | None = None
@@ -195,23 +196,58 @@ class Monitor:
         Args:
             loss_scale: factor on the loss that is still in the gradients, on their device (so that nothing has to be read).
         """
+        used = self._window.local_size if self._window is not None else 0.0
+        row, fault = self.take(loss_scale=loss_scale)
+        self.commit(row, fault=fault, used=used, new=used)
+
+    def take(self, *, loss_scale: Tensor | float | None = None) -> tuple[Tensor | None, str | None]:
+        """What the probe has seen since it was last asked, and why it cannot be used.
+
+        For a host that learns only later whether the optimizer steps on it (see :meth:`commit`); :meth:`step` does both.
+        """
+        window = self._window
+        if window is None or not window.measured:
+            return None, None
+        self.probe.end()
+        row = self.probe.row()
+        fault = NO_SIZE if window.unknown else self.probe.fault() if hasattr(self.probe, "fault") else None
+        window.unknown = False
+        if row is None or fault is not None:
+            return None, fault
+        if loss_scale is not None:
+            row[:, :2] /= torch.as_tensor(loss_scale, device=row.device).double() ** 2
+        return row, None
+
+    def commit(self, row: Tensor | None, *, fault: str | None = None, used: float, new: float) -> None:
+        """The optimizer steps on the gradient that ``row`` (keys, 4) describes; ``None``: it cannot be used.
+
+        Args:
+            row: of this replica, loss scale divided out.
+            fault: why it cannot be used.
+            used: examples that this rank used in the step.
+            new: those of them that no earlier step used.
+        """
         window, self._window = self._window, None
         self._optimizer_steps += 1
         if window is None:
             return
-        self._table.count(window.local_size)
+        self._table.count(new)
         if not window.measured:
             return
-        row = self.probe.row()
-        fault = NO_SIZE if window.unknown else self.probe.fault() if hasattr(self.probe, "fault") else None
-        if row is None or fault is not None:
-            row = self._unusable_row()
-        elif loss_scale is not None:
-            row[:, :2] /= torch.as_tensor(loss_scale, device=row.device).double() ** 2
+        row = self._unusable_row() if row is None or fault is not None else row
         if self.replicas > 1:
             row[:, :3] /= self.replicas
             row[:, 3] /= self.replicas**2
-        self._table.append(row, window.local_size, fault)
+        self._table.append(row, used, fault)
+
+    def cancel(self) -> None:
+        """The backward pass that was begun is none of this optimizer's: as if it had never been begun."""
+        if self._window is None:
+            return
+        self._window.sizes.pop()
+        self._window.unknown = False
+        if self._window.measured:
+            self._discard_seen()
 
     def discard(self) -> None:
         """The optimizer is about to step though :meth:`step` was not called: the present step cannot be used."""
@@ -225,9 +261,21 @@ class Monitor:
     def _abandon(self) -> Window | None:
         window, self._window = self._window, None
         if window is not None and window.measured:
+            self._discard_seen()
+        return window
+
+    def _discard_seen(self) -> None:
+        if hasattr(self.probe, "discard"):
+            self.probe.discard()
+        else:
             self.probe.end()
             self.probe.row()
-        return window
+
+    @property
+    def probe_refusal(self) -> str | None:
+        """Why the probe cannot see single examples, as far as its first backward pass has shown."""
+        refusal = getattr(self.probe, "refusal", None)
+        return None if refusal is None else str(refusal)
 
     @property
     def in_step(self) -> bool:
@@ -256,6 +304,12 @@ class Monitor:
             self._take(record)
         self.twins = self.twins or _twins(flushed.by_rank)
         return len(flushed.records)
+
+    def next_epoch(self, *, whole: bool) -> None:
+        """An epoch begins. ``whole``: the one before used every example of a finite data set once, so its size is known."""
+        if whole:
+            self.data_size = self.examples - self._epoch_began
+        self._epoch_began = self.examples
 
     def forget_unread(self) -> None:
         """Drops the rows that wait, without a collective; for after an error."""
@@ -303,6 +357,7 @@ class Monitor:
             "optimizer_steps": self._optimizer_steps,
             "examples": self.examples,
             "data_size": self.data_size,
+            "epoch_began": self._epoch_began,
             "sizes": list(self._sizes),
             "skipped": dict(self.skipped),
             "keys": [
@@ -320,6 +375,7 @@ class Monitor:
         self._optimizer_steps = state["optimizer_steps"]
         self.examples = state["examples"]
         self.data_size = state["data_size"]
+        self._epoch_began = state["epoch_began"]
         self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
         self.skipped = Counter(state["skipped"])
         self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}

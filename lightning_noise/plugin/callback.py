@@ -1,8 +1,8 @@
 """The callback: Lightning's hooks translated into calls of the monitor."""
 
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import lightning as L
@@ -14,18 +14,15 @@ from torch.optim import Optimizer
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
-from lightning_noise.measure.choose import Choice, NoGroupsError, choose
-from lightning_noise.measure.keys import list_keys
-from lightning_noise.measure.monitor import Monitor
+from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
+from lightning_noise.plugin.measured import Measured, measure_each, steps_of
 from lightning_noise.plugin.publish import log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
-from lightning_noise.plugin.settings import PROBES, Settings
-from lightning_noise.plugin.strategies import sum_over_ranks
+from lightning_noise.plugin.settings import Settings
 from lightning_noise.plugin.verdict import Findings, twins_text, verdict
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
-from lightning_noise.probes.ranks import Ranks
 
 ONE_EXAMPLE = (
     "`GradientNoiseScale` needs two groups of gradients per step, but the batch holds one example and there is no "
@@ -87,18 +84,16 @@ class GradientNoiseScale(Callback):
         )
         self._batch_size_fn = host.resolve(batch_size_fn)
         self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
-        self._monitor: Monitor | None = None
+        self._measured: list[Measured] = []
+        self._steps: Steps | None = None
         self._module: weakref.ref[L.LightningModule] | None = None
-        self._choice = Choice("", "")
         self._size: float | None = None
         self._rows: int | None = None
         self._size_known = False
         self._rescan = False
         self._warned = False
-        self._first_step = True
         self._published = 0
         self._epoch_whole = False
-        self._epoch_began = 0.0
 
     @property
     def state_key(self) -> str:
@@ -106,76 +101,63 @@ class GradientNoiseScale(Callback):
         return "GradientNoiseScale"
 
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
-        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``."""
-        return self._monitor.estimate(key) if self._monitor is not None and key in self._monitor.windows else None
+        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``.
+
+        With several optimizers each has its own: ``estimate(Key(optimizer="Adam-1"))``, named as in the log keys.
+        """
+        for one in self._measured:
+            if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.windows:
+                return one.monitor.estimate(key._replace(optimizer=""))
+        return None
 
     # ---- the life of a fit ----------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
         refuse(trainer, pl_module)
-        self._choice, probe = self._choose_probe(trainer, pl_module)
-        rank_zero_info(f"GradientNoiseScale: probe {self._choice.probe}, because {self._choice.reason}.")
+        measured = measure_each(trainer, pl_module, self.settings)
+        for one in measured:
+            of = f" of {one.name}" if one.name else ""
+            rank_zero_info(f"GradientNoiseScale: probe{of} {one.choice.probe}, because {one.choice.reason}.")
         same_module = self._module is not None and self._module() is pl_module
         state = self._state or (self.state_dict() if same_module else None)
         self._module = weakref.ref(pl_module)
-        self._monitor = self._new_monitor(trainer, pl_module, probe)
+        self._measured, self._steps = measured, steps_of(trainer, pl_module, measured)
         self._take_up(state)
-        write_layout(trainer)
-
-    def _choose_probe(self, trainer: L.Trainer, module: L.LightningModule) -> tuple[Choice, Probe]:
-        wanted = self.settings.probe
-        examples = wanted if isinstance(wanted, Examples) else Examples()
-        name = wanted if isinstance(wanted, str) else getattr(wanted, "name", type(wanted).__name__)
-        facts = host.facts(trainer)._replace(no_examples=host.no_examples(trainer, module, examples))
-        try:
-            choice = choose(name, facts)
-        except NoGroupsError as error:
-            raise MisconfigurationException(str(error)) from error
-        if choice.probe == Examples.name:
-            return choice, examples
-        probe = PROBES[choice.probe]() if isinstance(wanted, str) else wanted
-        if isinstance(probe, Ranks):
-            probe.tap = host.bucket_tap(trainer) or probe.tap
-        return choice, probe
-
-    def _new_monitor(self, trainer: L.Trainer, module: L.LightningModule, probe: Probe) -> Monitor:
-        one_process = trainer.world_size == 1
-        return Monitor(
-            probe,
-            keys=list_keys((name for name, _ in module.named_parameters()), self.settings.per_layer),
-            decay=self.settings.decay,
-            every_n_steps=self.settings.every_n_steps or 1,
-            replicas=trainer.world_size,
-            rank=trainer.global_rank,
-            reduce=None if one_process else sum_over_ranks,
-        )
+        write_layout(trainer, [one.name for one in measured])
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
-        self._state, self._size_known, self._rescan, self._warned, self._first_step = None, False, True, False, True
-        self._published, self._epoch_whole, self._epoch_began = 0, False, 0.0
-        if state and self._monitor is not None:
-            self._monitor.load_state_dict(state["monitor"])
-            self._epoch_began, self._epoch_whole = state["epoch_began"], state["epoch_whole"]
+        self._state, self._size_known, self._rescan, self._warned = None, False, True, False
+        self._published, self._epoch_whole = 0, False
+        if not state:
+            return
+        self._epoch_whole = state["epoch_whole"]
+        for one in self._measured:
+            if one.name in state["monitors"]:
+                one.monitor.load_state_dict(state["monitors"][one.name])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
-        monitor = self._running
-        if self._epoch_whole and host.finite_data(trainer):
-            monitor.data_size = monitor.examples - self._epoch_began
-        self._epoch_whole, self._epoch_began = False, monitor.examples
-        self._rescan = True
+        whole = self._epoch_whole and host.finite_data(trainer)
+        for one in self._measured:
+            one.monitor.next_epoch(whole=whole)
+        self._epoch_whole, self._rescan = False, True
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Counts the examples of the micro-batch, and tells a probe that watches forward passes that one begins."""
         if self._rescan:
-            self._running.watch(host.trained_parameters(trainer, pl_module))
+            for one in self._measured:
+                one.monitor.watch(host.trained_parameters(pl_module, trainer.optimizers[one.place]))
             self._rescan = False
         first = not self._size_known
         self._count_examples(batch)
-        if first and self._choice.probe == Examples.name and host.rows(batch) == 1 == trainer.accumulate_grad_batches:
+        if first and self._one_example(trainer, batch):
             raise MisconfigurationException(ONE_EXAMPLE)
-        self._running.prepare()
+        self._running.batch()
+
+    def _one_example(self, trainer: L.Trainer, batch: Any) -> bool:
+        single = self._measured[0].choice.probe == Examples.name and trainer.lightning_module.automatic_optimization
+        return single and host.rows(batch) == 1 == trainer.accumulate_grad_batches
 
     def _count_examples(self, batch: Any) -> None:
         try:
@@ -190,107 +172,114 @@ class GradientNoiseScale(Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Opens the gate of the probe."""
-        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches, examples=self._rows)
+        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches, self._rows)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
-        self._running.end()
-        if host.ends_step(trainer):
-            self._running.step(loss_scale=host.loss_scale(trainer, pl_module.device))
-            self._refuse_now()
-
-    def _refuse_now(self) -> None:
-        """What the ``examples`` probe can only find out in its first backward pass is refused there, not later."""
-        refusal = getattr(self._running.probe, "refusal", None) if self._first_step else None
-        self._first_step = False
-        if refusal is not None:
-            raise MisconfigurationException(f"`GradientNoiseScale`: {refusal}")
+        with _refusing():
+            self._running.end(last=host.ends_step(trainer), loss_scale=host.loss_scale(trainer, pl_module.device))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
-        self._running.discard()
+        """Settles, where the module steps by itself, which backward passes the step consists of."""
+        with _refusing():
+            self._running.step(optimizer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Reads and logs at the trainer's interval."""
         if host.logs_now(trainer):
             self._publish(trainer, host.log_index(trainer))
-        elif self._running.pending >= UNREAD_STEPS:
-            self._running.flush()
+        elif any(one.monitor.pending >= UNREAD_STEPS for one in self._measured):
+            self._flush()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
-        self._running.flush()
+        self._flush()
         self._epoch_whole = host.epoch_is_whole(trainer)
-        if self._running.steps != self._published:
+        if self._steps_read != self._published:
             self._publish(trainer, host.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
-        self._running.flush()
-        if self._running.twins is not None and not self._warned:
+        self._flush()
+        twins = next((one.monitor.twins for one in self._measured if one.monitor.twins is not None), None)
+        if twins is not None and not self._warned:
             self._warned = True
-            rank_zero_warn(f"GradientNoiseScale: {twins_text(self._running.twins)}")
-        self._published = self._running.steps
-        values = log_values(self._running, host.learning_rate(trainer))
+            rank_zero_warn(f"GradientNoiseScale: {twins_text(twins)}")
+        self._published = self._steps_read
+        values: dict[str, float] = {}
+        for one in self._measured:
+            values |= log_values(one.monitor, host.learning_rate(trainer.optimizers[one.place]), one.name)
         if values:
             publish(trainer, values, step, prog_bar=self.settings.prog_bar)
 
+    def _flush(self) -> None:
+        for one in self._measured:
+            one.monitor.flush()
+
+    @property
+    def _steps_read(self) -> int:
+        return sum(one.monitor.steps for one in self._measured)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the verdict on rank 0."""
-        self._running.flush()
-        self._running.close()
+        self._flush()
+        self._close()
         self._print_verdict(trainer, pl_module)
 
     def _print_verdict(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            trainer.print(verdict(self._findings(trainer, module)))
+            trainer.print("\n".join(verdict(self._findings(trainer, module, one)) for one in self._measured))
 
-    def _findings(self, trainer: L.Trainer, module: L.LightningModule) -> Findings:
-        monitor = self._running
+    def _findings(self, trainer: L.Trainer, module: L.LightningModule, measured: Measured) -> Findings:
+        monitor = measured.monitor
         return Findings(
             estimate=monitor.estimate(),
             average=monitor.windows[Key()].current(),
             trajectory=monitor.trajectories[Key()],
-            choice=self._choice,
+            choice=measured.choice,
             global_size=monitor.global_size,
-            learning_rate=host.learning_rate(trainer),
+            learning_rate=host.learning_rate(trainer.optimizers[measured.place]),
             data_size=monitor.data_size,
             skipped=dict(monitor.skipped),
             twins=monitor.twins,
             unit=self.settings.unit,
+            optimizer=measured.name,
             warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe)),
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Removes every hook."""
-        if self._monitor is not None:
-            self._monitor.close()
+        self._close()
+
+    def _close(self) -> None:
+        self._steps = None  # it holds the optimizers
+        for one in self._measured:
+            one.monitor.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Removes every hook: after an error Lightning calls this and not ``teardown``. What was measured stays."""
-        if self._monitor is None:
-            return
-        self._monitor.close()
-        if trainer.world_size > 1:
-            self._monitor.forget_unread()  # reading is a collective, and another rank may be gone
-        else:
-            with suppress(RuntimeError):  # a device that failed cannot be read; the error on the way is the one to show
-                self._monitor.flush()
-        if isinstance(exception, KeyboardInterrupt):
+        self._close()
+        for one in self._measured:
+            if trainer.world_size > 1:
+                one.monitor.forget_unread()  # reading is a collective, and another rank may be gone
+            else:
+                with suppress(RuntimeError):  # a device that failed cannot be read; the error on the way is the one to show
+                    one.monitor.flush()
+        if isinstance(exception, KeyboardInterrupt) and self._measured:
             self._print_verdict(trainer, pl_module)
 
     @property
-    def _running(self) -> Monitor:
-        if self._monitor is None:
+    def _running(self) -> Steps:
+        if self._steps is None:
             raise RuntimeError("GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped.")
-        return self._monitor
+        return self._steps
 
     # ---- state ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
-        if self._monitor is None:
+        if not self._measured:
             return self._state or {}
-        return {"monitor": self._monitor.state_dict(), "epoch_began": self._epoch_began, "epoch_whole": self._epoch_whole}
+        return {"monitors": {one.name: one.monitor.state_dict() for one in self._measured}, "epoch_whole": self._epoch_whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint at the start of the next fit."""
@@ -299,4 +288,12 @@ class GradientNoiseScale(Callback):
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
         own = {name: value for name, value in self.__dict__.items() if name not in lightning_s}
-        return {**own, "_state": self.state_dict() or None, "_monitor": None, "_module": None}
+        return {**own, "_state": self.state_dict() or None, "_measured": [], "_steps": None, "_module": None}
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except CannotMeasureError as error:
+        raise MisconfigurationException(f"`GradientNoiseScale`: {error}") from error

@@ -35,14 +35,29 @@ def facts(trainer: L.Trainer) -> Facts:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
         if isinstance(callback, GradientAccumulationScheduler):
             counts = list(callback.scheduling.values())  # always has one for epoch 0
-    return Facts(trainer.world_size, min(counts), buckets=bucket_tap(trainer) is not None, greatest=max(counts))
+    return Facts(
+        trainer.world_size,
+        min(counts),
+        buckets=bucket_tap(trainer) is not None,
+        greatest=max(counts),
+        manual=not trainer.lightning_module.automatic_optimization,
+    )
 
 
-def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples) -> str | None:
+def optimizer_names(trainer: L.Trainer) -> list[str]:
+    """What the optimizers are called in log keys: "" where there is one, else as LearningRateMonitor does (Adam, Adam-1)."""
+    if len(trainer.optimizers) == 1:
+        return [""]
+    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
+    before = [kinds[:index].count(kind) for index, kind in enumerate(kinds)]
+    return [kind if count == 0 else f"{kind}-{count}" for kind, count in zip(kinds, before, strict=True)]
+
+
+def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples, parameters: dict[str, Parameter]) -> str | None:
     """Why single examples cannot be told apart in this model; ``None`` where the probe, now bound to it, can."""
     try:
         probe.bind(module, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")), rank=trainer.global_rank)
-        probe.survey(trained_parameters(trainer, module))
+        probe.survey(parameters)
     except UnsupportedModelError as error:
         return str(error)
     return None
@@ -95,15 +110,15 @@ def loss_scale(trainer: L.Trainer, device: torch.device) -> Tensor | None:
     return None if scaler is None else scaler.scale(torch.ones((), device=device))
 
 
-def trained_parameters(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Parameter]:
-    """Named parameters that an optimizer updates."""
-    updated = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+def trained_parameters(module: L.LightningModule, optimizer: torch.optim.Optimizer) -> dict[str, Parameter]:
+    """Named parameters that the optimizer updates."""
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     return {name: p for name, p in module.named_parameters() if id(p) in updated}
 
 
-def learning_rate(trainer: L.Trainer) -> float:
-    """Learning rate of the first parameter group of the first optimizer."""
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Learning rate of the first parameter group."""
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def finite_data(trainer: L.Trainer) -> bool:

@@ -1,6 +1,6 @@
 """From estimates to log keys, loggers and TensorBoard's layout."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,17 +14,11 @@ from lightning_noise.measure.monitor import Monitor
 
 PREFIX = "noise_scale/"
 INTERVAL = ("b_simple", "b_simple_low", "b_simple_high")
-BAND = tuple(f"noise_scale_band/{name}" for name in INTERVAL)
-LAYOUT = {
-    "noise scale": {
-        "b_simple with its 95 % interval": ["Margin", list(BAND)],
-        "b_simple and the batch size in use": ["Multiline", [f"{PREFIX}b_simple$", f"{PREFIX}global_size$"]],
-    }
-}
+BAND = "noise_scale_band/"
 
 
-def log_values(monitor: Monitor, learning_rate: float) -> dict[str, float]:
-    """What is logged now, by key; a value that cannot be said has no key.
+def log_values(monitor: Monitor, learning_rate: float, optimizer: str = "") -> dict[str, float]:
+    """What is logged now, by key; a value that cannot be said has no key. With several optimizers each has its own keys.
 
     Empty until a step has been measured.
     """
@@ -44,7 +38,16 @@ def log_values(monitor: Monitor, learning_rate: float) -> dict[str, float]:
         if b_simple is not None and b_simple > 0:
             values["steps_factor"] = steps_factor(size, b_simple)
             values["examples_factor"] = examples_factor(size, b_simple)
-    return {PREFIX + name: value for name, value in values.items() if value is not None}
+    return {prefix(optimizer) + name: value for name, value in values.items() if value is not None}
+
+
+def prefix(optimizer: str) -> str:
+    """Where the keys of an optimizer begin.
+
+    >>> prefix(""), prefix("Adam-1")
+    ('noise_scale/', 'noise_scale/Adam-1/')
+    """
+    return f"{PREFIX}{optimizer}/" if optimizer else PREFIX
 
 
 def _headline(estimate: NoiseEstimate) -> dict[str, float | None]:
@@ -61,17 +64,20 @@ def publish(trainer: L.Trainer, values: Mapping[str, float], step: int, *, prog_
     Not through ``LightningModule.log``: that repeats the last value of a key that is absent from then on.
     """
     for logger in trainer.loggers:
-        logger.log_metrics({**values, **_band(values)} if isinstance(logger, TensorBoardLogger) else dict(values), step=step)
+        logger.log_metrics({**values, **_bands(values)} if isinstance(logger, TensorBoardLogger) else dict(values), step=step)
     _replace(trainer.callback_metrics, {name: torch.tensor(value) for name, value in values.items()})
     if prog_bar:
-        shown = f"{PREFIX}b_simple"
-        _replace(trainer.progress_bar_metrics, {shown: values[shown]} if shown in values else {})
+        _replace(trainer.progress_bar_metrics, {name: v for name, v in values.items() if name.endswith("/b_simple")})
 
 
-def _band(values: Mapping[str, float]) -> dict[str, float]:
-    """The interval once more, where it is whole: TensorBoard's margin chart refuses three series that differ in their steps."""
-    whole = all(PREFIX + name in values for name in INTERVAL)
-    return {tag: values[PREFIX + name] for tag, name in zip(BAND, INTERVAL, strict=True)} if whole else {}
+def _bands(values: Mapping[str, float]) -> dict[str, float]:
+    """Whole intervals once more: TensorBoard's margin chart refuses three series that differ in their steps."""
+    heads = [name.removesuffix("b_simple_high") for name in values if name.endswith("/b_simple_high")]
+    found: dict[str, float] = {}
+    for head in heads:
+        if all(head + name in values for name in INTERVAL):
+            found |= {head.replace(PREFIX, BAND, 1) + name: values[head + name] for name in INTERVAL}
+    return found
 
 
 def _replace(metrics: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -80,8 +86,19 @@ def _replace(metrics: dict[str, Any], values: Mapping[str, Any]) -> None:
     metrics.update(values)
 
 
-def write_layout(trainer: L.Trainer) -> None:
+def layout(optimizers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """TensorBoard's custom scalars: for each optimizer its noise scale with the band, and with the batch size in use."""
+    charts: dict[str, list[Any]] = {}
+    for name in optimizers:
+        of, head = f" of {name}" if name else "", prefix(name)
+        band = head.replace(PREFIX, BAND, 1)
+        charts[f"b_simple{of} with its 95 % interval"] = ["Margin", [band + part for part in INTERVAL]]
+        charts[f"b_simple{of} and the batch size in use"] = ["Multiline", [f"{head}b_simple$", f"{head}global_size$"]]
+    return {"noise scale": charts}
+
+
+def write_layout(trainer: L.Trainer, optimizers: Sequence[str]) -> None:
     """Writes the custom-scalars layout to TensorBoard, on rank 0."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars(LAYOUT)
+            logger.experiment.add_custom_scalars(layout(optimizers))

@@ -25,20 +25,9 @@ def _optimizers(trainer: L.Trainer) -> list[torch.optim.Optimizer]:
 
 REFUSALS = (
     Refusal(
-        "manual optimization",
-        lambda _, module: not module.automatic_optimization,
-        lambda _, module: (
-            f"{type(module).__name__}.automatic_optimization is False, and manual optimization is not supported yet: which "
-            "backward passes belong to a step is only known to the module. Use automatic optimization."
-        ),
-    ),
-    Refusal(
-        "number of optimizers",
-        lambda trainer, _: len(_optimizers(trainer)) != 1,
-        lambda trainer, _: (
-            f"it needs exactly one optimizer, but configure_optimizers returned {len(_optimizers(trainer))}. "
-            "Return one optimizer (with several parameter groups where needed)."
-        ),
+        "no optimizer",
+        lambda trainer, _: not _optimizers(trainer),
+        lambda *_: "it needs an optimizer, but configure_optimizers returned none. Return at least one.",
     ),
     Refusal(
         "MPS",

@@ -24,6 +24,7 @@ class Findings(NamedTuple):
         twins: two ranks that were caught with the same examples.
         warnings: more reasons for doubt, from the set-up.
         unit: what is counted.
+        optimizer: its name, where there are several.
     """
 
     estimate: NoiseEstimate
@@ -37,11 +38,13 @@ class Findings(NamedTuple):
     twins: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     unit: str = "examples"
+    optimizer: str = ""
 
 
 def verdict(findings: Findings) -> str:
     """The verdict as text; its first line begins ``noise scale: b_simple``."""
-    lines = [f"noise scale: b_simple {_values(findings)}", *_costs(findings)]
+    of = f"of {findings.optimizer} " if findings.optimizer else ""
+    lines = [f"noise scale: b_simple {of}{_values(findings)}", *_costs(findings)]
     lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {findings.estimate.steps} steps measured")
     lines += [f"warning: {text}" for text in cautions(findings)]
     return "\n  ".join(lines)

@@ -21,7 +21,9 @@ class Probe(Protocol):
     used. A probe never changes a gradient, never synchronises with the device and never draws from the global random state.
 
     A probe may have more, which the host uses where it is there: ``name``; ``listen()``, called before each forward pass;
-    ``fault()``, why the latest row was ``None``, in words for the user; ``step_index``, set to the index of the optimizer step.
+    ``fault()``, why the latest row was ``None``, in words for the user; ``discard()``, which forgets what was seen since the
+    last ``row``, an open micro-batch included (else ``end`` and ``row`` are called and the row is thrown away);
+    ``step_index``, set to the index of the optimizer step.
     """
 
     def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:

@@ -115,6 +115,14 @@ class MicroBatches:
         )
         return self._norms.leave_out_absent(row)
 
+    def discard(self) -> None:
+        """Forgets the step in progress."""
+        self._open = False
+        self._parts = {}
+        if self._norms is not None:
+            self._norms.clear()
+        self._reset()
+
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""
         return self._last_fault

@@ -26,20 +26,20 @@ class BucketTap:
     """
 
     def __init__(self) -> None:
-        self._listener: Callable[[Any], None] | None = None
+        self._listeners: list[Callable[[Any], None]] = []
 
     def __call__(self, bucket: Any) -> None:
-        if self._listener is not None:
-            self._listener(bucket)
+        for listener in self._listeners:
+            listener(bucket)
 
     @contextmanager
     def listening(self, listener: Callable[[Any], None]) -> Iterator[None]:
         """Calls ``listener`` with every bucket inside the context."""
-        self._listener = listener
+        self._listeners.append(listener)
         try:
             yield
         finally:
-            self._listener = None
+            self._listeners.remove(listener)
 
     def before(self, hook: CommHook) -> CommHook:
         """``hook`` for ``DistributedDataParallel.register_comm_hook``, with this tap in front; its state goes through to it."""
@@ -150,6 +150,13 @@ class Ranks:
         self._norms.add_gradients(self._parameters)
         share = sum((v / total) ** 2 / b for b, v in groups)  # 1 / this rank's effective batch size
         return self._norms.leave_out_absent(step_row(local, self._norms.total() / total**2, share, share))
+
+    def discard(self) -> None:
+        """Forgets the step in progress."""
+        self._open = False
+        if self._norms is not None:
+            self._norms.clear()
+        self._reset()
 
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""

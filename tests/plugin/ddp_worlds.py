@@ -14,8 +14,9 @@ from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, post_localSGD_hook, powerSGD_hook
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_noise import GradientNoiseScale, NoiseDDPStrategy, NoiseScaleMetric, NoiseStrategyMixin
+from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseScaleMetric, NoiseStrategyMixin
 from tests.plugin import string_hook
+from tests.plugin.gans import Gan, gan_data
 from tests.plugin.toys import Regression, data, trainer
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -205,6 +206,37 @@ def user_hooks():
     return results
 
 
+def gan(strategy, probe="auto", **arguments):
+    """A GAN whose weights do not move; every rank has every WORLD-th batch of the common stream."""
+    batches = list(gan_data(dtype=torch.float64))[RANK::WORLD]
+    callback = GradientNoiseScale(probe=probe)
+    run = trainer(callback, strategy=strategy, devices=WORLD, accumulate=1, use_distributed_sampler=False, precision=64)
+    module = Gan(lr=0.0, **arguments).double()
+    try:
+        run.fit(module, DataLoader(Listed(batches), batch_size=None))
+    except MisconfigurationException as error:
+        return str(error)
+    found = {name: callback.estimate(Key(optimizer=name)) for name in ("Adam", "Adam-1")}
+    return {
+        "probes": [one.choice.probe for one in callback._measured],
+        "skipped": {name: state["skipped"] for name, state in callback.state_dict()["monitors"].items()},
+        **{name: (e.trace, e.grad_sq, e.steps) for name, e in found.items()},
+    }
+
+
+def gans():
+    """Manual optimization with two optimizers under DDP."""
+    mixin = "ddp_noise_find_unused_parameters_true"
+    return {
+        "ddp": gan("ddp_find_unused_parameters_true"),
+        "ddp, accumulated": gan("ddp_find_unused_parameters_true", accumulate=3),
+        "mixin": gan(mixin),
+        "mixin, untoggled": gan(mixin, toggle=False, order="gd"),
+        "mixin, accumulated": gan(mixin, accumulate=3),
+        "mixin, single examples": gan(mixin, "examples"),
+    }
+
+
 def refused(strategy, module=None, *, accumulate=2, **noise):
     try:
         measure(strategy, equal_sizes(2, 2), accumulate=accumulate, module=module, noise=noise)
@@ -297,6 +329,7 @@ def everything():
         "hooks": user_hooks(),
         "warnings": warnings_and_refusals(),
         "collectives": collectives(),
+        "gans": gans(),
     }
 
 

@@ -12,6 +12,7 @@ from lightning_noise import GradientNoiseScale, Moments, NoiseScaleMetric, estim
 from lightning_noise.core.moments import from_contributions
 from lightning_noise.measure.choose import Choice, Facts, NoGroupsError, choose
 from tests.plugin.ddp_worlds import Frozen, Unused
+from tests.plugin.gans import Gan, by_hand, gan_data
 from tests.plugin.toys import data, fit
 from tests.world import ROOT, launch
 
@@ -121,7 +122,7 @@ def test_parameters_that_are_not_used(two):
 
 
 def test_layers_add_up(two):
-    keys = two[0]["estimates"]["layers"]["state"]["monitor"]["keys"]
+    keys = two[0]["estimates"]["layers"]["state"]["monitors"][""]["keys"]
     x = {tuple(k["key"]): k["windows"][0]["sums"]["X"] for k in keys}
     assert x["euclidean", "", ""] == pytest.approx(sum(v for k, v in x.items() if k[2]))
     assert len(x) == 3
@@ -130,8 +131,8 @@ def test_layers_add_up(two):
 @pytest.mark.parametrize("name", ["one rank overflows", "one rank overflows, ranks"])
 def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     states = [rank["estimates"][name]["state"] for rank in two]
-    assert states[0]["monitor"]["keys"] == states[1]["monitor"]["keys"]
-    assert [sum(s["monitor"]["skipped"].values()) for s in states] == [1, 1]
+    assert states[0]["monitors"][""]["keys"] == states[1]["monitors"][""]["keys"]
+    assert [sum(s["monitors"][""]["skipped"].values()) for s in states] == [1, 1]
     assert two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
 
 
@@ -275,3 +276,36 @@ def test_choice_of_ranks():
     assert choose("ranks", Facts(2, 1, buckets=True)) == Choice("ranks", "2 ranks are 2 groups, read from the buckets of DDP")
     with pytest.raises(NoGroupsError, match=r"needs two groups.*world_size=1"):
         choose("ranks", Facts(1, 4, buckets=True))
+
+
+@pytest.mark.parametrize(
+    ("case", "accumulate", "groups", "probe"),
+    [
+        ("ddp", 2, "batches", "micro_batches"),
+        ("ddp, accumulated", 6, "batches", "micro_batches"),
+        ("mixin", 2, "batches", "ranks"),
+        ("mixin, untoggled", 2, "batches", "ranks"),
+        ("mixin, single examples", 2, "examples", "examples"),
+    ],
+)
+def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, probe):
+    """Weights stand still, so that a step of two ranks (and three batches each) is one of 2 (6) batches on one process."""
+    result = two[0]["gans"][case]
+    hand = by_hand(Gan(lr=0.0, accumulate=accumulate).double(), gan_data(dtype=torch.float64), groups)
+    assert result["probes"] == [probe, probe] and result == two[1]["gans"][case]
+    for name, which in (("Adam", "g"), ("Adam-1", "d")):
+        trace, grad_sq, steps = result[name]
+        expected = estimate_noise_scale(hand[which], decay=0.99)
+        assert steps == expected.steps == 6 // accumulate
+        if groups == "examples":  # sketched, so only the norm of the mean is exact
+            moments = hand[which][0]
+            assert grad_sq + moments.c_big * trace == pytest.approx(expected.grad_sq + moments.c_big * expected.trace, rel=1e-6)
+        else:
+            assert (trace, grad_sq) == (pytest.approx(expected.trace, rel=1e-9), pytest.approx(expected.grad_sq, rel=1e-9))
+
+
+def test_ranks_probe_refuses_batches_accumulated_by_hand(two):
+    assert (
+        "probe='ranks' sees only the last of several backward passes for one step of Adam"
+        in two[0]["gans"]["mixin, accumulated"]
+    )

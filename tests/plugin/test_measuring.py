@@ -76,7 +76,7 @@ def test_short_last_window_and_uneven_batches(accumulate, examples):
 def test_a_window_of_one_micro_batch_is_counted_and_said(capsys):
     callback = GradientNoiseScale()
     fit(Regression(), data(examples=20), callback, accumulate=4)
-    assert callback.state_dict()["monitor"]["skipped"] == {ONE_GROUP: 1}
+    assert callback.state_dict()["monitors"][""]["skipped"] == {ONE_GROUP: 1}
     assert f"steps passed over: 1, {ONE_GROUP}" in capsys.readouterr().out
 
 
@@ -120,7 +120,7 @@ def test_loss_scale_does_not_move_it():
 
 def test_overflow_steps_leave_the_averages_alone():
     callback = scaled_fit(2.0**26, epochs=8)
-    skipped = callback.state_dict()["monitor"]["skipped"]
+    skipped = callback.state_dict()["monitors"][""]["skipped"]
     (reason, count), e = *skipped.items(), callback.estimate()
     assert "overflow" in reason and 3 < count < 20
     assert e.steps + count == 64
@@ -204,7 +204,7 @@ def test_a_step_without_a_backward_pass():
 
     callback = GradientNoiseScale()
     fit(Skipping(), data(), callback)
-    assert callback.state_dict()["monitor"]["skipped"] == {NO_BACKWARD: 1}
+    assert callback.state_dict()["monitors"][""]["skipped"] == {NO_BACKWARD: 1}
     assert callback.estimate().steps == 7
 
 
@@ -212,11 +212,11 @@ def test_accumulation_scheduler_that_begins_without():
     """Single examples measure every step; micro-batches, where asked for, those that have two."""
     callback, schedule = GradientNoiseScale(), GradientAccumulationScheduler({0: 1, 1: 4})
     fit(Regression(), data(), callback, schedule, epochs=2, accumulate=1)
-    assert callback.state_dict()["monitor"]["skipped"] == {} and callback.estimate().steps == 20
+    assert callback.state_dict()["monitors"][""]["skipped"] == {} and callback.estimate().steps == 20
     callback = GradientNoiseScale(probe="micro_batches")
     run = fit(Regression(), data(), callback, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=2, accumulate=1)
     assert run.global_step == 16 + 4
-    assert callback.state_dict()["monitor"]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
+    assert callback.state_dict()["monitors"][""]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
 
 
 def test_batch_size_fn_is_respected():
@@ -271,7 +271,7 @@ def test_sizes_of_common_batches(batch):
     )
     callback = GradientNoiseScale()
     fit(Reshaping(), loader, callback)
-    assert callback.state_dict()["monitor"]["sizes"] == [8.0] * 8
+    assert callback.state_dict()["monitors"][""]["sizes"] == [8.0] * 8
 
 
 def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
@@ -290,10 +290,10 @@ def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
 def test_finite_data_set_is_noticed_after_a_whole_epoch():
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=1)
-    assert callback.state_dict()["monitor"]["data_size"] is None
+    assert callback.state_dict()["monitors"][""]["data_size"] is None
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=2)
-    assert callback.state_dict()["monitor"]["data_size"] == 64
+    assert callback.state_dict()["monitors"][""]["data_size"] == 64
     assert callback.estimate().low is None or callback.estimate().low <= 64
 
 
@@ -303,7 +303,7 @@ def test_finite_data_set_is_noticed_after_a_whole_epoch():
 def test_only_a_whole_epoch_tells_the_size_of_the_data(arguments, size):
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=3, accumulate=2, **arguments)
-    assert callback.state_dict()["monitor"]["data_size"] == size
+    assert callback.state_dict()["monitors"][""]["data_size"] == size
 
 
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
@@ -317,7 +317,7 @@ def test_an_endless_data_set_is_not_finite():
 
     callback = GradientNoiseScale()
     fit(Regression(), DataLoader(Stream(), batch_size=4), callback, epochs=2)
-    assert callback.state_dict()["monitor"]["data_size"] is None
+    assert callback.state_dict()["monitors"][""]["data_size"] is None
 
 
 def test_host_reads():

@@ -156,7 +156,7 @@ def test_reads_every_fifty_steps_where_nothing_is_logged():
     class Look(GradientNoiseScale):
         def on_train_batch_end(self, *args):
             super().on_train_batch_end(*args)
-            waiting.append(self._monitor.pending)
+            waiting.append(self._measured[0].monitor.pending)
 
     fit(Regression(), data(examples=1000), Look(), log_every_n_steps=0)
     assert max(waiting) == 49 and waiting[-1] == 125 - 100

@@ -77,25 +77,11 @@ def test_lbfgs():
     refused(Regression(lambda p: torch.optim.LBFGS(p, lr=0.1)), "LBFGS evaluates the loss several times.*first-order")
 
 
-def test_manual_optimization():
-    class Manual(Regression):
-        automatic_optimization = False
-
-        def training_step(self, batch, batch_idx):
-            raise AssertionError("must not start")
-
-    module = Manual()
-    module.automatic_optimization = False
-    run = trainer(GradientNoiseScale(), accumulate=1, logger=False)
-    with pytest.raises(MisconfigurationException, match="automatic_optimization is False"):
-        run.fit(module, data())
-
-
 def test_no_optimizer():
     with pytest.warns(
         UserWarning, match="will not be called|no optimizer|`LightningModule.configure_optimizers` returned `None`"
     ):
-        refused(Regression(lambda p: None), "exactly one optimizer, but configure_optimizers returned 0")
+        refused(Regression(lambda p: None), "it needs an optimizer, but configure_optimizers returned none")
 
 
 def test_sync_batch_norm_is_refused_on_several_ranks_only():
@@ -151,7 +137,7 @@ def test_a_probe_instance_is_used():
     probe = MicroBatches()
     callback = GradientNoiseScale(probe=probe)
     fit(Regression(), data(), callback)
-    assert callback._monitor.probe is probe
+    assert callback._measured[0].monitor.probe is probe
 
 
 def test_batch_norm_is_said(capsys):

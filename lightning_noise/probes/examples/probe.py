@@ -305,6 +305,12 @@ class Examples:
         device = next((grad.device for grad in grads), torch.device("cpu"))
         return float(sum_of_squares([norm for grad in grads for norm in chunk_norms(grad)], device))
 
+    def discard(self) -> None:
+        """Forgets the step in progress and finds nothing out from it; calls of layers noted so far still count."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._start_step()
+
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""
         return self._last_fault

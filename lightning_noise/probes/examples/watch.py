@@ -120,6 +120,13 @@ class Watch:
         self._directions.end()
         return PassSeen(square, self._new, self._fault, self._matched)
 
+    def cancel(self) -> None:
+        """Closes the gate and forgets what this pass has shown."""
+        self._reset()
+        self._ledger.begin()
+        self._directions.end()
+        self.norms.clear()
+
     def _nothing_seen(self) -> str:
         if not self._strange_sizes:
             return "no covered layer took part in the backward pass, or it was called before the hooks were there"
