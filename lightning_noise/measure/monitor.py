@@ -70,6 +70,7 @@ class Monitor:
         self.data_size: float | None = None  # examples in a finite data set once it has been seen whole
         self.examples = 0.0  # used by all ranks, as far as read
         self.skipped: Counter[str] = Counter()
+        self.notes: set[str] = set()  # reasons for doubt, in words for the user
         self.windows: dict[Key, Windows] = {}
         self.trajectories: dict[Key, Trajectory] = {}
         self._decay = decay

@@ -28,6 +28,10 @@ RANKS_TWICE = (
     "probe='ranks' sees only the last of several backward passes for one step of {name}. Use probe='micro_batches', or call "
     "manual_backward once a step"
 )
+SEVERAL_STEPS = (
+    "{name} stepped several times within one batch: the number holds if each of these steps used as many examples as "
+    "that batch has"
+)
 NO_PASS = (
     "no backward pass was seen before the step of {name}. Call self.manual_backward(loss) in place of loss.backward(), before "
     "the step"
@@ -218,6 +222,8 @@ class _Track:
         if fault is not None and self._first:
             raise CannotMeasureError(fault)
         self._first = False
+        if any(one.batch <= self._counted for one in passes):
+            self.monitor.notes.add(SEVERAL_STEPS.format(name=self._said))
         used = sum(one.size or 0.0 for one in passes)
         new = sum(one.size or 0.0 for one in passes if one.batch > self._counted)
         self._counted = max([self._counted, *(one.batch for one in passes)])

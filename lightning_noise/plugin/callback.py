@@ -243,7 +243,7 @@ class GradientNoiseScale(Callback):
             twins=monitor.twins,
             unit=self.settings.unit,
             optimizer=measured.name,
-            warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe)),
+            warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe), *sorted(monitor.notes)),
         )
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -59,7 +59,7 @@ def test_single_examples_of_accumulated_batches():
     same(callback.estimate(D), hand["d"])
 
 
-def test_several_steps_of_one_optimizer_a_batch():
+def test_several_steps_of_one_optimizer_a_batch(capsys):
     """As in WGAN; the examples of a batch count once, so the size of the data set is right."""
     module, loader = Gan(critic_steps=3).double(), gan_data(dtype=torch.float64)
     hand = by_hand(copy.deepcopy(module), loader)
@@ -67,6 +67,8 @@ def test_several_steps_of_one_optimizer_a_batch():
     same(callback.estimate(D), hand["d"])
     monitors = callback.state_dict()["monitors"]
     assert callback.estimate(D).steps == 18 and (monitors["Adam"]["examples"], monitors["Adam-1"]["examples"]) == (48, 48)
+    said = capsys.readouterr().out
+    assert "Adam-1 stepped several times within one batch: the number holds if" in said and "Adam stepped several" not in said
 
 
 def test_the_second_of_several_epochs_knows_the_size_of_the_data_set():
