@@ -19,6 +19,7 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "torch",
         "lightning",
         "lightning_utilities",
+        "pytorch_lightning",  # the twin package
         "torchmetrics",
         "lightning_noise.core",
         "lightning_noise.probes",

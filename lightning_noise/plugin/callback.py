@@ -6,8 +6,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,6 +18,7 @@ from lightning_noise.plugin.measured import Measured, measure_each, steps_of
 from lightning_noise.plugin.publish import log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
+from lightning_noise.plugin.twin import Callback, MisconfigurationException
 from lightning_noise.plugin.verdict import Findings, twins_text, verdict
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.measure.choose import Facts
+from lightning_noise.plugin.twin import either
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Coverage, Examples, UnsupportedModelError
 from lightning_noise.probes.ranks import BucketTap
@@ -33,7 +34,7 @@ def facts(trainer: L.Trainer) -> Facts:
     """Ranks, and the accumulation that the trainer or a GradientAccumulationScheduler will use."""
     counts = [trainer.accumulate_grad_batches]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
-        if isinstance(callback, GradientAccumulationScheduler):
+        if isinstance(callback, either(GradientAccumulationScheduler)):
             counts = list(callback.scheduling.values())  # always has one for epoch 0
     return Facts(
         trainer.world_size,
@@ -82,6 +83,11 @@ def _missing(coverage: Coverage | None) -> tuple[str, ...]:
     names = ", ".join(f"{part.name} ({part.reason})" for part in coverage.missing[:5])
     more = f" and {len(coverage.missing) - 5} more" if len(coverage.missing) > 5 else ""
     return (f"the number covers {coverage.describe().splitlines()[0]}; left out: {names}{more}",)
+
+
+def data_module(trainer: L.Trainer) -> object:
+    """What the training data come from: module, data module or loader; also a data module that the Trainer does not know."""
+    return trainer.fit_loop._data_source.instance  # no public way: trainer.datamodule is what the Trainer takes for one
 
 
 def bucket_tap(trainer: L.Trainer) -> BucketTap | None:

@@ -4,7 +4,6 @@ import copy
 from typing import NamedTuple
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn import Parameter
 
 from lightning_noise.measure.choose import Choice, NoGroupsError, choose
@@ -14,6 +13,7 @@ from lightning_noise.measure.steps import AnnouncedSteps, FoundSteps, Steps
 from lightning_noise.plugin import host
 from lightning_noise.plugin.settings import PROBES, Settings
 from lightning_noise.plugin.strategies import sum_over_ranks
+from lightning_noise.plugin.twin import MisconfigurationException
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.ranks import Ranks

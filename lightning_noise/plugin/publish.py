@@ -11,6 +11,7 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.tradeoff import examples_factor, steps_factor
 from lightning_noise.measure.monitor import Monitor
+from lightning_noise.plugin.twin import either
 
 PREFIX = "noise_scale/"
 INTERVAL = ("b_simple", "b_simple_low", "b_simple_high")
@@ -64,7 +65,8 @@ def publish(trainer: L.Trainer, values: Mapping[str, float], step: int, *, prog_
     Not through ``LightningModule.log``: that repeats the last value of a key that is absent from then on.
     """
     for logger in trainer.loggers:
-        logger.log_metrics({**values, **_bands(values)} if isinstance(logger, TensorBoardLogger) else dict(values), step=step)
+        bands = _bands(values) if isinstance(logger, either(TensorBoardLogger)) else {}
+        logger.log_metrics({**values, **bands}, step=step)
     _replace(trainer.callback_metrics, {name: torch.tensor(value) for name, value in values.items()})
     if prog_bar:
         _replace(trainer.progress_bar_metrics, {name: v for name, v in values.items() if name.endswith("/b_simple")})
@@ -100,5 +102,5 @@ def layout(optimizers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
 def write_layout(trainer: L.Trainer, optimizers: Sequence[str]) -> None:
     """Writes the custom-scalars layout to TensorBoard, on rank 0."""
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+        if isinstance(logger, either(TensorBoardLogger)) and trainer.is_global_zero:
             logger.experiment.add_custom_scalars(layout(optimizers))

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn import SyncBatchNorm
+
+from lightning_noise.plugin import host
+from lightning_noise.plugin.twin import MisconfigurationException, either, package_of
 
 
 class Refusal(NamedTuple):
@@ -24,6 +26,14 @@ def _optimizers(trainer: L.Trainer) -> list[torch.optim.Optimizer]:
 
 
 REFUSALS = (
+    Refusal(
+        "two packages",
+        lambda trainer, _: package_of(host.data_module(trainer)) not in ("", package_of(trainer)),
+        lambda trainer, _: (
+            f"{type(host.data_module(trainer)).__name__} is a LightningDataModule of {package_of(host.data_module(trainer))}, "
+            f"but the Trainer is of {package_of(trainer)}. Import both from one of the two packages."
+        ),
+    ),
     Refusal(
         "no optimizer",
         lambda trainer, _: not _optimizers(trainer),
@@ -71,7 +81,7 @@ REFUSALS = (
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)),
+        lambda trainer, _: not isinstance(trainer.strategy, (*either(SingleDeviceStrategy), *either(DDPStrategy))),
         lambda trainer, _: (
             f"strategy {type(trainer.strategy).__name__} is not supported: it shards or moves gradients before they can be "
             "seen. Use one device or DDP."

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_noise.plugin.twin import INSTALLED, PACKAGES, package_of
 from lightning_noise.probes.ranks import BucketTap, CommHook, mean_hook
 
 if TYPE_CHECKING:
@@ -27,6 +28,14 @@ class NoiseStrategyMixin(_Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.noise_tap = BucketTap()
+
+    def __repr__(self) -> str:
+        """Lightning quotes it where a strategy of its twin package is refused."""
+        own, other = package_of(self), next(name for name in PACKAGES if name != package_of(self))
+        return (
+            f"<{type(self).__name__}, for a Trainer of {own}; with {other} write strategy='ddp_noise' or derive a class from "
+            f"NoiseStrategyMixin and {other}.strategies.DDPStrategy>"
+        )
 
     def _register_ddp_hooks(self) -> None:
         """Registers the hook of the base strategies behind the tap; torch takes one hook only, once."""
@@ -52,16 +61,19 @@ class NoiseStrategyMixin(_Base):
         return self._ddp_comm_state, hook if wrapper is None else wrapper(hook)
 
 
-class NoiseDDPStrategy(NoiseStrategyMixin, DDPStrategy):
-    """Lightning's ``DDPStrategy`` with the tap of :class:`NoiseStrategyMixin`; ``Trainer(strategy="ddp_noise")``.
-
-    Registered under Lightning's usual variants too: ``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, ….
-    """
-
+class _Named(NoiseStrategyMixin):
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
         """Registers every variant that Lightning has of "ddp" under "ddp_noise"; once, however often it is called."""
         super().register_strategies(_Renaming(strategy_registry))  # type: ignore[arg-type]  # all that it is asked for
+
+
+class NoiseDDPStrategy(_Named, DDPStrategy):
+    """Lightning's ``DDPStrategy`` with the tap of :class:`NoiseStrategyMixin`; ``Trainer(strategy="ddp_noise")``.
+
+    Registered under Lightning's usual variants too: ``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …; also in
+    ``pytorch_lightning``, where the names stand for the same class over its own ``DDPStrategy``.
+    """
 
 
 class _Renaming:
@@ -83,3 +95,11 @@ def sum_over_ranks(table: Any) -> Any:
 
 
 NoiseDDPStrategy.register_strategies(StrategyRegistry)
+
+if INSTALLED:
+    from pytorch_lightning import strategies as twin
+
+    class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]  # that base is the twin of _Named's, by mypy's lights
+        """What "ddp_noise" is in ``pytorch_lightning``."""
+
+    TwinNoiseDDPStrategy.register_strategies(twin.StrategyRegistry)

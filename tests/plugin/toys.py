@@ -78,7 +78,8 @@ def rows(*inputs):
     return DataLoader(TensorDataset(torch.tensor(inputs)), batch_size=1)
 
 
-def trainer(*callbacks, epochs=1, accumulate=2, **arguments):
+def trainer(*callbacks, epochs=1, accumulate=2, package=L, **arguments):
+    """``package`` is lightning or its twin, pytorch_lightning."""
     arguments = {
         "accelerator": "cpu",
         "devices": 1,
@@ -93,7 +94,7 @@ def trainer(*callbacks, epochs=1, accumulate=2, **arguments):
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about hardware
-        return L.Trainer(**arguments)
+        return package.Trainer(**arguments)
 
 
 def fit(module, loader, *callbacks, ckpt_path=None, val=None, **arguments):
