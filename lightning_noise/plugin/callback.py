@@ -38,15 +38,15 @@ class GradientNoiseScale(Callback):
 
     Args:
         probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a step), "micro_batches"
-            (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or a :class:`NoiseStrategyMixin`), or a
-            :class:`~lightning_noise.probes.base.Probe` such as ``Examples(sketches=4)``.
+            (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or one with NoiseStrategyMixin), or a Probe such
+            as lightning_noise.Examples with arguments of its own.
         geometry: the metric M in gᵀMg; "euclidean".
-        every_n_steps: measures the first of every so many optimizer steps; ``None`` means every step.
+        every_n_steps: measures the first of every so many optimizer steps; None means every step.
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
         adaptive_batch_size: must be False in this version.
         batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the first tensor is not it. A
             function or its dotted path.
-        per_layer: ``True`` also measures every module that owns parameters; a number n, the first n parts of their names.
+        per_layer: True also measures every module that owns parameters; a number n, the first n parts of their names.
         prog_bar: shows b_simple in the progress bar.
 
     Raises:
@@ -100,9 +100,11 @@ class GradientNoiseScale(Callback):
         return "GradientNoiseScale"
 
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
-        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``.
+        """The estimate from all steps read so far in this process, in examples; ``None`` before the first ``fit``.
 
         With several optimizers each has its own: ``estimate(Key(optimizer="Adam-1"))``, named as in the log keys.
+        A launcher that copies the callback into processes of its own (``ddp_spawn``, ``ddp_fork``, a notebook) leaves this one
+        as it was; there ``trainer.callback_metrics``, the verdict and checkpoints hold what was measured.
         """
         for one in self._measured:
             if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.windows:

@@ -69,9 +69,9 @@ class _Named(NoiseStrategyMixin):
 
 
 class NoiseDDPStrategy(_Named, DDPStrategy):
-    """Lightning's ``DDPStrategy`` with the tap of :class:`NoiseStrategyMixin`; ``Trainer(strategy="ddp_noise")``.
+    """Lightning's DDPStrategy, showing each rank's gradients before they are reduced; "ddp_noise" by name.
 
-    Registered under Lightning's usual variants too: ``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …; also in
+    It has the tap of :class:`NoiseStrategyMixin`. Registered under Lightning's usual variants too: ``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …; also in
     ``pytorch_lightning``, where the names stand for the same class over its own ``DDPStrategy``.
     """
 

@@ -1,8 +1,6 @@
 """Two and three real processes against one process that recomputes all of them."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from lightning_noise.measure.choose import Choice, Facts, NoGroupsError, choose
 from tests.plugin.ddp_worlds import Frozen, Unused
 from tests.plugin.gans import Gan, by_hand, gan_data
 from tests.plugin.toys import data, fit
-from tests.world import ROOT, launch
+from tests.world import launch
 
 
 @pytest.fixture(scope="module")
@@ -225,36 +223,6 @@ def test_metric_alone():
     assert metric.table.shape == (0, 5)
     with pytest.raises(ValueError, match="confidence must lie"):
         NoiseScaleMetric(confidence=2)
-
-
-SPAWNED = """
-import torch, warnings
-warnings.filterwarnings("ignore")
-from lightning_noise import GradientNoiseScale
-from tests.plugin.toys import Regression, data, trainer
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.01)
-
-if __name__ == "__main__":
-    for method in ("spawn", "fork"):
-        callback = GradientNoiseScale(batch_size_fn="tests.plugin.test_measuring.count_pairs")
-        run = trainer(callback, strategy=f"ddp_noise_{method}", devices=2, accumulate=1)
-        run.fit(Regression(sgd), data(examples=64))
-        print(method, "done", float(run.callback_metrics["noise_scale/trace"]))
-"""
-
-
-def test_spawn_and_fork_launchers(tmp_path):
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
-    command = ["timeout", "-k", "5", "200", sys.executable, str(script)]
-    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
-    assert run.stdout.count("noise scale: b_simple") == 2
-    traces = [line.split()[-1] for line in run.stdout.splitlines() if " done " in line]
-    assert len(traces) == 2 and traces[0] == traces[1]
 
 
 def test_registered_once_under_all_of_lightning_s_variants():
