@@ -62,7 +62,7 @@ class GradientNoiseScale(Callback):
 
     def __init__(
         self,
-        probe: str | Probe = "auto",
+        probe: Probe | str = "auto",  # in this order a command line takes the path of a class for what it is
         geometry: str | tuple[str, ...] = "euclidean",
         every_n_steps: int | None = None,
         decay: float = 0.99,

@@ -1,5 +1,6 @@
 """The callback's arguments, checked where they are given."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,11 +52,14 @@ class Settings:
 
     @property
     def unit(self) -> str:
-        """What batch sizes and noise scales count, in words."""
+        """What batch sizes and noise scales count, in words: ``my_data.count_tokens`` counts tokens."""
         if self.batch_size_fn is None:
             return "examples"
-        name = self.batch_size_fn if isinstance(self.batch_size_fn, str) else getattr(self.batch_size_fn, "__name__", "")
-        return f"units of {name}" if name.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
+        path = self.batch_size_fn if isinstance(self.batch_size_fn, str) else getattr(self.batch_size_fn, "__name__", "")
+        counted = re.fullmatch(r"(?:.*[.:])?(?:count|number_of|num|n)_([a-z]\w*)", path)
+        if counted:
+            return counted[1].replace("_", " ")
+        return f"units of {path}" if path.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
 
     def _check_probe(self) -> None:
         names = ["auto", *PROBES]

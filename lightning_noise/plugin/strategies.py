@@ -71,8 +71,8 @@ class _Named(NoiseStrategyMixin):
 class NoiseDDPStrategy(_Named, DDPStrategy):
     """Lightning's DDPStrategy, showing each rank's gradients before they are reduced; "ddp_noise" by name.
 
-    It has the tap of :class:`NoiseStrategyMixin`. Registered under Lightning's usual variants too: ``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …; also in
-    ``pytorch_lightning``, where the names stand for the same class over its own ``DDPStrategy``.
+    It has the tap of :class:`NoiseStrategyMixin`. Registered under Lightning's usual variants too (``ddp_noise_spawn``,
+    ``ddp_noise_find_unused_parameters_true``, …), and in ``pytorch_lightning`` for the same class over its ``DDPStrategy``.
     """
 
 

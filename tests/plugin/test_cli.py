@@ -1,10 +1,13 @@
 """LightningCLI: the callback from YAML and from the command line, in a process of its own."""
 
+import inspect
+import re
 import subprocess
 import sys
 
 import pytest
 
+from lightning_noise import GradientNoiseScale
 from tests.world import ROOT
 
 PROGRAM = """
@@ -51,29 +54,64 @@ trainer:
 """
 
 
+TWIN = (
+    PROGRAM.replace("import lightning as L", "import pytorch_lightning as L")
+    .replace("lightning.pytorch.cli", "pytorch_lightning.cli")
+    .replace("from tests.plugin.toys import Regression", "from tests.plugin.twin_worlds import TwinRegression as Regression")
+    .replace("Regression, data", "Regression\nfrom tests.plugin.toys import data")
+)
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     (folder / "program.py").write_text(PROGRAM)
+    (folder / "twin.py").write_text(TWIN)
     (folder / "config.yaml").write_text(YAML)
 
-    def run(*arguments):
+    def run(*arguments, name="program.py"):
         environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "COLUMNS": "100"}
-        command = ["timeout", "-k", "5", "120", sys.executable, str(folder / "program.py"), *arguments]
+        command = ["timeout", "-k", "5", "120", sys.executable, str(folder / name), *arguments]
         return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
 
     return run
 
 
-def test_yaml(program):
-    done = program("fit", "--config", "config.yaml")
+@pytest.mark.parametrize("name", ["program.py", "twin.py"])
+def test_yaml(program, name):
+    done = program("fit", "--config", "config.yaml", name=name)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "probe examples: single examples are the groups, as asked for; 4 steps measured" in done.stdout
-    assert "(units of count_pairs)" in done.stdout
+    assert "(pairs)" in done.stdout
 
 
-def test_help_and_bad_value(program):
-    done = program("fit", "--trainer.callbacks.help", "lightning_noise.GradientNoiseScale")
-    assert "where the groups of gradients come from" in done.stdout and "every_n_steps" in done.stdout
+def test_everything_on_the_command_line(program):
+    """Over the file, whose callback it replaces: strategy, callback, probe and counting function by name."""
+    done = program(
+        "fit",
+        "--config=config.yaml",
+        "--trainer.strategy=ddp_noise_find_unused_parameters_true",
+        "--trainer.callbacks=lightning_noise.GradientNoiseScale",
+        "--trainer.callbacks.probe=lightning_noise.MicroBatches",
+        "--trainer.callbacks.batch_size_fn=tests.plugin.test_measuring.count_pairs",
+        "--trainer.callbacks.every_n_steps=1",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "probe micro_batches: 2 micro-batches a step on 1 rank are 2 groups; 8 steps measured" in done.stdout
+    assert "(pairs)" in done.stdout
+
+
+def test_help_reads_well(program):
+    """Every argument with its sentence, as a person reads it: no markup of the documentation."""
+    help_text = program("fit", "--trainer.callbacks.help", "lightning_noise.GradientNoiseScale").stdout
+    words = " ".join(help_text.split())
+    assert "`" not in help_text and ":class:" not in help_text
+    for name in inspect.signature(GradientNoiseScale).parameters:
+        described = re.search(rf"--trainer.callbacks.{name} (\{{true,false\}}|[A-Z_]+) (.{{20}})", words)
+        assert described and not described[2].startswith("(type"), name
+    assert "where the groups of gradients come from" in words
+
+
+def test_bad_value(program):
     arguments = ["--trainer.callbacks+=lightning_noise.GradientNoiseScale", "--trainer.callbacks.decay=1.5"]
     assert "decay must lie strictly between 0 and 1" in program("fit", *arguments).stderr

@@ -232,7 +232,8 @@ def test_batch_size_fn_is_respected():
     ("function", "unit"),
     [
         (None, "(examples"),
-        ("tests.plugin.test_measuring.count_pairs", "(units of tests.plugin.test_measuring.count_pairs"),
+        ("tests.plugin.test_measuring.count_pairs", "(pairs"),
+        ("tests.plugin.test_measuring.halves", "(units of tests.plugin.test_measuring.halves"),
         (lambda batch: len(batch[0]), "(units of batch_size_fn"),
     ],
 )
@@ -243,6 +244,9 @@ def test_the_verdict_names_the_unit(function, unit, capsys):
 
 def count_pairs(batch):
     return len(batch[0]) / 2
+
+
+halves = count_pairs
 
 
 @pytest.mark.parametrize("batch", ["list", "dict", "scalar first", "dataclass-like"])
