@@ -44,7 +44,7 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
         logger=[board, table],
         log_every_n_steps=4,
     )
-    assert twin.estimate() == own.estimate() and twin._choice.probe == "micro_batches"
+    assert twin.estimate() == own.estimate() and twin._measured[0].choice.probe == "micro_batches"
     assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(own.estimate().trace)
     found = scalars(board.log_dir)
     assert found["noise_scale/trace"][-1] == (15, pytest.approx(own.estimate().trace))
@@ -65,7 +65,7 @@ def test_a_callback_alone_and_single_examples():
     run.fit(TwinRegression(), data())
     alone = GradientNoiseScale()
     fit(frozen(), data(), alone, accumulate=1)
-    assert callback.estimate() == alone.estimate() and callback._choice.probe == "examples"
+    assert callback.estimate() == alone.estimate() and callback._measured[0].choice.probe == "examples"
 
 
 def test_a_checkpoint_of_one_package_is_taken_up_in_the_other(tmp_path):

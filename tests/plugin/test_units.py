@@ -201,7 +201,7 @@ def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys)
     fit(module, listed(found), callback, accumulate=2)
     agree(callback.estimate(), by_hand(module, found, case.count))
     used = [sum(map(case.count, found[at : at + 2])) for at in range(0, len(found), 2)]
-    assert callback.state_dict()["monitor"]["sizes"] == used
+    assert callback.state_dict()["monitors"][""]["sizes"] == used
     out = capsys.readouterr().out
     assert f"({case.unit}" in out.splitlines()[0] and f"batch size in use {statistics.median_high(used)} " in out
 
