@@ -15,12 +15,13 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, StrategyRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException as TwinMisconfigurationException
 
-from lightning_noise import GradientNoiseScale, NoiseDDPStrategy, NoiseStrategyMixin
+from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.plugin.strategies import TwinNoiseDDPStrategy
 from lightning_noise.plugin.twin import either
+from tests.plugin.gans import Gan, gan_data
 from tests.plugin.test_publishing import events, scalars
 from tests.plugin.toys import Regression, data, fit, trainer
-from tests.plugin.twin_worlds import TwinRegression
+from tests.plugin.twin_worlds import TwinGan, TwinRegression
 from tests.world import ROOT, launch
 
 
@@ -75,6 +76,16 @@ def test_a_checkpoint_of_one_package_is_taken_up_in_the_other(tmp_path):
     run.save_checkpoint(tmp_path / "half.ckpt")
     fit(frozen(), data(), rest, epochs=2, ckpt_path=tmp_path / "half.ckpt")
     assert rest.estimate() == whole.estimate()
+
+
+def test_several_optimizers_in_a_module_that_steps_by_itself():
+    own, twin = GradientNoiseScale(), GradientNoiseScale()
+    fit(Gan(), gan_data(), own, accumulate=1)
+    run = fit(TwinGan(), gan_data(), twin, accumulate=1, package=pl)
+    for name in ("Adam", "Adam-1"):
+        found = twin.estimate(Key(optimizer=name))
+        assert found == own.estimate(Key(optimizer=name)) and found.steps == 6
+        assert float(run.callback_metrics[f"noise_scale/{name}/trace"]) == pytest.approx(found.trace)
 
 
 def test_registered_once_under_all_of_lightning_s_variants():

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from lightning_noise import GradientNoiseScale, NoiseStrategyMixin
 from tests.plugin import string_hook
 from tests.plugin.ddp_worlds import RANK, WORLD, equal_sizes, measure
+from tests.plugin.gans import Gan
 from tests.plugin.toys import Regression, data, trainer
 
 
@@ -26,6 +27,25 @@ class TwinRegression(pl.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+
+
+class TwinGan(pl.LightningModule):
+    """The toy GAN, which steps by itself, line for line as a module of the twin package."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        own = Gan()
+        self.generator, self.discriminator = own.generator, own.discriminator
+        for name in ("order", "toggle", "accumulate", "critic_steps", "before_step", "zero", "lr"):
+            setattr(self, name, getattr(own, name))
+
+    losses, training_step, one_step, configure_optimizers = (
+        Gan.losses,
+        Gan.training_step,
+        Gan.one_step,
+        Gan.configure_optimizers,
+    )
 
 
 class MyDDPStrategy(pl.strategies.DDPStrategy):
