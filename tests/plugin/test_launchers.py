@@ -43,6 +43,7 @@ def test_every_kind_of_argument_pickles_and_measures_the_same(name):
         for each in (callback, twin):
             fit(Regression(), data(), each)
         assert twin.estimate() == callback.estimate() and twin.estimate().trace > 0
+        assert pickle.loads(pickle.dumps(twin)).state_dict() == callback.state_dict()
 
 
 @pytest.mark.parametrize("kind", [NoiseDDPStrategy, TwinNoiseDDPStrategy])
