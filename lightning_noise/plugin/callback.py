@@ -283,8 +283,10 @@ class GradientNoiseScale(Callback):
         return {"monitors": {one.name: one.monitor.state_dict() for one in self._measured}, "epoch_whole": self._epoch_whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint at the start of the next fit."""
+        """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit."""
         self._state = dict(state_dict) or None
+        if self._steps is not None:  # a search for a learning rate or a batch size, or a strategy that restores after its setup
+            self._take_up(self._state)
 
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
