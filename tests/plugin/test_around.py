@@ -7,11 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.tuner import Tuner
-from torch import nn
-from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import Examples, GradientNoiseScale, Key
+from tests.plugin.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from tests.plugin.toys import Regression, data, fit, trainer
 from tests.reference import Recorder, errors
 
@@ -45,19 +43,6 @@ def no_hooks(module):
 # ---- torch.compile and checkpointing ----------------------------------------------------------------------------------------
 
 
-class Silent(Regression):
-    """Logs nothing: ``self.log`` cannot be compiled."""
-
-    def training_step(self, batch, batch_idx):
-        return self.loss(batch)
-
-
-class CompiledInside(Regression):
-    def __init__(self, backend):
-        super().__init__()
-        self.net = torch.compile(self.net, backend=backend)
-
-
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 COMPILED = [
     ("around", "aot_eager"),
@@ -76,23 +61,6 @@ def test_compiled(where, backend):
     assert right(Regression(), recorder)
 
 
-class Checkpointed(Regression):
-    """The middle layer is used twice, in two segments."""
-
-    def __init__(self, reentrant=None):
-        super().__init__()
-        self.middle = nn.Linear(6, 6)
-        self.reentrant = reentrant
-
-    def loss(self, batch):
-        x, y = batch
-        for _ in range(2):
-            run = nn.Sequential(self.middle, nn.Tanh())
-            x = self.net[0](x) if x.shape[1] == 4 else x
-            x = run(x) if self.reentrant is None else checkpoint(run, x, use_reentrant=self.reentrant)
-        return (self.net[2](x) - y).square().mean()
-
-
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
@@ -109,27 +77,6 @@ def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
 # ---- embeddings and frozen parts --------------------------------------------------------------------------------------------
 
 
-class Words(Regression):
-    """Few words, so that each comes several times in a batch."""
-
-    def __init__(self, sparse=False):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.table = nn.Embedding(5, 4, sparse=sparse)
-
-    def loss(self, batch):
-        words, y = batch
-        return (self.net(self.table(words).mean(dim=1)) - y).square().mean()
-
-
-def words():
-    generator = torch.Generator().manual_seed(0)
-    return DataLoader(
-        TensorDataset(torch.randint(5, (64, 6), generator=generator), torch.randn(64, 1, generator=generator)), batch_size=4
-    )
-
-
 @pytest.mark.parametrize("probe", PROBES)
 def test_sparse_embedding_with_repeated_words(probe):
     dense, _ = recorded(Words(), words(), probe=probe, per_layer=True)
@@ -138,20 +85,6 @@ def test_sparse_embedding_with_repeated_words(probe):
     for key in (Key(), Key(layer="table")):
         assert sparse.estimate(key).trace == pytest.approx(dense.estimate(key).trace, rel=1e-5)
         assert sparse.estimate(key).grad_sq == pytest.approx(dense.estimate(key).grad_sq, rel=1e-4)
-
-
-class Backbone(Regression):
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.backbone = nn.Linear(4, 4)
-
-    def loss(self, batch):
-        return super().loss((self.backbone(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.05)
 
 
 @pytest.mark.parametrize("probe", PROBES)
