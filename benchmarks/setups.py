@@ -39,7 +39,7 @@ from lightning_noise.plugin.refusals import REFUSALS
 from tests.plugin.ddp_worlds import shard
 from tests.plugin.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from tests.plugin.toys import Regression, data, trainer
-from tests.reference import Recorder, Step, errors
+from tests.reference import Recorder, Step, errors, monitor
 from tests.world import launch
 
 PAGE = Path(__file__).parent.parent / "docs" / "setups.md"
@@ -378,7 +378,7 @@ def run(setup: Setup | Refused) -> Run:
         )
     except MisconfigurationException as error:
         return Run(str(error))
-    return Run("", callback._choice.probe, tuple(recorder.moments), tuple(recorder.steps))
+    return Run("", monitor(callback).probe.name, tuple(recorder.moments), tuple(recorder.steps))
 
 
 def ask(setup: Refused) -> Run:

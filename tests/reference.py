@@ -9,8 +9,13 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_noise import GradientNoiseScale, Key, Moments
+from lightning_noise import GradientNoiseScale, Key, Moments, Monitor
 from lightning_noise.core.moments import from_contributions
+
+
+def monitor(noise: GradientNoiseScale) -> Monitor:
+    """The engine of a callback with one optimizer: what was passed over and which probe was chosen can be seen there alone."""
+    return noise._monitor
 
 
 class Step(NamedTuple):
@@ -39,7 +44,7 @@ class Recorder(L.Callback):
         self._batches: list[Any] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        windows = self.noise._monitor.windows[self.key]
+        windows = monitor(self.noise).windows[self.key]
         real = type(windows).update
         windows.update = lambda moments, *age: self.moments.append(moments) or real(windows, moments, *age)
 

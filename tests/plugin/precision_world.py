@@ -7,7 +7,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_noise import GradientNoiseScale
 from tests.plugin.toys import Regression, data, fit
-from tests.reference import Recorder
+from tests.reference import Recorder, monitor
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
@@ -31,6 +31,7 @@ def overflow():
             "moments": recorder.moments,
             "steps": recorder.steps,
             "state": callback.state_dict(),
+            "skipped": dict(monitor(callback).skipped),
             "scale": plugin.scaler.get_scale(),
             "weights": [p.detach().clone() for p in module.parameters()],
         }

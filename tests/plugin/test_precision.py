@@ -7,7 +7,7 @@ from lightning_noise import Examples, GradientNoiseScale, estimate_noise_scale
 from lightning_noise.measure.monitor import NOT_FINITE
 from tests.plugin.precision_world import scaler
 from tests.plugin.toys import Regression, data, fit
-from tests.reference import Recorder, errors
+from tests.reference import Recorder, errors, monitor
 from tests.world import launch
 
 OPTIMIZERS = {
@@ -91,7 +91,7 @@ def test_clipping(precision, algorithm):
 def test_overflow_steps_do_not_count(optimizer, probe):
     """At 2³⁰ every gradient overflows; the scaler halves its scale in each such step until they do not."""
     callback, recorder = measured(optimizer, probe, plugins=[scaler(2.0**30, backoff_factor=2.0**-5)])  # 25, 20, 15
-    e, skipped = callback.estimate(), callback.state_dict()["monitor"]["skipped"]
+    e, skipped = callback.estimate(), monitor(callback).skipped
     assert skipped == {NOT_FINITE: sum(not step.finite for step in recorder.steps)} and 2 < skipped[NOT_FINITE] < 8
     assert worst(recorder, probe) < HALF
     assert e.steps == len(recorder.moments) == len(recorder.steps) - skipped[NOT_FINITE]
@@ -108,6 +108,6 @@ def test_overflow_on_two_ranks(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(one["weights"], other["weights"], strict=True))
         trained = one["steps"]
         skipped = sum(not step.finite for step in trained)
-        assert one["state"]["monitor"]["skipped"] == {NOT_FINITE: skipped} and 5 < skipped < len(trained) / 2
+        assert one["skipped"] == {NOT_FINITE: skipped} and 5 < skipped < len(trained) / 2
         found = errors(Regression(width=48), one["moments"], [result[strategy]["steps"] for result in results], probe)
         assert found.steps == len(trained) - skipped and max(found.q_small, found.q_big) < HALF
