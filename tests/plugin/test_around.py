@@ -27,11 +27,11 @@ def recorded(module, loader=None, *others, probe="micro_batches", key=Key(), per
     return callback, recorder
 
 
-def right(module, recorder, probe="micro_batches", steps=None, bound=ROUNDING):
-    """Whether every step was measured, and rightly."""
+def worst(module, recorder, probe="micro_batches"):
+    """Greatest relative error of a squared norm; every step with two groups must have been measured."""
     found = errors(module, recorder.moments, [recorder.steps], probe)
-    assert found.steps == (len(recorder.steps) if steps is None else steps) > 0
-    return max(found.q_small, found.q_big) < bound
+    assert found.steps == len(recorder.steps) > 0
+    return max(found.q_small, found.q_big)
 
 
 def no_hooks(module):
@@ -58,7 +58,7 @@ def test_compiled(where, backend):
     torch.compiler.reset()
     module = torch.compile(Silent(), backend=backend) if where == "around" else CompiledInside(backend)
     _, recorder = recorded(module)
-    assert right(Regression(), recorder)
+    assert worst(Regression(), recorder) < ROUNDING
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -70,7 +70,7 @@ def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
     assert monitor(callback).skipped.total() == in_parts
     if in_parts:
         recorder.steps.pop(0)
-    assert right(Checkpointed(), recorder, probe)
+    assert worst(Checkpointed(), recorder, probe) < ROUNDING
 
 
 # ---- embeddings and frozen parts --------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
 def test_sparse_embedding_with_repeated_words(probe):
     dense, _ = recorded(Words(), words(), probe=probe, per_layer=True)
     sparse, recorder = recorded(Words(sparse=True), words(), probe=probe, per_layer=True)
-    assert right(Words(), recorder, probe)
+    assert worst(Words(), recorder, probe) < ROUNDING
     for key in (Key(), Key(layer="table")):
         assert sparse.estimate(key).trace == pytest.approx(dense.estimate(key).trace, rel=1e-5)
         assert sparse.estimate(key).grad_sq == pytest.approx(dense.estimate(key).grad_sq, rel=1e-4)
@@ -94,7 +94,7 @@ def test_backbone_finetuning(probe):
     per_epoch = len(recorder.steps) // 3
     counts = [len(step.trained) for step in recorder.steps]
     assert counts == [4] * per_epoch + [6] * 2 * per_epoch
-    assert right(Backbone(), recorder, probe)
+    assert worst(Backbone(), recorder, probe) < ROUNDING
     assert callback.estimate().steps == 3 * per_epoch
     assert callback.estimate(Key(layer="backbone")).steps == 2 * per_epoch
 
@@ -102,19 +102,23 @@ def test_backbone_finetuning(probe):
 class Freezes(L.Callback):
     """Freezes and thaws the first layer in mid-epoch."""
 
+    def __init__(self, frozen):
+        self.frozen = frozen
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if batch_idx in (4, 8):
-            module.net[0].requires_grad_(batch_idx == 8)
+        if batch_idx in self.frozen:
+            module.net[0].requires_grad_(not self.frozen[batch_idx])
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_frozen_and_thawed_in_mid_epoch(probe):
+@pytest.mark.parametrize("frozen", [{4: True, 8: False}, {0: True, 6: False}], ids=["later", "at first"])
+def test_frozen_and_thawed_in_mid_epoch(frozen, probe):
     noise, accumulate = PROBES[probe]
     callback = GradientNoiseScale(probe=noise)
     recorder = Recorder(callback)
-    fit(Regression(), data(), Freezes(), callback, recorder, epochs=2, accumulate=accumulate)
+    fit(Regression(), data(), Freezes(frozen), callback, recorder, epochs=2, accumulate=accumulate)
     assert {len(step.trained) for step in recorder.steps} == {2, 4}
-    assert right(Regression(), recorder, probe)
+    assert worst(Regression(), recorder, probe) < ROUNDING
 
 
 # ---- searches before the run ------------------------------------------------------------------------------------------------
@@ -235,7 +239,7 @@ def test_trials_and_limits(arguments, pairs, singles, probe):
     steps = pairs if probe == "micro_batches" else singles
     assert callback.estimate().steps == steps == len(recorder.moments)
     recorder.steps = [step for step in recorder.steps if len(step.batches) > 1 or probe == "examples"]
-    assert not steps or right(Regression(), recorder, probe)
+    assert not steps or worst(Regression(), recorder, probe) < ROUNDING
 
 
 @pytest.mark.parametrize("probe", PROBES)
