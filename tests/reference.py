@@ -13,9 +13,9 @@ from lightning_noise import GradientNoiseScale, Key, Moments, Monitor
 from lightning_noise.core.moments import from_contributions
 
 
-def monitor(noise: GradientNoiseScale) -> Monitor:
-    """The engine of a callback with one optimizer: what was passed over and which probe was chosen can be seen there alone."""
-    return noise._monitor
+def monitor(noise: GradientNoiseScale, optimizer: str = "") -> Monitor:
+    """The engine of one optimizer: what was passed over and which probe was chosen can be seen there alone."""
+    return next(one.monitor for one in noise._measured if one.name == optimizer)
 
 
 class Step(NamedTuple):
