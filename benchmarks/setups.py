@@ -10,6 +10,7 @@ is to be refused is not, and where a rule of ``plugin/refusals.py`` has no row.
 
 import argparse
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -17,7 +18,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -37,9 +38,11 @@ from benchmarks.overhead import quiet_lightning
 from lightning_noise import Examples, GradientNoiseScale, NoiseDDPStrategy
 from lightning_noise.plugin.refusals import REFUSALS
 from tests.plugin.ddp_worlds import shard
+from tests.plugin.gans import Gan, Joint, by_hand, gan_data
 from tests.plugin.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
+from tests.plugin.test_manual import Wrong
 from tests.plugin.toys import Regression, data, trainer
-from tests.reference import Recorder, Step, errors, monitor
+from tests.reference import Recorder, Step, differences, errors, monitor
 from tests.world import launch
 
 PAGE = Path(__file__).parent.parent / "docs" / "setups.md"
@@ -97,6 +100,26 @@ class Setup(NamedTuple):
     callbacks: Callable[[], list[Callback]] = list
     passed_over: int = 0
     sketched: bool = False
+
+
+class ByHand(NamedTuple):
+    """Rows of a GAN that steps by itself, one for each of its optimizers.
+
+    Args:
+        module: makes it.
+        groups: what ``tests.plugin.gans.by_hand`` compares, "examples" or "batches".
+        noise: makes arguments of ``GradientNoiseScale``.
+        bound: greatest relative error of a squared norm.
+        precision: of the trainer. The reference trains by itself, in fp64.
+    """
+
+    name: str
+    told: str
+    module: Callable[[], Gan]
+    groups: str
+    noise: Callable[[], Mapping[str, Any]]
+    bound: float
+    precision: str = "32-true"
 
 
 class Refused(NamedTuple):
@@ -260,13 +283,21 @@ SUPPORTED = (
     ),
 )
 
-
-class Manual(Regression):
-    """Optimizes by hand."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+BY_HAND = (
+    ByHand("GAN, single examples", "two optimizers, toggle_optimizer", Gan, "examples", exact, 1e-4),
+    ByHand("the same in fp64", 'Trainer(precision="64-true")', Gan, "examples", exact, 1e-9, "64-true"),
+    ByHand("GAN without toggling", "two optimizers", lambda: Gan("gd", toggle=False), "examples", exact, 1e-9, "64-true"),
+    ByHand(
+        "GAN, steps over 2 batches",
+        "zero_grad and step every second batch",
+        lambda: Gan(accumulate=2),
+        "batches",
+        lambda: {"probe": "micro_batches"},
+        1e-9,
+        "64-true",
+    ),
+    ByHand("GAN, 3 steps of the critic a batch", "as in WGAN", lambda: Gan(critic_steps=3), "examples", exact, 1e-9, "64-true"),
+)
 
 
 class Recurrent(Regression):
@@ -305,6 +336,10 @@ def local_sgd() -> NoiseDDPStrategy:
     return NoiseDDPStrategy(ddp_comm_state=state, ddp_comm_hook=post_localSGD_hook.post_localSGD_hook, model_averaging_period=2)
 
 
+def by_itself() -> dict[str, Any]:
+    return {"loader": gan_data}
+
+
 def on_mps() -> tuple[Any, Any]:
     strategy = SimpleNamespace(root_device=torch.device("mps"))
     return SimpleNamespace(strategy=strategy, world_size=1), None
@@ -316,8 +351,7 @@ def sharded() -> tuple[Any, Any]:
 
 
 REFUSED = (
-    Refused("manual optimization", "manual optimization", Manual),
-    Refused("no optimizer", "number of optimizers", lambda: Regression(lambda _: None)),
+    Refused("no optimizer", "no optimizer", lambda: Regression(lambda _: None)),
     Refused("MPS", "MPS", stand_in=on_mps),
     Refused("LBFGS", "LBFGS", lambda: Regression(lambda p: torch.optim.LBFGS(p, lr=0.1))),
     Refused("SyncBatchNorm", "SyncBatchNorm", stand_in=lambda: (SimpleNamespace(world_size=2), Synchronised())),
@@ -329,6 +363,10 @@ REFUSED = (
         ranks=2,
     ),
     Refused("a strategy that is neither one device nor DDP", "strategy", stand_in=sharded),
+    Refused("two backward passes over one batch for one step", module=lambda: Wrong("two passes"), options=by_itself),
+    Refused("one backward pass for two steps that share parameters", module=lambda: Joint(shared=True)),
+    Refused("a gradient zeroed in part", module=lambda: Wrong("zeroed in part"), options=by_itself),
+    Refused("loss.backward() in place of manual_backward", module=lambda: Wrong("loss.backward"), options=by_itself),
     Refused("one batch a step, a layer without a rule", module=Recurrent),
     Refused("one batch a step, BatchNorm", module=Normalised),
     Refused("one batch a step, a weight penalty in the loss", module=Penalised),
@@ -363,6 +401,14 @@ class Run(NamedTuple):
     steps: tuple[Step, ...] = ()
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Without verdicts, advice and warnings."""
+    with quiet_lightning(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
 def run(setup: Setup | Refused) -> Run:
     """One run on this rank."""
     torch.manual_seed(0)
@@ -392,7 +438,7 @@ def ask(setup: Refused) -> Run:
 
 def rank() -> list[Run]:
     """What each of two processes does: all set-ups that need them."""
-    with quiet_lightning(), contextlib.redirect_stdout(io.StringIO()):
+    with silence():
         return [run(setup) for setup in (*SUPPORTED, *REFUSED) if setup.ranks > 1]
 
 
@@ -413,6 +459,27 @@ class Row(NamedTuple):
     q_small: float
     q_big: float
     message: str
+
+
+def run_by_hand(setup: ByHand) -> list[Row]:
+    """Both rows.
+
+    Raises:
+        RuntimeError: a norm is further off than the row allows.
+    """
+    module, rows = setup.module(), []
+    batches = [[t.double() for t in batch] for batch in gan_data()]
+    hand = by_hand(copy.deepcopy(module).double(), batches, setup.groups)
+    callback = GradientNoiseScale(**setup.noise())
+    recorders = {name: Recorder(callback, optimizer=name) for name in ("Adam", "Adam-1")}
+    trainer(callback, *recorders.values(), accumulate=1, precision=setup.precision).fit(module, gan_data())
+    for (name, recorder), which in zip(recorders.items(), "gd", strict=True):
+        found, one = differences(recorder.moments, hand[which]), monitor(callback, name)
+        if max(found.q_small, found.q_big) > setup.bound:
+            raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
+        title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.skipped.total()
+        rows.append(Row(title, setup.told, one.probe.name, found.steps, passed_over, found.q_small, found.q_big, ""))
+    return rows
 
 
 def judge(setup: Setup, ranks: Sequence[Run]) -> Row:
@@ -447,23 +514,26 @@ def judge_refusal(setup: Refused, ranks: Sequence[Run]) -> Row:
     return Row(setup.name, told, "", 0, 0, float("nan"), float("nan"), messages.pop())
 
 
-def measure(setups: Iterable[Setup | Refused]) -> list[Row]:
+def measure(setups: Iterable[Setup | ByHand | Refused]) -> list[Row]:
     """All rows; those of two ranks in one start of two processes."""
     setups = list(setups)
     many = [setup for setup in (*SUPPORTED, *REFUSED) if setup.ranks > 1]
     by_rank: list[list[Run]] = []
-    if any(setup.ranks > 1 for setup in setups):
+    if any(setup in many for setup in setups):
         with tempfile.TemporaryDirectory() as folder:
             by_rank = launch("benchmarks.setups:rank", 2, Path(folder))
     rows = []
     for setup in setups:
+        if isinstance(setup, ByHand):
+            with silence():
+                rows += run_by_hand(setup)
+            continue
         if setup.ranks > 1:
             runs = [of_rank[many.index(setup)] for of_rank in by_rank]
         elif isinstance(setup, Refused) and setup.stand_in:
             runs = [ask(setup)]
         else:
-            with quiet_lightning(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore")
+            with silence():
                 runs = [run(setup)]
         rows.append(judge_refusal(setup, runs) if isinstance(setup, Refused) else judge(setup, runs))
     return rows
@@ -510,7 +580,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         raise RuntimeError(f"no row for the rules {sorted(unlisted())} of plugin/refusals.py")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    supported, refused = measure(SUPPORTED), measure(REFUSED)
+    supported, refused = measure([*SUPPORTED, *BY_HAND]), measure(REFUSED)
     page = DOCUMENT.format(machine=machine(), supported=supported_table(supported), refused=refused_table(refused))
     args.output.write_text(page, encoding="utf-8")
     return [*supported, *refused]

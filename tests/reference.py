@@ -35,16 +35,19 @@ class Step(NamedTuple):
 
 
 class Recorder(L.Callback):
-    """Keeps what every optimizer step trained on, and the moments that ``noise`` made of it; stands after ``noise``."""
+    """Keeps what every optimizer step trained on, and the moments that ``noise`` made of it; stands after ``noise``.
 
-    def __init__(self, noise: GradientNoiseScale, key: Key = Key()) -> None:
-        self.noise, self.key = noise, key
+    With several optimizers the moments are those of ``optimizer``, and the steps are not to be used.
+    """
+
+    def __init__(self, noise: GradientNoiseScale, key: Key = Key(), optimizer: str = "") -> None:
+        self.noise, self.key, self.optimizer = noise, key, optimizer
         self.steps: list[Step] = []
         self.moments: list[Moments] = []
         self._batches: list[Any] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        windows = monitor(self.noise).windows[self.key]
+        windows = monitor(self.noise, self.optimizer).windows[self.key]
         real = type(windows).update
         windows.update = lambda moments, *age: self.moments.append(moments) or real(windows, moments, *age)
 
@@ -139,13 +142,21 @@ def errors(
         ValueError: the measured steps are not those with a finite gradient, or batch sizes differ.
     """
     steps = [step for step in zip(*ranks, strict=True) if all(part.finite for part in step)]
-    if len(steps) != len(moments):
-        raise ValueError(f"{len(moments)} steps were measured where {len(steps)} had a finite gradient.")
+    return differences(moments, [expected(module, of_all_ranks, probe) for of_all_ranks in steps])
+
+
+def differences(moments: Sequence[Moments], wanted: Sequence[Moments]) -> Errors:
+    """Measured moments against those that are right, step by step.
+
+    Raises:
+        ValueError: another number of steps was measured, or batch sizes differ.
+    """
+    if len(wanted) != len(moments):
+        raise ValueError(f"{len(moments)} steps were measured where {len(wanted)} had a finite gradient.")
     worst = [0.0, 0.0]
-    for got, of_all_ranks in zip(moments, steps, strict=True):
-        want = expected(module, of_all_ranks, probe)
+    for got, want in zip(moments, wanted, strict=True):
         if not all(math.isclose(got[at], want[at], rel_tol=1e-12) for at in (2, 3)):
             raise ValueError(f"batch sizes differ: {got} where {want} is right.")
         for at in (0, 1):
             worst[at] = max(worst[at], abs(got[at] / want[at] - 1))
-    return Errors(*worst, len(steps))
+    return Errors(*worst, len(moments))
