@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import lightning as L
+import pytorch_lightning as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback
@@ -42,6 +43,7 @@ from tests.plugin.gans import Gan, Joint, by_hand, gan_data
 from tests.plugin.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from tests.plugin.test_manual import Wrong
 from tests.plugin.toys import Regression, data, trainer
+from tests.plugin.twin_worlds import TwinRegression
 from tests.reference import Recorder, Step, differences, errors, monitor
 from tests.world import launch
 
@@ -260,6 +262,13 @@ SUPPORTED = (
         callbacks=lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=1)],
     ),
     Setup("validation in mid-epoch", "Trainer(val_check_interval=4)", options=accumulating(2, val=data, val_check_interval=4)),
+    Setup(
+        "pytorch_lightning",
+        "import pytorch_lightning as pl; pl.Trainer(accumulate_grad_batches=2)",
+        lambda: TwinRegression(learning_rate=0.05),
+        accumulating(2, package=pl),
+        plain=Regression,
+    ),
     Setup("two ranks, DDP as it is", 'Trainer(strategy="ddp")', options=two_ranks("ddp"), ranks=2),
     Setup("the same with accumulation", "accumulate_grad_batches=2", options=two_ranks("ddp", accumulate=2), ranks=2),
     Setup("the same, batches of different sizes", 'Trainer(strategy="ddp")', options=two_ranks("ddp", UNEVEN), ranks=2),
@@ -279,6 +288,14 @@ SUPPORTED = (
         'Trainer(precision="bf16-mixed")',
         options=two_ranks("ddp_noise", precision="bf16-mixed"),
         bound=BF16,
+        ranks=2,
+    ),
+    Setup(
+        "the same, pytorch_lightning",
+        'pl.Trainer(strategy="ddp_noise")',
+        lambda: TwinRegression(learning_rate=0.05),
+        two_ranks("ddp_noise", package=pl),
+        plain=Regression,
         ranks=2,
     ),
 )
@@ -336,6 +353,17 @@ def local_sgd() -> NoiseDDPStrategy:
     return NoiseDDPStrategy(ddp_comm_state=state, ddp_comm_hook=post_localSGD_hook.post_localSGD_hook, model_averaging_period=2)
 
 
+class Numbers(L.LightningDataModule):
+    """A data module of ``lightning``."""
+
+    def train_dataloader(self) -> DataLoader:
+        return data()
+
+
+def mixed() -> dict[str, Any]:
+    return {"package": pl, "loader": Numbers()}
+
+
 def by_itself() -> dict[str, Any]:
     return {"loader": gan_data}
 
@@ -351,6 +379,7 @@ def sharded() -> tuple[Any, Any]:
 
 
 REFUSED = (
+    Refused("a data module of the other package", "two packages", lambda: TwinRegression(), mixed),
     Refused("no optimizer", "no optimizer", lambda: Regression(lambda _: None)),
     Refused("MPS", "MPS", stand_in=on_mps),
     Refused("LBFGS", "LBFGS", lambda: Regression(lambda p: torch.optim.LBFGS(p, lr=0.1))),
@@ -417,13 +446,14 @@ def run(setup: Setup | Refused) -> Run:
     val = options.pop("val", None)
     callback = GradientNoiseScale(**setup.noise())
     recorder = Recorder(callback)
-    others = setup.callbacks() if isinstance(setup, Setup) else []
+    others = [recorder, *setup.callbacks()] if isinstance(setup, Setup) else []
     try:
-        trainer(callback, recorder, *others, **options).fit(
-            setup.module(), loader() if callable(loader) else loader, val() if val else None
-        )
+        loader = loader() if callable(loader) else loader
+        trainer(callback, *others, **options).fit(setup.module(), loader, val() if val else None)
     except MisconfigurationException as error:
         return Run(str(error))
+    if isinstance(setup, Refused):
+        return Run("")
     return Run("", monitor(callback).probe.name, tuple(recorder.moments), tuple(recorder.steps))
 
 
@@ -579,11 +609,13 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if unlisted():
         raise RuntimeError(f"no row for the rules {sorted(unlisted())} of plugin/refusals.py")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    supported, refused = measure([*SUPPORTED, *BY_HAND]), measure(REFUSED)
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    rows = measure([*SUPPORTED, *BY_HAND, *REFUSED])
+    supported, refused = [row for row in rows if not row.message], [row for row in rows if row.message]
     page = DOCUMENT.format(machine=machine(), supported=supported_table(supported), refused=refused_table(refused))
     args.output.write_text(page, encoding="utf-8")
-    return [*supported, *refused]
+    return rows
 
 
 if __name__ == "__main__":
