@@ -26,6 +26,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead_ddp.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/examples_probe.py
+	$(BIN)/python benchmarks/setups.py
 
 clean:
 	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage
