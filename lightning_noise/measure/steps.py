@@ -23,7 +23,10 @@ NOT_ZEROED = (
     "the gradient of {name} was not zeroed after its last step, so that it holds examples seen before. Call its zero_grad() "
     "before the backward pass"
 )
-IN_PART = "the gradient of {name} was zeroed in part between two backward passes of one step"
+IN_PART = (
+    "the gradient of {name} was zeroed in part between two backward passes of one step, so that its parts belong to different "
+    "examples. Call its zero_grad() for all of its parameters, or for none"
+)
 RANKS_TWICE = (
     "probe='ranks' sees only the last of several backward passes for one step of {name}. Use probe='micro_batches', or call "
     "manual_backward once a step"
