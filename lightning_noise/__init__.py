@@ -3,6 +3,7 @@
 from lightning_noise import tradeoff
 from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
 from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
 from lightning_noise.measure.monitor import Monitor
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.metric import NoiseScaleMetric
@@ -15,8 +16,11 @@ from lightning_noise.probes.ranks import BucketTap, Ranks
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchSizePolicy",
     "BucketTap",
+    "Decision",
     "Examples",
+    "ExchangeRate",
     "GradientNoiseScale",
     "Key",
     "MicroBatches",
@@ -28,6 +32,7 @@ __all__ = [
     "NoiseStrategyMixin",
     "Probe",
     "Ranks",
+    "TrackNoiseScale",
     "estimate_noise_scale",
     "register_rule",
     "tradeoff",

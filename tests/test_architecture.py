@@ -53,8 +53,11 @@ def test_every_file_belongs_to_a_floor():
 
 def test_public_list():
     assert sorted(lightning_noise.__all__) == [
+        "BatchSizePolicy",
         "BucketTap",
+        "Decision",
         "Examples",
+        "ExchangeRate",
         "GradientNoiseScale",
         "Key",
         "MicroBatches",
@@ -66,6 +69,7 @@ def test_public_list():
         "NoiseStrategyMixin",
         "Probe",
         "Ranks",
+        "TrackNoiseScale",
         "estimate_noise_scale",
         "register_rule",
         "tradeoff",

@@ -1,0 +1,88 @@
+"""By what factor the learning rate follows the batch size."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.tradeoff import gain
+
+RateFn = Callable[[float, float, NoiseEstimate], float]
+RateRule = Literal["optimal", "linear", "sqrt"] | RateFn | None
+RULES = ("optimal", "linear", "sqrt")
+
+
+def check_rule(rule: object) -> None:
+    """Checks the argument ``learning_rate`` where it is given.
+
+    Raises:
+        TypeError, ValueError: it names no rule and cannot be called.
+
+    >>> check_rule("quadratic")
+    Traceback (most recent call last):
+    ValueError: learning_rate must be one of ['optimal', 'linear', 'sqrt'], None (no change) or a callable, got 'quadratic'.
+    """
+    message = f"learning_rate must be one of {list(RULES)}, None (no change) or a callable, got {rule!r}."
+    if isinstance(rule, str):
+        if rule not in RULES:
+            raise ValueError(message)
+    elif rule is not None and (isinstance(rule, type) or not callable(rule)):
+        raise TypeError(message)
+
+
+def learning_rate_factor(rule: RateRule, old: float, new: float, estimate: NoiseEstimate, *, alpha: float = 1.0) -> float:
+    """The factor on the learning rate when the global size goes from ``old`` to ``new``.
+
+    Take for ``old`` the size that the run started with and for ``new`` the present one, so that there is one factor, with the
+    estimate of the last decision: a product of factors from step to step does not return to 1 when the size does.
+
+    Args:
+        rule: "optimal": ``((1 + R/old)/(1 + R/new))^alpha``, between 1 and ``(new/old)^alpha``. The noise scale R is
+            uncertain, so it is the end of the interval that gives the smaller rate: the lower one (none: 0) when growing, the
+            upper one (none: infinite) when shrinking. "linear": new/old. "sqrt": its root. ``None``: 1. A callable gets
+            (old, new, estimate) and returns the factor.
+        old: global size in examples that the learning rate was chosen for.
+        new: global size in examples from now on.
+        estimate: what the decision was made from.
+        alpha: 1 for SGD and momentum, 1/2 for Adam kinds.
+
+    Raises:
+        ValueError: ``rule`` is unknown, a size is not positive, or a callable returned something else than a finite number > 0.
+
+    Source: McCandlish et al. 2018, section 2.3 and appendix E; for alpha = 1 the gain of AdaScale (Johnson et al. 2020).
+
+    >>> seen = NoiseEstimate(1.0, 1000.0, 1000.0, 800.0, 1200.0, True, 400, 180.0)
+    >>> round(learning_rate_factor("optimal", 100, 400, seen), 4)  # (1 + 800/100)/(1 + 800/400)
+    3.0
+    >>> round(learning_rate_factor("optimal", 100, 400, seen, alpha=0.5), 4)
+    1.7321
+    >>> learning_rate_factor("sqrt", 100, 400, seen), learning_rate_factor(None, 100, 400, seen)
+    (2.0, 1.0)
+    """
+    check_rule(rule)
+    for name, size in (("old", old), ("new", new)):
+        if not (math.isfinite(size) and size > 0):
+            raise ValueError(f"{name} must be a finite number > 0, got {size!r}.")
+    if rule is None:
+        return 1.0
+    if rule == "optimal":
+        return _optimal(old, new, estimate, alpha)
+    if isinstance(rule, str):
+        return new / old if rule == "linear" else math.sqrt(new / old)
+    return _checked(rule, rule(old, new, estimate))
+
+
+def _optimal(old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
+    cautious = estimate.low if new >= old else estimate.high
+    if cautious is not None:
+        return float(gain(cautious, old, new) ** alpha)
+    return 1.0 if new >= old else float((new / old) ** alpha)
+
+
+def _checked(rule: RateFn, factor: object) -> float:
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor) or factor <= 0:
+        name = getattr(rule, "__name__", type(rule).__name__)
+        raise ValueError(
+            f"learning_rate={name} must return a finite number > 0 (1.0 for no change), but it returned {factor!r}."
+        )
+    return float(factor)
