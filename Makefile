@@ -27,6 +27,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/examples_probe.py
 	$(BIN)/python benchmarks/setups.py
+	$(BIN)/python benchmarks/policy.py
 
 clean:
 	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage
