@@ -7,6 +7,7 @@ from lightning_noise.core.policy import BatchSizePolicy, Decision, ExchangeRate,
 from lightning_noise.measure.monitor import Monitor
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.metric import NoiseScaleMetric
+from lightning_noise.plugin.schedules import ByExamples
 from lightning_noise.plugin.strategies import NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples, register_rule
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BatchSizePolicy",
     "BucketTap",
+    "ByExamples",
     "Decision",
     "Examples",
     "ExchangeRate",

@@ -55,6 +55,7 @@ def test_public_list():
     assert sorted(lightning_noise.__all__) == [
         "BatchSizePolicy",
         "BucketTap",
+        "ByExamples",
         "Decision",
         "Examples",
         "ExchangeRate",
