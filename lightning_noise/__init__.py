@@ -5,6 +5,7 @@ from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.core.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
 from lightning_noise.measure.monitor import Monitor
+from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.metric import NoiseScaleMetric
 from lightning_noise.plugin.schedules import ByExamples
@@ -17,6 +18,7 @@ from lightning_noise.probes.ranks import BucketTap, Ranks
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaptiveBatchSize",
     "BatchSizePolicy",
     "BucketTap",
     "ByExamples",

@@ -53,6 +53,7 @@ def test_every_file_belongs_to_a_floor():
 
 def test_public_list():
     assert sorted(lightning_noise.__all__) == [
+        "AdaptiveBatchSize",
         "BatchSizePolicy",
         "BucketTap",
         "ByExamples",

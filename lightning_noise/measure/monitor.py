@@ -35,6 +35,8 @@ class Monitor:
         replicas: ranks that train on different examples and whose gradients are averaged.
         rank: of this process among them.
         reduce: sums a tensor over these ranks; ``None`` for one process.
+        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by as much more: for a batch
+            size that adapts.
 
     A loop calls ``micro_batch`` around every backward pass and ``step`` after the last one of an optimizer step, before
     clipping, then ``flush`` whenever it wants to read. Nothing is read from the device in between.
@@ -62,6 +64,7 @@ class Monitor:
         replicas: int = 1,
         rank: int = 0,
         reduce: Reduce | None = None,
+        decay_by_examples: bool = False,
     ) -> None:
         self.probe = probe
         self.every_n_steps = every_n_steps
@@ -74,6 +77,8 @@ class Monitor:
         self.windows: dict[Key, Windows] = {}
         self.trajectories: dict[Key, Trajectory] = {}
         self._decay = decay
+        self._decay_by_examples = decay_by_examples
+        self._first_size: float | None = None
         self._keys = dict(keys) if keys is not None else None
         self._reduce = reduce
         self._rank = rank
@@ -321,10 +326,12 @@ class Monitor:
 
     def _take(self, record: StepRecord) -> None:
         self._sizes.append(record.global_size)
+        self._first_size = self._first_size or record.global_size
+        age = record.global_size / self._first_size if self._decay_by_examples and self._first_size else 1.0
         for (key, windows), moments in zip(self.windows.items(), record.moments, strict=True):
             reason = _unusable(moments, record.fault)
             if reason is None:
-                windows.update(moments)
+                windows.update(moments, age)
                 if key in self.trajectories:
                     self.trajectories[key].add(windows.estimate(data_size=self.data_size))
             elif not key.layer and reason:
@@ -348,6 +355,16 @@ class Monitor:
         """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
         return median_high(self._sizes) if self._sizes else None
 
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps announced so far, measured or not."""
+        return self._optimizer_steps
+
+    def resized(self) -> None:
+        """The batch size changes from here on: :attr:`global_size` is the median of what follows."""
+        self.flush()
+        self._sizes.clear()
+
     # ---- state ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -360,6 +377,7 @@ class Monitor:
             "data_size": self.data_size,
             "epoch_began": self._epoch_began,
             "sizes": list(self._sizes),
+            "first_size": self._first_size,
             "skipped": dict(self.skipped),
             "keys": [
                 {
@@ -378,6 +396,7 @@ class Monitor:
         self.data_size = state["data_size"]
         self._epoch_began = state["epoch_began"]
         self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
+        self._first_size = state.get("first_size")
         self.skipped = Counter(state["skipped"])
         self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}
         if self.windows:

@@ -12,8 +12,11 @@ from torch.optim import Optimizer
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
+from lightning_noise.core.policy import BatchSizePolicy
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
+from lightning_noise.plugin.adapt import Adapter
+from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
 from lightning_noise.plugin.publish import log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
@@ -43,7 +46,8 @@ class GradientNoiseScale(Callback):
         geometry: the metric M in gᵀMg; "euclidean".
         every_n_steps: measures the first of every so many optimizer steps; None means every step.
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
-        adaptive_batch_size: must be False in this version.
+        adaptive_batch_size: True lets the noise scale set the batch size between epochs; a BatchSizePolicy such as
+            lightning_noise.ExchangeRate does so by its rule; an AdaptiveBatchSize has more settings.
         batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the first tensor is not it. A
             function or its dotted path.
         per_layer: True also measures every module that owns parameters; a number n, the first n parts of their names.
@@ -66,7 +70,7 @@ class GradientNoiseScale(Callback):
         geometry: str | tuple[str, ...] = "euclidean",
         every_n_steps: int | None = None,
         decay: float = 0.99,
-        adaptive_batch_size: bool = False,
+        adaptive_batch_size: bool | BatchSizePolicy | AdaptiveBatchSize = False,
         batch_size_fn: Callable[[Any], Any] | str | None = None,
         per_layer: bool | int = False,
         prog_bar: bool = False,
@@ -82,6 +86,7 @@ class GradientNoiseScale(Callback):
             prog_bar=prog_bar,
         )
         self._batch_size_fn = host.resolve(batch_size_fn)
+        self._adapter = Adapter(self.settings.adaptive, self.settings.unit) if self.settings.adaptive else None
         self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
         self._measured: list[Measured] = []
         self._steps: Steps | None = None
@@ -125,6 +130,8 @@ class GradientNoiseScale(Callback):
         self._module = weakref.ref(pl_module)
         self._measured, self._steps = measured, steps_of(trainer, pl_module, measured)
         self._take_up(state)
+        if self._adapter:
+            self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state)
         write_layout(trainer, [one.name for one in measured])
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
@@ -137,12 +144,19 @@ class GradientNoiseScale(Callback):
             if one.name in state["monitors"]:
                 one.monitor.load_state_dict(state["monitors"][one.name])
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compares the loaders, which are there now, with the batch size that a checkpoint asks for."""
+        if self._adapter:
+            self._adapter.check(trainer)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
         whole = self._epoch_whole and host.finite_data(trainer)
         for one in self._measured:
             one.monitor.next_epoch(whole=whole)
         self._epoch_whole, self._rescan = False, True
+        if self._adapter:
+            self._adapter.begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Counts the examples of the micro-batch, and tells a probe that watches forward passes that one begins."""
@@ -150,6 +164,8 @@ class GradientNoiseScale(Callback):
             for one in self._measured:
                 one.monitor.watch(host.trained_parameters(pl_module, trainer.optimizers[one.place]))
             self._rescan = False
+        if self._adapter:
+            self._adapter.settle()
         first = not self._size_known
         self._count_examples(batch)
         if first and self._one_example(trainer, batch):
@@ -191,12 +207,16 @@ class GradientNoiseScale(Callback):
             self._publish(trainer, host.log_index(trainer))
         elif any(one.monitor.pending >= UNREAD_STEPS for one in self._measured):
             self._flush()
+        if self._adapter:
+            self._adapter.after_batch(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
         self._flush()
         self._epoch_whole = host.epoch_is_whole(trainer)
-        if self._steps_read != self._published:
+        if self._adapter:
+            self._adapter.end_epoch(trainer)
+        if self._steps_read != self._published or self._adapter:
             self._publish(trainer, host.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
@@ -208,9 +228,14 @@ class GradientNoiseScale(Callback):
         self._published = self._steps_read
         values: dict[str, float] = {}
         for one in self._measured:
-            values |= log_values(one.monitor, host.learning_rate(trainer.optimizers[one.place]), one.name)
+            values |= log_values(one.monitor, self._learning_rate(trainer, one), one.name)
         if values:
+            values |= self._adapter.values() if self._adapter else {}
             publish(trainer, values, step, prog_bar=self.settings.prog_bar)
+
+    def _learning_rate(self, trainer: L.Trainer, measured: Measured) -> float:
+        """What the optimizer steps with."""
+        return host.learning_rate(trainer.optimizers[measured.place]) * (self._adapter.factor if self._adapter else 1.0)
 
     def _flush(self) -> None:
         for one in self._measured:
@@ -238,12 +263,13 @@ class GradientNoiseScale(Callback):
             trajectory=monitor.trajectories[Key()],
             choice=measured.choice,
             global_size=monitor.global_size,
-            learning_rate=host.learning_rate(trainer.optimizers[measured.place]),
+            learning_rate=self._learning_rate(trainer, measured),
             data_size=monitor.data_size,
             skipped=dict(monitor.skipped),
             twins=monitor.twins,
             unit=self.settings.unit,
             optimizer=measured.name,
+            story=tuple(self._adapter.story()) if self._adapter else (),
             warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe), *sorted(monitor.notes)),
         )
 
@@ -253,6 +279,8 @@ class GradientNoiseScale(Callback):
 
     def _close(self) -> None:
         self._steps = None  # it holds the optimizers
+        if self._adapter:
+            self._adapter.close()
         for one in self._measured:
             one.monitor.close()
 
@@ -280,13 +308,17 @@ class GradientNoiseScale(Callback):
         """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
         if not self._measured:
             return self._state or {}
-        return {"monitors": {one.name: one.monitor.state_dict() for one in self._measured}, "epoch_whole": self._epoch_whole}
+        adaptation = {"adaptation": self._adapter.state_dict()} if self._adapter else {}
+        monitors = {one.name: one.monitor.state_dict() for one in self._measured}
+        return {"monitors": monitors, "epoch_whole": self._epoch_whole, **adaptation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit."""
         self._state = dict(state_dict) or None
         if self._steps is not None:  # a search for a learning rate or a batch size, or a strategy that restores after its setup
             self._take_up(self._state)
+        if self._adapter:
+            self._adapter.load_state_dict(state_dict.get("adaptation"))
 
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here

@@ -51,6 +51,7 @@ def _measure(trainer: L.Trainer, module: L.LightningModule, settings: Settings, 
         replicas=trainer.world_size,
         rank=trainer.global_rank,
         reduce=None if trainer.world_size == 1 else sum_over_ranks,
+        decay_by_examples=settings.adaptive is not None and not settings.adaptive.advise_only,
     )
     return Measured(name, index, choice, monitor)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lightning_noise.core.policy import BatchSizePolicy
+from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize, adaptive_settings
 from lightning_noise.plugin.host import resolve
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
@@ -27,7 +29,7 @@ class Settings:
     geometry: str | tuple[str, ...]
     every_n_steps: int | None
     decay: float
-    adaptive_batch_size: Any
+    adaptive_batch_size: bool | BatchSizePolicy | AdaptiveBatchSize
     batch_size_fn: Callable[[Any], Any] | str | None
     per_layer: bool | int
     prog_bar: bool
@@ -40,15 +42,18 @@ class Settings:
         _check_type("decay", self.decay, (int, float), "a number")
         if not 0 < self.decay < 1:
             raise ValueError(f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about 200 steps.")
-        _check_type("adaptive_batch_size", self.adaptive_batch_size, (bool,), "a bool", allow_bool=True)
-        if self.adaptive_batch_size:
-            raise ValueError("adaptive_batch_size=True is not supported by this version. Use False: measure only.")
+        adaptive_settings(self.adaptive_batch_size)
         if self.batch_size_fn is not None and not isinstance(self.batch_size_fn, str) and not callable(self.batch_size_fn):
             raise TypeError(f"batch_size_fn must be None, a callable or a dotted path, got {self.batch_size_fn!r}.")
         resolve(self.batch_size_fn)
         if not isinstance(self.per_layer, bool):
             _check_count("per_layer", self.per_layer, "True, False or ")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
+
+    @property
+    def adaptive(self) -> AdaptiveBatchSize | None:
+        """How the batch size adapts; ``None`` where it does not."""
+        return adaptive_settings(self.adaptive_batch_size)
 
     @property
     def unit(self) -> str:

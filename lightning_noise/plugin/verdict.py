@@ -25,6 +25,7 @@ class Findings(NamedTuple):
         warnings: more reasons for doubt, from the set-up.
         unit: what is counted.
         optimizer: its name, where there are several.
+        story: what adapting the batch size did, in lines.
     """
 
     estimate: NoiseEstimate
@@ -39,6 +40,7 @@ class Findings(NamedTuple):
     warnings: tuple[str, ...] = ()
     unit: str = "examples"
     optimizer: str = ""
+    story: tuple[str, ...] = ()
 
 
 def verdict(findings: Findings) -> str:
@@ -46,6 +48,7 @@ def verdict(findings: Findings) -> str:
     of = f"of {findings.optimizer} " if findings.optimizer else ""
     lines = [f"noise scale: b_simple {of}{_values(findings)}", *_costs(findings)]
     lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {findings.estimate.steps} steps measured")
+    lines += findings.story
     lines += [f"warning: {text}" for text in cautions(findings)]
     return "\n  ".join(lines)
 
