@@ -25,7 +25,7 @@ class Decision(NamedTuple):
 class BatchSizePolicy(Protocol):
     """A pure rule from what is known and the size in use to the next global size."""
 
-    def __call__(self, estimate: NoiseEstimate, global_size: float, /) -> Decision:
+    def __call__(self, estimate: NoiseEstimate, global_size: float) -> Decision:
         """Decides from ``estimate``, whose interval is a 99 % one, and the ``global_size`` in use, both in examples."""
         ...
 
