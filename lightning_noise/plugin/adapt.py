@@ -229,7 +229,7 @@ class Adapter:
         size = self._in_use(self._running.global_size or 0.0)
         unit = size / self.current.global_size if self.current is not None else 1.0  # units an example of the loader
         start = self.start.global_size * unit if self.start is not None else size
-        decision = checked(starting_from(self.settings.policy, start)(estimate, size))
+        decision = checked(starting_from(self.settings.rule, start)(estimate, size))
         rule, alpha = self.settings.learning_rate, alpha_for(trainer.optimizers[0]).value
         if self.current is None or self.start is None:
             factor = learning_rate_factor(rule, size, decision.global_size, estimate, alpha=alpha)

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from lightning_noise.core.learning_rate import RateRule, check_rule
 from lightning_noise.core.policy import BatchSizePolicy, TrackNoiseScale
 
-DEFAULT_POLICY = TrackNoiseScale()  # frozen, so one serves all
-
 
 @dataclass(frozen=True)
 class AdaptiveBatchSize:
     """How the measured noise scale sets the batch size: ``GradientNoiseScale(adaptive_batch_size=AdaptiveBatchSize(...))``.
 
     Args:
-        policy: what global size next, and why: ``TrackNoiseScale``, ``ExchangeRate``, or any callable
-            ``(estimate, global_size) -> Decision``. Its interval is a 99 % one. Called on rank 0 only.
+        policy: what global size next, and why: ``TrackNoiseScale()``, which ``None`` stands for, ``ExchangeRate(rate)``, or any
+            callable ``(estimate, global_size) -> Decision``; its interval is a 99 % one. Called on rank 0 only.
         learning_rate: how the rate follows, by one factor from the starting size to the present one: "optimal" (the gain of the
             large-batch model, to the power 1 for SGD and 1/2 for Adam kinds), "linear", "sqrt", ``None`` (it does not), or a
             callable ``(old, new, estimate) -> factor``.
@@ -31,13 +29,19 @@ class AdaptiveBatchSize:
     ValueError: max_local_size must be None or an int >= 1, got 0.
     """
 
-    policy: BatchSizePolicy = DEFAULT_POLICY
+    policy: BatchSizePolicy | None = None  # LightningCLI cannot tell a default instance of a protocol from a dictionary
     learning_rate: RateRule = "optimal"
     max_local_size: int | None = None
     within_epoch: bool = False
     advise_only: bool = False
 
+    @property
+    def rule(self) -> BatchSizePolicy:
+        """The policy, of which there always is one."""
+        return TrackNoiseScale() if self.policy is None else self.policy
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", self.rule)
         check_policy("policy", self.policy)
         check_rule(self.learning_rate)
         if self.max_local_size is not None:

@@ -5,6 +5,8 @@ import logging
 from itertools import pairwise
 from pathlib import Path
 
+import jsonargparse
+import lightning as L
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -12,7 +14,16 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from lightning_noise import AdaptiveBatchSize, ByExamples, Decision, ExchangeRate, GradientNoiseScale, Key, TrackNoiseScale
+from lightning_noise import (
+    AdaptiveBatchSize,
+    ByExamples,
+    Decision,
+    ExchangeRate,
+    GradientNoiseScale,
+    Key,
+    NoiseEstimate,
+    TrackNoiseScale,
+)
 from lightning_noise.core.learning_rate import learning_rate_factor
 from lightning_noise.core.plan import Bounds, Plan, plan_for, plan_within_epoch
 from lightning_noise.plugin.adapt_settings import adaptive_settings
@@ -135,6 +146,40 @@ def test_what_the_flag_stands_for():
     assert adaptive_settings(True).policy == TrackNoiseScale()
     assert adaptive_settings(policy) == AdaptiveBatchSize(policy)
     assert adaptive_settings(AdaptiveBatchSize(policy, within_epoch=True)).within_epoch
+
+
+class Threefold:
+    """A policy of one's own, annotated as the protocol, which jsonargparse compares."""
+
+    def __call__(self, estimate: NoiseEstimate, global_size: float) -> Decision:
+        return Decision(round(3 * global_size), "grow: threefold")
+
+
+EXCHANGE = {"class_path": "lightning_noise.ExchangeRate", "init_args": {"rate": 256.0, "min_gain": 0.1}}
+OWN = {"class_path": f"{__name__}.Threefold"}
+WRITTEN = [
+    (True, AdaptiveBatchSize()),
+    (EXCHANGE, AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1))),
+    ({"max_local_size": 8, "learning_rate": "sqrt"}, AdaptiveBatchSize(max_local_size=8, learning_rate="sqrt")),
+    ({"policy": EXCHANGE, "advise_only": True}, AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), advise_only=True)),
+    (
+        {"class_path": "lightning_noise.AdaptiveBatchSize", "init_args": {"policy": EXCHANGE, "within_epoch": True}},
+        AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), within_epoch=True),
+    ),
+    (OWN, None),
+    ({"policy": OWN}, None),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), WRITTEN)
+def test_the_flag_in_yaml(written, meant):
+    """As LightningCLI does: parsed, written out, parsed again."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--callbacks", type=list[L.Callback] | L.Callback | None)
+    callback = {"class_path": "lightning_noise.GradientNoiseScale", "init_args": {"adaptive_batch_size": written}}
+    again = parser.parse_string(parser.dump(parser.parse_object({"callbacks": [callback]})))
+    found = parser.instantiate(again).callbacks[0].settings.adaptive
+    assert found == meant or (meant is None and found.policy(None, 4.0).global_size == 12)
 
 
 @pytest.mark.parametrize(
