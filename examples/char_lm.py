@@ -1,6 +1,7 @@
 """How large a batch is worth it for a small transformer that learns to write Python?
 
     python examples/char_lm.py
+    python examples/char_lm.py --adaptive    (lets the noise scale set the batch size, by accumulation: an epoch is long)
     tensorboard --logdir runs
 
 The corpus is the source of Python's own standard library, read from this installation, one byte a token: nothing is downloaded.
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_noise import GradientNoiseScale
+from lightning_noise import AdaptiveBatchSize, GradientNoiseScale
 
 VOCABULARY = 256
 HEAD_WIDTH = 32
@@ -141,6 +142,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--context", type=int, default=64, help="bytes in a sequence")
     parser.add_argument("--corpus-megabytes", type=float, default=2.0)
+    parser.add_argument("--adaptive", action="store_true", help="let the noise scale set the batch size")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=1)
@@ -158,6 +160,7 @@ def main() -> None:
     # The corpus is in memory: workers would only take cores away from the training.
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=PossibleUserWarning)
     warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on torch 2.13, not ours
+    adaptive = AdaptiveBatchSize(within_epoch=True) if args.adaptive else False
     trainer = L.Trainer(
         devices=args.devices,
         strategy=args.strategy,
@@ -168,7 +171,7 @@ def main() -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         logger=L.pytorch.loggers.TensorBoardLogger(args.logdir, name="char_lm"),
-        callbacks=[GradientNoiseScale(prog_bar=True)],
+        callbacks=[GradientNoiseScale(adaptive_batch_size=adaptive, prog_bar=True)],
         enable_progress_bar=not args.quiet,
         enable_model_summary=False,
     )

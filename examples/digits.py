@@ -1,6 +1,7 @@
 """How large a batch is worth it for a small CNN on handwritten digits?
 
     python examples/digits.py
+    python examples/digits.py --batch-size 16 --adaptive    (examples/adaptive.py shows more of it)
     tensorboard --logdir runs
 
 The data are scikit-learn's bundled digits (1797 images of 8 x 8 pixels): nothing is downloaded.
@@ -82,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches in one optimizer step")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--adaptive", action="store_true", help="let the noise scale set the batch size between epochs")
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=1)
@@ -101,7 +103,7 @@ def main() -> None:
         accumulate_grad_batches=args.accumulate,
         log_every_n_steps=10,
         logger=L.pytorch.loggers.TensorBoardLogger(args.logdir, name="digits"),
-        callbacks=[GradientNoiseScale(prog_bar=True)],
+        callbacks=[GradientNoiseScale(adaptive_batch_size=args.adaptive, prog_bar=True)],
         enable_model_summary=False,
         enable_progress_bar=not args.quiet,
     )

@@ -1,0 +1,236 @@
+"""The table and the Pareto picture of benchmarks/adaptive.py, from its CSV file.
+
+    python benchmarks/adaptive_report.py [--csv benchmarks/results/adaptive.csv] [--figure docs/images/adaptive.png]
+
+Means over five seeds with their standard errors. For an adaptive run it also says: which fixed sizes are better in both, what
+the fixed sizes with the same examples within 10 % need, what the polyline through the fixed sizes gives at the same examples,
+and what the large-batch model predicts from the noise scales that the run measured (gamma of McCandlish et al. 2018,
+appendix D).
+"""
+
+import argparse
+import csv
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FRESH_SEEDS = frozenset({2, 3, 4, 5, 6})
+SAME = 0.1
+
+
+class Run(NamedTuple):
+    """What is needed of a line of the CSV file."""
+
+    reached: bool
+    steps: int
+    examples: int
+    path: str
+
+
+class Row(NamedTuple):
+    """Five runs at the rate that was found: means and their standard errors."""
+
+    task: str
+    kind: str
+    size: int
+    rate: float
+    runs: int
+    reached: int
+    steps: float
+    steps_error: float
+    examples: float
+    examples_error: float
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"fixed {self.size}" if self.kind == "fixed" else self.kind
+
+
+class Prediction(NamedTuple):
+    """The large-batch model, fed with the noise scales that an adaptive run measured.
+
+    Args:
+        gamma: what the best adaptation could gain; 1 is nothing.
+        saved: share of the steps that the sizes taken save beside a fixed size with the same examples.
+    """
+
+    gamma: float
+    saved: float
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of the table, in the order of the file."""
+    groups: dict[tuple[str, str, int, float], list[Run]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if int(line["seed"]) in FRESH_SEEDS:
+                key = (line["task"], line["kind"], int(line["size"]), float(line["rate"]))
+                run = Run(line["reached"] == "1", int(line["steps"]), int(line["examples"]), line["path"])
+                groups.setdefault(key, []).append(run)
+    return [_row(key, runs) for key, runs in groups.items()]
+
+
+def _row(key: tuple[str, str, int, float], runs: Sequence[Run]) -> Row:
+    done = [run for run in runs if run.reached]
+    steps, steps_error = _mean([run.steps for run in done])
+    examples, examples_error = _mean([run.examples for run in done])
+    paths = tuple(run.path for run in done if run.path)
+    return Row(*key, len(runs), len(done), steps, steps_error, examples, examples_error, paths)
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return (values[0] if values else math.nan), math.nan
+    return statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
+
+
+def predict(path: str) -> Prediction | None:
+    """The model's view of one adaptive run; ``None`` where no noise scale was resolved.
+
+    ``path`` holds a period a word, size x steps @ b_simple; a period without a value takes the one before. n steps at size B
+    make the progress ds = n / (1 + R/B) of the least steps.
+    """
+    periods = [_period(word) for word in path.split()]
+    known = [b for _, _, b in periods if b is not None]
+    if not known:
+        return None
+    least_steps = least_examples = roots = steps = examples = 0.0
+    b = known[0]
+    for size, count, measured in periods:
+        b = b if measured is None else measured
+        progress = count / (1 + b / size)
+        least_steps, least_examples = least_steps + progress, least_examples + b * progress
+        roots, steps, examples = roots + math.sqrt(b) * progress, steps + count, examples + size * count
+    gamma = roots**2 / (least_steps * least_examples)
+    fixed_size = (examples - least_examples) / least_steps  # E = E_min + B · S_min
+    return Prediction(gamma, 1 - steps / (least_steps + least_examples / fixed_size))
+
+
+def _period(word: str) -> tuple[int, int, float | None]:
+    sizes, _, b = word.partition("@")
+    size, count = sizes.split("x")
+    return int(size), int(count), float(b) if b else None
+
+
+def steps_at(rows: Iterable[Row], examples: float) -> float | None:
+    """Steps on the polyline (in logarithms) through the fixed sizes that none beats in both; ``None`` outside of it."""
+    frontier = sorted(undominated(rows), key=lambda row: row.examples)
+    for left, right in itertools.pairwise(frontier):
+        if left.examples <= examples <= right.examples:
+            share = math.log(examples / left.examples) / math.log(right.examples / left.examples)
+            return math.exp(math.log(left.steps) + share * math.log(right.steps / left.steps))
+    return None
+
+
+def undominated(rows: Iterable[Row]) -> list[Row]:
+    """The rows that no other one beats in both steps and examples."""
+    rows = [row for row in rows if row.reached]
+    return [row for row in rows if not any(beats(other, row) for other in rows)]
+
+
+def beats(one: Row, other: Row) -> bool:
+    """Whether ``one`` needs fewer steps and no more examples, or the reverse."""
+    no_more = one.steps <= other.steps and one.examples <= other.examples
+    return no_more and (one.steps < other.steps or one.examples < other.examples)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows of one task as a markdown table."""
+    lines = ["| batch size | rate at the start | steps | examples | seeds at the goal |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: (row.kind != "fixed", row.size)):
+        steps, examples = f"{row.steps:.0f} ± {row.steps_error:.0f}", f"{row.examples:,.0f} ± {row.examples_error:,.0f}"
+        name = row.name if row.kind == "fixed" else f"**`{row.name}`**"
+        lines.append(f"| {name} | {row.rate:g} | {steps} | {examples.replace(',', ' ')} | {row.reached} of {row.runs} |")
+    return "\n".join(lines)
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What can be said of every adaptive row of one task beside the fixed ones."""
+    fixed = [row for row in rows if row.kind == "fixed" and row.reached]
+    found = []
+    for row in (row for row in rows if row.kind != "fixed" and row.reached):
+        better = [f"{other.size}" for other in fixed if beats(other, row)]
+        same = [other for other in fixed if abs(other.examples / row.examples - 1) <= SAME]
+        beside = [
+            f"fixed {o.size} ({o.examples / row.examples - 1:+.0%} examples): {row.steps / o.steps - 1:+.0%} steps"
+            for o in same
+        ]
+        line = steps_at(fixed, row.examples)
+        between = "outside the fixed sizes" if line is None else f"{row.steps / line - 1:+.0%} steps beside their line"
+        predictions = [p for p in map(predict, row.paths) if p is not None]
+        gamma, saved = (
+            (statistics.fmean(values) for values in zip(*predictions, strict=True)) if predictions else (math.nan,) * 2
+        )
+        found.append(
+            f"{row.name}: beaten in both by fixed sizes: {', '.join(better) or 'none'}; with the same examples ± 10 %: "
+            f"{'; '.join(beside) or 'no fixed size'}; {between}; predicted by the model: {-saved:+.0%} steps, gamma {gamma:.2f}"
+        )
+    return found
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Steps against examples, both logarithmic, a panel a task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FuncFormatter
+
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.2), layout="constrained", squeeze=False)
+    for panel, task in zip(panels[0], tasks, strict=True):
+        mine = [row for row in rows if row.task == task and row.reached]
+        fixed = sorted((row for row in mine if row.kind == "fixed"), key=lambda row: row.size)
+        panel.plot([r.examples for r in fixed], [r.steps for r in fixed], color="0.75", zorder=1)
+        _points(panel, fixed, "o", "0.35", "fixed sizes")
+        for row in fixed:
+            panel.annotate(f"{row.size}", (row.examples, row.steps), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        others = [row for row in mine if row.kind != "fixed"]
+        for row, color in zip(others, ("tab:red", "tab:blue", "tab:green", "tab:purple"), strict=False):
+            _points(panel, [row], "*", color, f"adaptive from {row.size}: {row.kind}")
+        panel.set(title=task, xlabel="examples to the goal", ylabel="optimizer steps to the goal", xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23457" else ""))
+        panel.tick_params(which="both", labelsize=8)
+        panel.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _points(panel: Any, rows: Sequence[Row], marker: str, color: str, label: str) -> None:
+    panel.errorbar(
+        [r.examples for r in rows],
+        [r.steps for r in rows],
+        xerr=[r.examples_error for r in rows],
+        yerr=[r.steps_error for r in rows],
+        fmt=marker,
+        color=color,
+        markersize=13 if marker == "*" else 6,
+        capsize=2,
+        label=label,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> list[Row]:
+    """Prints the tables and remarks, draws the figure where asked for, and returns the rows."""
+    parser = argparse.ArgumentParser(description="Table and picture of the adaptive benchmark.")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/adaptive.csv"))
+    parser.add_argument("--figure", type=Path, help="file to draw to")
+    args = parser.parse_args(argv)
+    rows = read(args.csv)
+    for task in dict.fromkeys(row.task for row in rows):
+        mine = [row for row in rows if row.task == task]
+        print(f"\n{task}\n\n{table(mine)}\n")
+        print("\n".join(f"- {remark}" for remark in remarks(mine)))
+    if args.figure:
+        draw(rows, args.figure)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

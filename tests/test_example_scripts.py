@@ -1,0 +1,52 @@
+"""The example programs that adapt the batch size, run short in this process."""
+
+import runpy
+import sys
+
+import pytest
+
+from tests.world import ROOT
+
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    def program(name, *arguments):
+        monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        for variable in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # seed_everything sets them for good
+            monkeypatch.setenv(variable, "1")
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return program
+
+
+GREW = "GradientNoiseScale: global size 16 → "
+
+
+def test_adaptive(run):
+    out = run("adaptive.py", "--quiet", "--epochs", "4", "--schedule", "one-cycle", "--compare")
+    assert GREW in out and "grow: b_simple is" in out
+    adaptive, fixed = (int(line.split()[1]) for line in out.splitlines() if line.startswith(("adaptive: ", "fixed: ")))
+    assert adaptive < fixed == 4 * 90
+
+
+def test_advice_changes_nothing(run):
+    out = run("adaptive.py", "--quiet", "--epochs", "3", "--policy", "exchange", "--advise-only", "--schedule", "cosine")
+    assert "advice: global size 16 → 32" in out and "adaptive: 270 steps" in out
+
+
+def test_the_flag_of_the_other_examples(run):
+    assert GREW in run("digits.py", "--quiet", "--epochs", "3", "--batch-size", "16", "--adaptive")
+    small = "--width 32 --layers 1 --context 32 --corpus-megabytes 0.1 --batch-size 4 --steps 240 --learning-rate 0.01"
+    assert "as soon as windows align" in run("char_lm.py", "--quiet", "--adaptive", *small.split())
+
+
+@pytest.mark.filterwarnings("ignore")  # LightningCLI calls what jsonargparse has deprecated
+def test_yaml(run):
+    short = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    out = run("cli.py", "fit", "--config", str(EXAMPLES / "adaptive.yaml"), *short)
+    assert GREW in out and "adaptive batch size: 16 (epoch" in out
