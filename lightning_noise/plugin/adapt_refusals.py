@@ -1,10 +1,10 @@
 """Set-ups in which the batch size cannot be changed safely, refused before training starts and alike on all ranks."""
 
 import lightning as L
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_noise.plugin.refusals import Refusal
+from lightning_noise.plugin.twin import MisconfigurationException, either
 
 FLAG = "`GradientNoiseScale(adaptive_batch_size=...)`:"
 WAY_OUT = "Leave adaptive_batch_size out, or AdaptiveBatchSize(advise_only=True) to be told what it would do."
@@ -28,7 +28,7 @@ REFUSALS = (
     ),
     Refusal(
         "GradientAccumulationScheduler",
-        lambda trainer, _: any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks),  # type: ignore[attr-defined]
+        lambda trainer, _: any(isinstance(c, either(GradientAccumulationScheduler)) for c in trainer.callbacks),  # type: ignore[attr-defined]
         lambda _, __: (
             "GradientAccumulationScheduler sets accumulate_grad_batches by a plan of its own. Remove it, and give "
             "Trainer(accumulate_grad_batches=...) as the start."
