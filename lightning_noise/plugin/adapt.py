@@ -123,6 +123,7 @@ class Adapter:
                 "It starts from there again."
             )
             self.start, self.following, self.factor, self._resizer.factor = None, None, 1.0, Fraction(1)
+            self._running.resized()
         if self.start is None:
             self.start = self.current = own
             self._epoch_steps = None
@@ -289,8 +290,9 @@ class Adapter:
             self.reset()
             return
         plans = {name: None if state[name] is None else Plan(*state[name]) for name in ("start", "current", "following")}
-        self.start, self.current, self.following = plans["start"], plans["current"], plans["following"]
-        self.factor, self._following_factor = state["factors"]
+        if self.changes:  # advice is about the size that this run has
+            self.start, self.current, self.following = plans["start"], plans["current"], plans["following"]
+            self.factor, self._following_factor = state["factors"]
         self.decided, self._decided_at, self._epoch_steps = state["decided"], state["decided_at"], state["epoch_steps"]
         self._mark = None if state["mark"] is None else (state["mark"][0], state["mark"][1])
         self.history = [Period(*period) for period in state["history"]]

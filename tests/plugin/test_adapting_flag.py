@@ -211,6 +211,8 @@ PLANS = [  # wanted, current, start, bounds → local, accumulation
     (64, (4, 2, 1), (4, 2, 1), {"max_local_size": 4}, (4, 16)),
     (70, (4, 2, 1), (4, 2, 1), {"max_local_size": 16}, (14, 5)),
     (1, (4, 2, 1), (4, 2, 1), {}, (1, 2)),
+    (1, (4, 1, 1), (4, 1, 1), {}, (2, 1)),  # one example would be one group
+    (1, (4, 1, 2), (4, 1, 2), {}, (1, 1)),
     (8, (16, 4, 1), (16, 1, 1), {"max_local_size": 16}, (8, 1)),
     (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100}, (100, 1)),
     (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100, "epoch_local": 20}, (20, 5)),

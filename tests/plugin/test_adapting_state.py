@@ -147,6 +147,14 @@ def test_states_of_measuring_and_adapting_runs_mix(tmp_path):
     assert module.sizes() == [4]
 
 
+def test_advice_after_an_adaptive_run_is_about_the_loader_s_own_size(tmp_path, capsys):
+    settings = {"enable_checkpointing": True, "default_root_dir": tmp_path}
+    run(Keeper(), adapting({4: 8}), numbered(), epochs=2, **settings).save_checkpoint(tmp_path / "a.ckpt")
+    module, noise = Keeper(), adapting({4: 12}, advise_only=True)
+    fit(module, numbered(), noise, epochs=4, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
+    assert module.sizes() == [4, 4] and "advice: global size 4 → 12, learning-rate factor" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("twin", [lambda c: pickle.loads(pickle.dumps(c)), copy.deepcopy], ids=["pickle", "deepcopy"])
 def test_pickle_and_deepcopy(twin):
     noise = GradientNoiseScale(adaptive_batch_size=True)
