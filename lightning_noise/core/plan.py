@@ -73,9 +73,7 @@ def plan_for(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds(
         why = f"max_local_size={most}" if most == bounds.max_local_size else f"an epoch needs batches of at most {most}"
         notes.append(f"{why}, so accumulation takes over")
     local = _towards_current(per_rank / accumulation, grow)
-    if (
-        local * accumulation * start.world_size == 1
-    ):  # one example is one group of gradients, and nothing more could be measured
+    if local * accumulation * start.world_size == 1:  # one example is one group of gradients: nothing could be measured
         local = 2
     plan = Plan(local if most is None else min(local, most), accumulation, start.world_size)
     return _fitted(plan, current, wanted, grow, notes)

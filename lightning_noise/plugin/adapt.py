@@ -100,7 +100,7 @@ class Adapter:
         """The loaders are there: notes the sizes of the start, or compares them with those of a checkpoint.
 
         Raises:
-            MisconfigurationException: a loader cannot be resized, or is above ``max_local_size`` already.
+            MisconfigurationException: a loader cannot be resized, or is above ``max_local_size``, also by a checkpoint.
         """
         if self._mark is None:
             self._mark = (self._running.optimizer_steps, self._running.examples)
@@ -112,8 +112,9 @@ class Adapter:
             raise cannot_adapt(str(error)) from error
         own = self._resizer.original_size(loaders[0])
         most = self.settings.max_local_size
-        if most is not None and own > most:
-            raise cannot_adapt(f"max_local_size={most} is below the loader's batch size of {own}. Give a larger one.")
+        used = max(own, *(plan.local_size for plan in (self.current, self.following) if plan is not None), 0)
+        if most is not None and used > most:
+            raise cannot_adapt(f"max_local_size={most} is below the loader's batch size of {used}. Give a larger one.")
         self._compare(trainer, Plan(own, self._own_accumulation, trainer.world_size), local_size(loaders[0]))
 
     def _compare(self, trainer: L.Trainer, own: Plan, loaded: int) -> None:
@@ -135,6 +136,8 @@ class Adapter:
     def begin_epoch(self, trainer: L.Trainer) -> None:
         """Brings the following plan into force; its loaders have just been prepared."""
         self._resizer.settle()
+        if not self.changes:
+            return
         if self.following is not None:
             self._bring_into_force(trainer, self.following)
         if self._epoch_steps is None and self.current == self.start:
@@ -146,10 +149,6 @@ class Adapter:
         if math.isfinite(at_start) and math.isfinite(now):
             return at_start / now
         return self.current.global_size / self.start.global_size if self.current is not None and self.start is not None else 1.0
-
-    def settle(self) -> None:
-        """Before a batch: a resumed epoch has no beginning."""
-        self._resizer.settle()
 
     def _bring_into_force(self, trainer: L.Trainer, plan: Plan) -> None:
         self.current, self.following, self.factor = plan, None, self._following_factor

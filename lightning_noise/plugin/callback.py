@@ -164,8 +164,6 @@ class GradientNoiseScale(Callback):
             for one in self._measured:
                 one.monitor.watch(host.trained_parameters(pl_module, trainer.optimizers[one.place]))
             self._rescan = False
-        if self._adapter:
-            self._adapter.settle()
         first = not self._size_known
         self._count_examples(batch)
         if first and self._one_example(trainer, batch):

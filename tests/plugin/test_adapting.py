@@ -142,10 +142,11 @@ def test_totals_are_right_with_the_callback_after_the_progress_bar():
     assert bar.totals == [24, 12, 6, 8]
 
 
-def test_validation_loaders_and_their_interval():
-    """A quarter of an epoch stays a quarter; validation loaders are never touched, also where they are prepared late."""
-    module, data = Keeper(), Module()
-    run(module, adapting(GROW), data, val_check_interval=0.25, num_sanity_val_steps=2)
+@pytest.mark.parametrize("reload", [0, 1])
+def test_validation_loaders_and_their_interval(reload):
+    """A quarter of an epoch stays a quarter; validation loaders are never touched, also where they are prepared anew."""
+    module, data, again = Keeper(), Module(), {"reload_dataloaders_every_n_epochs": reload}
+    run(module, adapting(GROW), data, val_check_interval=0.25, num_sanity_val_steps=2, **again)
     assert module.sizes() == SIZES
     seen = [kept["val"] for kept in module.epochs.values()]
     assert [len(epoch) for epoch in seen] == [2 + 64, 64, 96, 64]  # a quarter of 6 batches is 1 for Lightning
@@ -210,8 +211,8 @@ def test_nothing_strong_holds_an_old_loader():
             self.alive = sum(loader() is not None for loader in self.loaders)
 
     module = Fresh()
-    run(module, adapting(GROW), epochs=4)
-    assert len(module.loaders) == 4 and module.alive == 1
+    run(module, adapting(GROW), epochs=7)
+    assert len(module.loaders) == 4 and module.alive == 1  # asked for anew where the size changes, and only there
 
 
 def test_accumulation_takes_over_at_the_local_limit():

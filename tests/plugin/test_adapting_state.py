@@ -6,6 +6,7 @@ import pickle
 import lightning as L
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
@@ -108,6 +109,9 @@ def test_another_start_is_said_and_taken(tmp_path):
         fit(module, numbered(6), again, epochs=5, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
     assert module.sizes() == [6, 12]
     assert again.state_dict()["adaptation"]["start"] == [6, 1, 1]
+    with pytest.raises(MisconfigurationException, match="max_local_size=10 is below the loader's batch size of 16"):
+        again = adapting({}, max_local_size=10)
+        fit(Keeper(), numbered(4), again, epochs=5, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
 
 
 def test_a_second_fit_goes_on_and_another_module_starts_anew():
