@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonargparse
 import lightning as L
 import pytest
+import pytorch_lightning as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -29,6 +30,7 @@ from lightning_noise.core.plan import Bounds, Plan, plan_for, plan_within_epoch
 from lightning_noise.plugin.adapt_settings import adaptive_settings
 from tests.plugin.adapting import Keeper, Numbered, Script, adapting, numbered, run
 from tests.plugin.toys import Regression, data, fit
+from tests.plugin.twin_worlds import TwinRegression
 
 GROW = {4: 8, 8: 16}
 
@@ -100,6 +102,17 @@ def test_refused_up_front_with_the_reason_and_the_way_out(name):
     assert module.epochs == {}
     if name not in ("too large", "overfit", "scheduler"):
         run(Keeper(), adapting(GROW, advise_only=True), loader(), epochs=1)  # advice needs no hold of the loaders
+
+
+def test_pytorch_lightning():
+    """The twin package: its loaders change, its scheduler is refused."""
+    callback = adapting({4: 16})
+    fit(TwinRegression(), data(), callback, package=pl, accumulate=1, epochs=2)
+    assert [period[1:3] for period in callback.state_dict()["adaptation"]["history"]] == [[4, 16], [16, 4]]
+    with pytest.raises(MisconfigurationException, match="GradientAccumulationScheduler sets accumulate_grad_batches"):
+        fit(
+            TwinRegression(), data(), adapting({}), pl.callbacks.GradientAccumulationScheduler({0: 2}), package=pl, accumulate=1
+        )
 
 
 def test_manual_optimization_and_several_optimizers_are_refused():

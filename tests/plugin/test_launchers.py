@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lightning_noise import Examples, GradientNoiseScale, MicroBatches, NoiseDDPStrategy, Ranks
+from lightning_noise import AdaptiveBatchSize, Examples, ExchangeRate, GradientNoiseScale, MicroBatches, NoiseDDPStrategy, Ranks
 from lightning_noise.plugin.strategies import TwinNoiseDDPStrategy
 from tests.plugin.test_measuring import count_pairs
 from tests.plugin.toys import Regression, data, fit
@@ -26,6 +26,7 @@ ARGUMENTS = {
     "ranks": {"probe": Ranks()},
     "geometries": {"geometry": ("euclidean",)},
     "numbers": {"every_n_steps": 3, "decay": 0.9, "per_layer": 2, "prog_bar": True},
+    "adaptive": {"adaptive_batch_size": AdaptiveBatchSize(ExchangeRate(64.0), max_local_size=8)},
     "dotted path": {"batch_size_fn": "tests.plugin.test_measuring.count_pairs"},
     "function": {"batch_size_fn": count_pairs},
     "partial": {"batch_size_fn": functools.partial(count, per_example=2)},
