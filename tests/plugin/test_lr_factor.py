@@ -2,12 +2,15 @@
 
 import copy
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
 from lightning_noise.plugin.lr_factor import LearningRateFactor, alpha_for
+from tests.plugin.toys import Regression, data, fit
 
 STEPS = 24
 FACTOR = 2.7
@@ -263,3 +266,39 @@ class Mine(torch.optim.Optimizer):
 def test_alpha_by_kind_of_optimizer(make, value, words):
     alpha = alpha_for(make(parameters()))
     assert alpha.value == value and words in alpha.reason
+
+
+class Multiplied(L.Callback):
+    """A factor that is in force during the whole fit; notes the rates between steps."""
+
+    def __init__(self, factor):
+        self.factor, self.seen = factor, set()
+
+    def on_fit_start(self, trainer, pl_module):
+        self.rate = LearningRateFactor(trainer.optimizers[0])
+        self.rate.factor = self.factor
+
+    def on_train_batch_end(self, trainer, *_):
+        self.seen.add(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def teardown(self, trainer, pl_module, stage):
+        self.rate.close()
+
+
+@pytest.mark.parametrize("scale", [2.0**8, 2.0**127], ids=["steps", "overflows"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_in_a_trainer_with_a_loss_scale(fused, scale):
+    def weights(rate, factor):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale, backoff_factor=2.0**-31)
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        # no momentum: torch 2.13's fused SGD leaves its buffer uninitialised where the first step overflows
+        module = Regression(lambda p: torch.optim.SGD(p, lr=rate, fused=fused))
+        multiplied = Multiplied(factor)
+        fit(module, data(), multiplied, plugins=[plugin])
+        assert multiplied.seen == {rate} and (scaler.get_scale() < scale) == (scale > 2**100)  # it did overflow
+        return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+    start = torch.cat([p.detach().flatten() for p in Regression().parameters()])
+    multiplied, plain = weights(0.02, 2.5), weights(0.05, 1.0)
+    assert torch.allclose(multiplied, plain, rtol=1e-5, atol=1e-7)
+    assert (plain - start).norm() > 1e-3
