@@ -42,32 +42,32 @@ def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
     progress = _progress(periods)
     if not progress:
         return None
-    steps = math.fsum(done * steps_factor(global_size, b) for done, b in progress)
+    steps = math.fsum(done * steps_factor(global_size, b) for done, b, _ in progress)
     return Use(steps, steps * global_size)
 
 
 def same_examples_size(periods: Sequence[Period]) -> float | None:
-    """The fixed size that would have used the same examples for the same progress; ``None`` if there is none.
+    """The fixed size that would have used the same examples for the same progress; ``None`` where no noise scale was resolved.
+
+    From ``E = ∫(R + B) ds`` it is the mean size, weighted by progress.
 
     >>> same_examples_size([Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)])
-    128.57142857142856
+    128.57142857142858
     """
     progress = _progress(periods)
-    total = math.fsum(done for done, _ in progress)
-    if not total:
-        return None
-    size = used(periods).examples / total - math.fsum(done * b for done, b in progress) / total
-    return size if size > 0 else None
+    total = math.fsum(done for done, _, _ in progress)
+    return math.fsum(done * size for done, _, size in progress) / total if total else None
 
 
-def _progress(periods: Sequence[Period]) -> list[tuple[float, float]]:
-    """(progress, noise scale) of each period; one that did not resolve takes the value before it, else the next after it."""
+def _progress(periods: Sequence[Period]) -> list[tuple[float, float, float]]:
+    """(progress, noise scale, size) of each period; an unresolved one takes the value before it, else the next after it."""
     known = [p.b_simple for p in periods if p.b_simple is not None and p.b_simple > 0]
     found, latest = [], known[0] if known else None
     for period in periods:
         latest = period.b_simple if period.b_simple is not None and period.b_simple > 0 else latest
         if latest is not None and period.steps and period.examples > 0:
-            found.append((period.steps / steps_factor(period.examples / period.steps, latest), latest))
+            size = period.examples / period.steps
+            found.append((period.steps / steps_factor(size, latest), latest, size))
     return found
 
 
@@ -98,7 +98,7 @@ def tell(periods: Sequence[Period], factor: float, unit: str = "examples") -> li
 
 def _against_same_examples(periods: Sequence[Period], total: Use, unit: str) -> list[str]:
     size = same_examples_size(periods)
-    use = fixed_use(periods, size) if size is not None else None
+    use = None if size is None else fixed_use(periods, size)
     if size is None or use is None:
         return []
     change = 100 * (total.steps / use.steps - 1)

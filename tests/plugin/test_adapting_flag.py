@@ -26,7 +26,6 @@ from lightning_noise import (
     TrackNoiseScale,
 )
 from lightning_noise.core.learning_rate import learning_rate_factor
-from lightning_noise.core.plan import Bounds, Plan, plan_for, plan_within_epoch
 from lightning_noise.plugin.adapt_settings import adaptive_settings
 from tests.plugin.adapting import Keeper, Numbered, Script, adapting, numbered, run
 from tests.plugin.toys import Regression, data, fit
@@ -209,46 +208,6 @@ def test_a_policy_that_fails_is_named_and_changes_nothing(policy, text):
     with pytest.raises(RuntimeError, match=f"no batch size could be decided.*{text}"):
         run(module, GradientNoiseScale(adaptive_batch_size=policy), loader)
     assert loader.batch_size == 4 and module.sizes() == [4]
-
-
-# ---- from a size to what loaders can do -----------------------------------------------------------------------------------
-
-PLANS = [  # wanted, current, start, bounds → local, accumulation
-    (100, (16, 1, 1), (16, 1, 1), {}, (100, 1)),
-    (100, (16, 1, 3), (16, 1, 3), {}, (33, 1)),  # 99, not past what was wanted
-    (20, (8, 1, 4), (8, 1, 4), {}, (5, 1)),
-    (21, (8, 1, 4), (8, 1, 4), {}, (6, 1)),  # shrinking to 24, not past what was wanted
-    (33, (8, 1, 4), (8, 1, 4), {}, (8, 1)),  # nothing between 32 and 33
-    (31, (8, 1, 4), (8, 1, 4), {}, (8, 1)),
-    (64, (4, 2, 1), (4, 2, 1), {}, (32, 2)),  # the user's accumulation stays
-    (64, (4, 2, 1), (4, 2, 1), {"max_local_size": 4}, (4, 16)),
-    (70, (4, 2, 1), (4, 2, 1), {"max_local_size": 16}, (14, 5)),
-    (1, (4, 2, 1), (4, 2, 1), {}, (1, 2)),
-    (1, (4, 1, 1), (4, 1, 1), {}, (2, 1)),  # one example would be one group
-    (1, (4, 1, 2), (4, 1, 2), {}, (1, 1)),
-    (8, (16, 4, 1), (16, 1, 1), {"max_local_size": 16}, (8, 1)),
-    (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100}, (100, 1)),
-    (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100, "epoch_local": 20}, (20, 5)),
-]
-
-
-@pytest.mark.parametrize(("wanted", "current", "start", "limits", "expected"), PLANS)
-def test_plans(wanted, current, start, limits, expected):
-    plan, note = plan_for(wanted, Plan(*current), Plan(*start), Bounds(**limits))
-    assert (plan.local_size, plan.accumulation) == expected
-    assert bool(note) == (plan.global_size != wanted or "epoch_local" in limits or plan.accumulation != start[1])
-
-
-def test_plans_never_pass_the_limits_nor_the_size_wanted():
-    for wanted in range(1, 400):
-        for ranks, most, examples in ((1, 8, 100), (3, None, 57), (4, 6, None)):
-            current = start = Plan(5, 2, ranks)
-            for fitted in (plan_for, plan_within_epoch):
-                plan = fitted(wanted, current, start, Bounds(most, examples)).plan
-                low, high = sorted((max(wanted, 1), current.global_size))
-                assert low <= plan.global_size <= high or plan.global_size == start.accumulation * ranks
-                assert plan.local_size <= (most or plan.local_size) and plan.accumulation >= 2
-                assert plan.local_size * plan.accumulation <= (examples or plan.global_size)
 
 
 # ---- the learning rate ----------------------------------------------------------------------------------------------------
