@@ -28,11 +28,13 @@ class Bounds(NamedTuple):
         max_local_size: largest micro-batch of a rank that its memory holds.
         epoch_examples: examples that one rank sees in an epoch; a step cannot use more.
         epoch_local: largest micro-batch that leaves an epoch as many batches as the trainer needs.
+        epoch_batches: micro-batches of an epoch, where their number is fixed; no more can be accumulated.
     """
 
     max_local_size: int | None = None
     epoch_examples: int | None = None
     epoch_local: int | None = None
+    epoch_batches: int | None = None
 
     @property
     def greatest_local(self) -> int | None:
@@ -72,6 +74,9 @@ def plan_for(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds(
         accumulation = math.ceil(per_rank / most)
         why = f"max_local_size={most}" if most == bounds.max_local_size else f"an epoch needs batches of at most {most}"
         notes.append(f"{why}, so accumulation takes over")
+    if bounds.epoch_batches is not None and accumulation > bounds.epoch_batches:
+        accumulation = max(start.accumulation, bounds.epoch_batches)
+        notes.append(f"an epoch has no more than {bounds.epoch_batches} batches")
     local = _towards_current(per_rank / accumulation, grow)
     if local * accumulation * start.world_size == 1:  # one example is one group of gradients: nothing could be measured
         local = 2
@@ -91,6 +96,9 @@ def plan_within_epoch(wanted: float, current: Plan, start: Plan, bounds: Bounds 
     if bounds.epoch_examples is not None and accumulation * current.local_size > bounds.epoch_examples:
         accumulation = bounds.epoch_examples / current.local_size
         notes.append(f"an epoch has no more than {bounds.epoch_examples * start.world_size} examples")
+    if bounds.epoch_batches is not None and accumulation > bounds.epoch_batches:
+        accumulation = bounds.epoch_batches
+        notes.append(f"an epoch has no more than {bounds.epoch_batches} batches")
     plan = current._replace(accumulation=max(start.accumulation, _towards_current(accumulation, grow)))
     return _fitted(plan, current, wanted, grow, notes)
 

@@ -85,7 +85,7 @@ class Resizer:
             return
         size = self.original_size(loader)
         self._originals.setdefault(id(loader), (weakref.ref(loader), size))
-        _set_size(loader, max(1, round(size * self.factor)))
+        _set_size(loader, max(1, int(size * self.factor)))
 
     def original_size(self, loader: DataLoader[Any]) -> int:
         """The batch size that the user gave the loader."""
@@ -138,11 +138,13 @@ def bounds(trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int],
     """
     known = [(epoch_examples(loader), size) for loader, size in zip(loaders, sizes, strict=True)]
     lengths = [Fraction(length * sizes[0], size) for length, size in known if length is not None]
+    limit = trainer.limit_train_batches
+    fixed = limit if isinstance(limit, int) else None
     if not lengths:
-        return Bounds(max_local_size)
-    share = Fraction(trainer.limit_train_batches) if isinstance(trainer.limit_train_batches, float) else Fraction(1)
+        return Bounds(max_local_size, epoch_batches=fixed)
+    share = Fraction(limit) if isinstance(limit, float) else Fraction(1)
     batches = math.ceil(_least_batches(trainer) / share)
-    return Bounds(max_local_size, max(sizes[0], int(min(lengths) * share)), max(1, int(min(lengths) / batches)))
+    return Bounds(max_local_size, max(sizes[0], int(min(lengths) * share)), max(1, int(min(lengths) / batches)), fixed)
 
 
 def _least_batches(trainer: L.Trainer) -> int:

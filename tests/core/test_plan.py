@@ -19,6 +19,7 @@ PLANS = [  # wanted, current, start, bounds → local, accumulation
     (1, (4, 1, 2), (4, 1, 2), {}, (1, 1)),
     (8, (16, 4, 1), (16, 1, 1), {"max_local_size": 16}, (8, 1)),
     (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100}, (100, 1)),
+    (640, (16, 1, 2), (16, 1, 2), {"max_local_size": 16, "epoch_batches": 6}, (16, 6)),
     (500, (16, 1, 2), (16, 1, 2), {"epoch_examples": 100, "epoch_local": 20}, (20, 5)),
 ]
 

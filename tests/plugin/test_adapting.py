@@ -171,6 +171,12 @@ def test_limited_epochs(limit):
     assert module.counts() == {0.5: [12, 6, 1], 6: [6, 6, 2]}[limit]
 
 
+def test_no_more_is_accumulated_than_an_epoch_has():
+    module = Keeper()
+    run(module, adapting({4: 64}, max_local_size=4), numbered(), epochs=2, limit_train_batches=6)
+    assert [kept["accumulation"] for kept in module.epochs.values()] == [1, 6]
+
+
 class Fails(L.Callback):
     def __init__(self, hook, epoch=1):
         setattr(self, hook, lambda trainer, *_: self.fail(trainer, epoch))
