@@ -21,6 +21,8 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/critical_fit.py
+	$(BIN)/python benchmarks/quadratic.py
 	$(BIN)/python benchmarks/gradient_error.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/overhead_ddp.py

@@ -1,6 +1,7 @@
 """lightning-noise: how large a batch is worth it? The gradient noise scale for PyTorch Lightning, with an honest interval."""
 
 from lightning_noise import tradeoff
+from lightning_noise.core.critical import CriticalBatchSize
 from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.core.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
@@ -22,6 +23,7 @@ __all__ = [
     "BatchSizePolicy",
     "BucketTap",
     "ByExamples",
+    "CriticalBatchSize",
     "Decision",
     "Examples",
     "ExchangeRate",

@@ -6,8 +6,8 @@ E θ_i² = 1 at the start, goal 0.01, plain SGD at a constant rate ε (the model
     E θ_i² ← (1 − ε h_i)² E θ_i² + ε² c_i/B
 
 so E θ_i² after t steps is r_i^t + (1 − r_i^t) x_i with r_i = (1 − ε h_i)² and the floor x_i = ε c_i / (B h_i (2 − ε h_i)).
-With c = h the floor of a coordinate grows with its curvature. Hence a floor above the start (x_i > 1) anywhere means x_1 > 1 for
-the steepest one, whose own loss is then at least h_1/2: beyond any goal below that. Wherever the goal can be reached all
+With c = h the floor of a coordinate grows with its curvature. Hence a floor above the start (x_i > 1) anywhere means x_1 > 1
+for the steepest one, whose own loss is then at least h_1/2: beyond any goal below that. Wherever the goal can be reached all
 coordinates fall, the loss falls, and there is one crossing.
 """
 

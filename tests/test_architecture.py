@@ -57,6 +57,7 @@ def test_public_list():
         "BatchSizePolicy",
         "BucketTap",
         "ByExamples",
+        "CriticalBatchSize",
         "Decision",
         "Examples",
         "ExchangeRate",
