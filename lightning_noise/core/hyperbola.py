@@ -48,7 +48,7 @@ class Profile:
             step = self._gauss_newton(u)
             while abs(step) > 1e-3 and self.rss(u + step) > self.rss(u):  # a shorter step is safe, and RSS too flat to compare
                 step /= 2
-            if abs(step) < 1e-14 or not self._from < u + step < self._to:
+            if abs(step) < 1e-13 or not self._from < u + step < self._to:
                 break
             u += step
         return u

@@ -223,6 +223,8 @@ def test_end_of_perfect_scaling_is_where_a_doubling_falls_short(tolerance):
     found = CriticalBatchSize.fit(WIDE, noisy(WIDE, 0.05))
     end = found.end_of_perfect_scaling(tolerance)
     assert found.steps(end) == pytest.approx((1 + tolerance) * found.steps(end / 2) / 2)
+    start = found.start_of_maximal_parallelism(tolerance)
+    assert found.steps(start) == pytest.approx((1 + tolerance) * found.steps(2 * start))
 
 
 @pytest.mark.parametrize("overhead", [0.2, 1.0])
