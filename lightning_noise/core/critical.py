@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from lightning_noise.core.hyperbola import Profile
-from lightning_noise.core.student_t import student_t_quantile
 
 LEAST_SIZES = 4
 REACH = 4.0  # an interval bounded on both sides needs sizes from b_crit / REACH to b_crit * REACH
@@ -68,7 +67,7 @@ class CriticalBatchSize(NamedTuple):
         _refuse_few(sizes)
         profile, m = Profile(sizes, logs), len(sizes)
         best = profile.minimum()
-        limit = profile.rss(best) * (1 + student_t_quantile(0.5 + confidence / 2, m - 2) ** 2 / (m - 2))
+        limit = profile.limit(best, confidence)
         flat, steep = profile.rss_of_constant_steps <= limit, profile.rss_of_perfect_scaling <= limit
         b_crit = math.exp(best)
         _refuse_no_bend(sizes, b_crit, flat=flat, steep=steep)
@@ -166,7 +165,7 @@ def _positive(name: str, value: float) -> float:
 
 
 def _average_seeds(batch_sizes: Sequence[float], steps: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The different sizes, ascending, and the mean of ln S at each."""
+    """The different batch sizes, ascending, and the mean of ln S at each."""
     if len(batch_sizes) != len(steps):
         raise ValueError(f"batch_sizes and steps must have one length, got {len(batch_sizes)} and {len(steps)}.")
     logs: dict[float, list[float]] = {}

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from lightning_noise.core.student_t import student_t_quantile
+
 _SPAN = 16.0  # ln b this far beyond the sizes: the curve is a straight line there, to 1e-7
 _GRID = 0.25
 
@@ -32,6 +34,11 @@ class Profile:
     def rss(self, u: float) -> float:
         """The sum of squares at this u."""
         return _centred_squares(self._residuals(u))
+
+    def limit(self, best: float, confidence: float) -> float:
+        """The RSS up to which a u is not excluded: RSS_min (1 + t²/(m − 2)), t at m − 2 degrees of freedom."""
+        nu = len(self._logs) - 2
+        return self.rss(best) * (1 + student_t_quantile(0.5 + confidence / 2, nu) ** 2 / nu)
 
     def log_s_min(self, u: float) -> float:
         """The best ln S_min at this u."""
