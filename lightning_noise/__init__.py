@@ -1,5 +1,7 @@
 """lightning-noise: how large a batch is worth it? The gradient noise scale for PyTorch Lightning, with an honest interval."""
 
+from typing import TYPE_CHECKING, Any
+
 from lightning_noise import tradeoff
 from lightning_noise.core.critical import CriticalBatchSize
 from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
@@ -15,6 +17,9 @@ from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples, register_rule
 from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.ranks import BucketTap, Ranks
+
+if TYPE_CHECKING:
+    from lightning_noise.study import BatchSizeStudy as BatchSizeStudy
 
 __version__ = "0.1.0"
 
@@ -43,3 +48,12 @@ __all__ = [
     "register_rule",
     "tradeoff",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``BatchSizeStudy`` on first use: it needs Optuna, which nothing else here does."""
+    if name == "BatchSizeStudy":
+        from lightning_noise.study import BatchSizeStudy
+
+        return BatchSizeStudy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

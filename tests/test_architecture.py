@@ -26,6 +26,16 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "lightning_noise.measure",
     },
     "report": {"matplotlib", "lightning_noise.core"},
+    "study": {
+        "torch",
+        "lightning",
+        "optuna",
+        "filelock",
+        "tqdm",
+        "lightning_noise.core",
+        "lightning_noise.plugin",
+        "lightning_noise.report",
+    },
 }
 
 

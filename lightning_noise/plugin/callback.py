@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.policy import BatchSizePolicy
+from lightning_noise.core.windows import Trajectory
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
 from lightning_noise.plugin.adapt import Adapter
@@ -115,6 +116,12 @@ class GradientNoiseScale(Callback):
             if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.windows:
                 return one.monitor.estimate(key._replace(optimizer=""))
         return None
+
+    def trajectories(self) -> dict[Key, Trajectory]:
+        """First, mean and last resolved value of every noise scale of the whole model; empty before the first ``fit``."""
+        return {
+            key._replace(optimizer=one.name): way for one in self._measured for key, way in one.monitor.trajectories.items()
+        }
 
     # ---- the life of a fit ----------------------------------------------------------------------------------------------
 

@@ -12,6 +12,8 @@
 | ``best_value`` | best value of the goal's metric in the trial; None if there is none |
 | ``best`` | the trial is the winner of its batch size; False in reruns |
 | ``boundary`` | a searched parameter lies on the edge of its range |
+| ``pruned`` | the run was ended before its budget, for nothing after that could matter |
+| ``refined`` | the trial is one of the closer search around a winner |
 
 Further columns are kept as they are. An empty cell is None.
 """
@@ -84,10 +86,13 @@ READERS: dict[str, Callable[[str], Any]] = {
     "best_value": _optional(float),
     "best": _flag,
     "boundary": _flag,
+    "pruned": _flag,
+    "refined": _flag,
 }
+NEEDED = tuple(name for name in READERS if name not in ("pruned", "refined"))
 
 
-def read_table(path: str | Path, *, needs: Sequence[str] = tuple(READERS)) -> list[dict[str, Any]]:
+def read_table(path: str | Path, *, needs: Sequence[str] = NEEDED) -> list[dict[str, Any]]:
     """Reads a table, with the values of known columns in their types.
 
     Args:

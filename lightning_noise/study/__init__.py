@@ -1,0 +1,25 @@
+"""Studies of the critical batch size by experiment. Needs the extra ``study`` (Optuna)."""
+
+from lightning_noise.study.from_file import run_all, run_file
+from lightning_noise.study.goal import Budget, Goal
+from lightning_noise.study.result import Comparison, StudyResult
+from lightning_noise.study.runner import TrialError
+from lightning_noise.study.space import CentredLearningRate, Choice, LogUniform, Uniform
+from lightning_noise.study.storage import StorageError
+from lightning_noise.study.study import BatchSizeStudy
+
+__all__ = [
+    "BatchSizeStudy",
+    "Budget",
+    "CentredLearningRate",
+    "Choice",
+    "Comparison",
+    "Goal",
+    "LogUniform",
+    "StorageError",
+    "StudyResult",
+    "TrialError",
+    "Uniform",
+    "run_all",
+    "run_file",
+]

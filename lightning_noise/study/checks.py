@@ -1,0 +1,36 @@
+"""Checks of a study's arguments, where they are given."""
+
+from collections.abc import Sequence
+
+from lightning_noise.study.goal import Budget, Goal
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuses what is not a whole number from ``least`` on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int >= {least}, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be an int >= {least}, got {value!r}.")
+
+
+def check_names(goals: Sequence[Goal]) -> None:
+    """Refuses no goal, what is none, and two of one name."""
+    if not goals or not all(isinstance(goal, Goal) for goal in goals):
+        raise TypeError(f"goal must be a Goal or a sequence of them, got {goals!r}.")
+    names = [goal.name for goal in goals]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the goals must have different names, got {names}. Give them with Goal(name=...).")
+
+
+def check_sizes(batch_sizes: Sequence[int], budget: Budget) -> tuple[int, ...]:
+    """The sizes in ascending order, each of them once and within the budget."""
+    for size in batch_sizes:
+        check_count("every one of batch_sizes", size, 1)
+    if not batch_sizes or len(set(batch_sizes)) < len(batch_sizes):
+        raise ValueError(f"batch_sizes must hold different sizes, one or more, got {list(batch_sizes)}.")
+    if not isinstance(budget, Budget):
+        raise TypeError(f"budget must be a Budget, such as Budget(examples=100_000), got {budget!r}.")
+    too_large = [size for size in batch_sizes if budget.steps_at(size) < 1]
+    if too_large:
+        raise ValueError(f"the budget of {budget.examples} examples does not hold one batch of the sizes {too_large}.")
+    return tuple(sorted(batch_sizes))

@@ -1,0 +1,160 @@
+"""What a run is trained for, how long it may take, and when a sequence of readings has reached it. Pure."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+DIVERGED = 10.0  # times the way from the first reading to the target, in the wrong direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A value that a metric has to reach.
+
+    Args:
+        metric: name under which the module logs it; ``"loss"`` with ``on="train"`` is what ``training_step`` returns.
+        target: the value to reach.
+        mode: "min" where less is better, "max" where more is.
+        smoothing: the reading is averaged with exponential weights over about so many EXAMPLES, so that a small batch is
+            smoothed as much as a large one; it delays the crossing by about as many examples. 0: no smoothing.
+        on: "train" (read after every optimizer step) or "validation" (read after every validation).
+        name: for tables and figures; made from metric and target where it is empty.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or out of range.
+
+    >>> Goal(metric="val_loss", target=0.1).name
+    'val_loss <= 0.1'
+    """
+
+    metric: str
+    target: float
+    mode: str = "min"
+    smoothing: float = 0.0
+    on: str = "validation"
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise TypeError(f"metric must be the name of a logged metric, got {self.metric!r}.")
+        if isinstance(self.target, bool) or not isinstance(self.target, (int, float)) or not math.isfinite(self.target):
+            raise ValueError(f"target must be a finite number, got {self.target!r}.")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' (less is better) or 'max', got {self.mode!r}.")
+        if self.on not in ("train", "validation"):
+            raise ValueError(f"on must be 'train' or 'validation', got {self.on!r}.")
+        if not 0 <= self.smoothing < math.inf:
+            raise ValueError(f"smoothing must be a number of examples >= 0, got {self.smoothing!r}. 0 does not smooth.")
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.metric} {'<=' if self.mode == 'min' else '>='} {self.target:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a run may take: optimizer steps, examples, or both (whichever ends first).
+
+    Raises:
+        ValueError: neither is given, or one is not above 0.
+
+    >>> Budget(steps=1000, examples=64_000).steps_at(128)
+    500
+    """
+
+    steps: int | None = None
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.examples is None:
+            raise ValueError(
+                "Budget needs steps or examples, got neither. Give one, such as Budget(examples=100_000), or both."
+            )
+        for name, value in (("steps", self.steps), ("examples", self.examples)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} of a Budget must be None or an int >= 1, got {value!r}.")
+
+    def steps_at(self, global_size: int) -> int:
+        """Optimizer steps that a run at ``global_size`` may take; 0 where the examples are fewer than one batch."""
+        allowed = [] if self.steps is None else [self.steps]
+        return min(allowed + ([] if self.examples is None else [self.examples // global_size]))
+
+
+class GoalOutcome(NamedTuple):
+    """What came of one goal in one run.
+
+    ``status`` is "reached", "incomplete" (the run ended first) or "diverged" (a reading was not finite, or worse than the first
+    one by ten times the way from there to the target); ``steps`` is the first crossing, linear between the readings around it;
+    ``best_value`` the best smoothed reading.
+    """
+
+    status: str
+    steps: float | None
+    best_value: float | None
+
+
+class GoalWatch:
+    """Follows the readings of one goal: smooths them and finds the first crossing.
+
+    >>> watch = GoalWatch(Goal(metric="loss", target=0.5))
+    >>> for step, value in [(0, 2.0), (10, 1.0), (20, 0.0)]:
+    ...     watch.update(step, 32 * step, value)
+    >>> watch.outcome()
+    GoalOutcome(status='reached', steps=15.0, best_value=0.0)
+    """
+
+    def __init__(self, goal: Goal) -> None:
+        self.goal = goal
+        self._sign = 1.0 if goal.mode == "min" else -1.0
+        self._target = self._sign * goal.target
+        self._start: float | None = None
+        self._examples = 0.0
+        self._last: tuple[float, float] | None = None  # step, smoothed value times sign
+        self._best: float | None = None
+        self._crossing: float | None = None
+        self._diverged = False
+
+    @property
+    def decided(self) -> bool:
+        """Whether no later reading can change the status."""
+        return self._diverged or self._crossing is not None
+
+    def update(self, step: float, examples: float, value: float) -> None:
+        """Takes a reading of the weights after ``step`` optimizer steps and ``examples`` examples.
+
+        Raises:
+            ValueError: the goal already holds in the first reading.
+        """
+        if self._diverged:
+            return
+        if not math.isfinite(value):
+            self._diverged = self._crossing is None
+            return
+        now = self._smooth(examples, self._sign * value)
+        self._start = now if self._start is None else self._start
+        if self._last is None and now <= self._target:
+            raise ValueError(
+                f"the goal {self.goal.name!r} already holds in the first reading ({self._sign * now:.6g} at step {step:g}), so "
+                "no steps can be counted. Take a harder target, or validate more often."
+            )
+        self._best = now if self._best is None else min(self._best, now)
+        if self._crossing is None and now <= self._target and self._last is not None:
+            before, above = self._last
+            self._crossing = before + (step - before) * (above - self._target) / (above - now)
+        far = self._start + DIVERGED * abs(self._start - self._target)
+        self._diverged = self._crossing is None and now > far
+        self._last = (step, now)
+
+    def diverge(self) -> None:
+        """The run broke down for another reason: an open goal has diverged."""
+        self._diverged = self._crossing is None
+
+    def _smooth(self, examples: float, value: float) -> float:
+        passed, self._examples = examples - self._examples, examples
+        if self._last is None or self.goal.smoothing == 0:
+            return value
+        keep = math.exp(-passed / self.goal.smoothing)
+        return keep * self._last[1] + (1 - keep) * value
+
+    def outcome(self) -> GoalOutcome:
+        """What is known now."""
+        status = "reached" if self._crossing is not None else "diverged" if self._diverged else "incomplete"
+        return GoalOutcome(status, self._crossing, None if self._best is None else self._sign * self._best)

@@ -1,0 +1,41 @@
+"""The live bar: runs done, the best so far, time left."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+
+def wanted(progress: bool | None) -> bool:
+    """Whether to show a bar: as told, else on a terminal and not in continuous integration (``CI`` in the environment)."""
+    if progress is not None:
+        return progress
+    return sys.stderr.isatty() and not os.environ.get("CI")
+
+
+class Bar:
+    """A tqdm bar over the runs of a study, or nothing."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def show(self, done: int, expected: int, best: Mapping[int, float]) -> None:
+        """Shows runs done, how many are expected, and the fewest steps so far by batch size."""
+        if self._bar is None:
+            return
+        self._bar.total = max(expected, done)
+        self._bar.n = done
+        self._bar.set_postfix_str("best " + " ".join(f"{size}:{steps:.4g}" for size, steps in best.items()), refresh=True)
+
+
+@contextmanager
+def bar(name: str, done: int, *, progress: bool | None) -> Iterator[Bar]:
+    """The bar of study ``name``, of which ``done`` runs were found in the storage; it is closed after the context."""
+    if not wanted(progress):
+        yield Bar(None)
+        return
+    with tqdm(total=done, initial=done, desc=name, unit="run", dynamic_ncols=True) as shown:
+        yield Bar(shown)

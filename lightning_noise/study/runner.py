@@ -1,0 +1,202 @@
+"""Runs tasks in worker processes, or in this one. A worker that dies is replaced and its task done again."""
+
+import io
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Protocol
+
+from lightning_noise.study.files import load, sources
+from lightning_noise.study.trial import Outcome, Recipe, Task, run
+
+ATTEMPTS = 3  # a task that has killed so many workers is not tried again
+
+
+class TrialError(RuntimeError):
+    """A run raised an error or could not be finished."""
+
+
+class Runner(Protocol):
+    """Takes tasks and hands back what came of them."""
+
+    @property
+    def free(self) -> int:
+        """How many more tasks it would take now."""
+        ...
+
+    def submit(self, task: Task) -> None:
+        """Starts a task."""
+        ...
+
+    def wait(self) -> list[tuple[Task, Outcome]]:
+        """Waits until a task or more are done."""
+        ...
+
+
+@contextmanager
+def started(recipe: Recipe, workers: int) -> Iterator[Runner]:
+    """A runner with so many worker processes (0: tasks are run in this process); they are gone after the context."""
+    if workers == 0:
+        yield Here(recipe)
+        return
+    pool = Pool(recipe, workers)
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+class Here:
+    """Runs one task at a time in this process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._task: Task | None = None
+
+    @property
+    def free(self) -> int:
+        """One, or none while a task waits."""
+        return int(self._task is None)
+
+    def submit(self, task: Task) -> None:
+        """Puts a task in."""
+        self._task = task
+
+    def wait(self) -> list[tuple[Task, Outcome]]:
+        """Runs it."""
+        task, self._task = self._task, None
+        if task is None:
+            return []
+        try:
+            return [(task, run(self._recipe, task))]
+        except Exception as error:
+            raise TrialError(_failed(task, f"{type(error).__name__}: {error}")) from error
+
+
+class Worker:
+    """A process, the way to it, and what it is doing."""
+
+    def __init__(self, payload: bytes) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.task: Task | None = None
+        with suppress(OSError):  # it died at once: found out when its answer is waited for
+            self.pipe.send_bytes(payload)
+
+    def give(self, task: Task) -> None:
+        """Starts a task."""
+        self.task = task
+        with suppress(OSError):
+            self.pipe.send(task)
+
+
+class Pool:
+    """A fixed number of spawned processes, each with one task at a time."""
+
+    def __init__(self, recipe: Recipe, workers: int) -> None:
+        try:
+            self._payload = pickle.dumps((sources(), pickle.dumps(recipe)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TrialError(
+                f"make_module, make_data and trainer_options go to worker processes, so they must be picklable: {error}. "
+                "Define the functions at the top of a module (no lambda, no function inside a function), or run with workers=0."
+            ) from error
+        self._attempts: dict[tuple[int, str, int, int], int] = {}
+        self._workers = [Worker(self._payload) for _ in range(workers)]
+
+    @property
+    def free(self) -> int:
+        """Workers without a task."""
+        return sum(worker.task is None for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Gives a task to a worker without one."""
+        next(worker for worker in self._workers if worker.task is None).give(task)
+
+    def wait(self) -> list[tuple[Task, Outcome]]:
+        """Waits until a worker answers or dies; a dead one is replaced."""
+        busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        done = []
+        for pipe in connection.wait(list(busy)):
+            worker = busy[pipe]  # type: ignore[index]  # wait() gives back what it got
+            answer = self._answer(worker)
+            if answer is not None and worker.task is not None:
+                done.append((worker.task, answer))
+                worker.task = None
+        return done
+
+    def _answer(self, worker: Worker) -> Outcome | None:
+        task = worker.task
+        if task is None:
+            return None
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._replace(worker, task)
+            return None
+        if isinstance(answer, str):
+            raise TrialError(_failed(task, answer))
+        return answer  # type: ignore[no-any-return]
+
+    def _replace(self, worker: Worker, task: Task) -> None:
+        worker.process.join()
+        worker.pipe.close()
+        self._attempts[task.key] = self._attempts.get(task.key, 0) + 1
+        if self._attempts[task.key] == ATTEMPTS:
+            raise TrialError(
+                _failed(task, f"its process died {ATTEMPTS} times, the last time with exit code {worker.process.exitcode}")
+                + " Out of memory? Finished runs are kept; run the study again to go on."
+            )
+        fresh = Worker(self._payload)
+        fresh.give(task)
+        self._workers[self._workers.index(worker)] = fresh
+
+    def close(self) -> None:
+        """Ends all processes; what they were running is lost."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+def _failed(task: Task, reason: str) -> str:
+    return (
+        f"the {task.phase} run of trial {task.trial} at global size {task.global_size} with {task.parameters} failed: {reason}"
+    )
+
+
+def _work(pipe: Connection) -> None:
+    """What a worker process does: tasks until the parent hangs up or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        files, recipe = pickle.loads(pipe.recv_bytes())
+        for file in files:
+            load(file)
+        recipe = pickle.load(io.BytesIO(recipe))
+        while True:
+            task = pipe.recv()
+            try:
+                pipe.send(run(recipe, task))
+            except Exception:  # whatever it is, the parent has to hear of it
+                pipe.send(traceback.format_exc())
+    except (EOFError, OSError):
+        return
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

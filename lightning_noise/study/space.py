@@ -1,0 +1,177 @@
+"""The search space at one batch size, and the points of the quasi-random search in it."""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from lightning_noise.core.tradeoff import eps_opt
+
+EDGE = 0.1  # the outer tenth of a range, in the scale that is searched, is its boundary
+
+Parameters = dict[str, Any]
+Distributions = dict[str, BaseDistribution]
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Numbers from ``low`` to ``high``, searched evenly in their logarithm. A pair (low, high) is short for it."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise ValueError(
+                f"LogUniform needs 0 < low < high, got ({self.low!r}, {self.high!r}). A range that holds 0: Uniform(low, high)."
+            )
+
+    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+        """The range as an Optuna distribution."""
+        return FloatDistribution(self.low, self.high, log=True)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Numbers from ``low`` to ``high``, searched evenly."""
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"Uniform needs finite low < high, got ({self.low!r}, {self.high!r}).")
+
+    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+        """The range as an Optuna distribution."""
+        return FloatDistribution(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some plain values (str, int, float, bool or None). A list is short for it."""
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values or any(not isinstance(v, (str, int, float, bool, type(None))) for v in self.values):
+            raise ValueError(f"Choice needs one or more plain values (str, int, float, bool, None), got {self.values!r}.")
+
+    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+        """The values as an Optuna distribution."""
+        return CategoricalDistribution(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentredLearningRate:
+    """A range of learning rates that moves with the batch size as the large-batch model says.
+
+    The centre at global size B is eps(B) = ``eps_max`` / (1 + ``b``/B)^``alpha`` (McCandlish et al. 2018, eq. 2.6 with the
+    exponent that other optimizers need: alpha is 1 for SGD and momentum, about 1/2 for Adam), the range from eps(B)/``spread``
+    to eps(B)·``spread``, searched evenly in its logarithm. ``b`` is a guess of the noise scale; the spread has to make up for a
+    wrong one.
+
+    >>> CentredLearningRate(eps_max=0.2, b=100, spread=10).at(100)
+    FloatDistribution(high=1.0, log=True, low=0.01, step=None)
+    """
+
+    eps_max: float
+    b: float
+    alpha: float = 1.0
+    spread: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("eps_max", "b", "alpha"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} of CentredLearningRate must be a number > 0, got {getattr(self, name)!r}.")
+        if not 1 < self.spread < math.inf:
+            raise ValueError(f"spread of CentredLearningRate must be a factor > 1, got {self.spread!r}.")
+
+    def at(self, global_size: int) -> BaseDistribution:
+        """The range at this size as an Optuna distribution."""
+        centre = self.eps_max * eps_opt(global_size, self.b, 1.0) ** self.alpha
+        return FloatDistribution(centre / self.spread, centre * self.spread, log=True)
+
+
+def distributions(space: Mapping[str, Any], global_size: int) -> Distributions:
+    """Every parameter's range at ``global_size``, as Optuna distributions, sorted by name."""
+    return {name: range_of(name, given).at(global_size) for name, given in sorted(space.items())}
+
+
+def range_of(name: str, given: Any) -> Any:
+    """A range from what the user wrote.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(given, tuple) and len(given) == 2:
+        return LogUniform(*given)
+    if isinstance(given, list):
+        return Choice(tuple(given))
+    if not isinstance(given, (LogUniform, Uniform, Choice, CentredLearningRate)):
+        raise TypeError(
+            f"search_space[{name!r}] must be LogUniform(low, high) or (low, high), Uniform(low, high), Choice(values) or a "
+            f"list, or CentredLearningRate(...), got {given!r}."
+        )
+    return given
+
+
+def points(space: Distributions, number: int, seed: int) -> list[Parameters]:
+    """The first ``number`` points of a scrambled Sobol sequence in ``space``; they depend on nothing but the arguments."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # QMCSampler is marked so since Optuna 3.0
+        warnings.filterwarnings("ignore", message="The balance properties of Sobol", category=UserWarning)
+        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
+        study = optuna.create_study(sampler=sampler, storage=optuna.storages.InMemoryStorage(), study_name="points")
+        study.ask(space)  # Optuna draws the first one without the sequence
+        return [study.ask(space).params for _ in range(number)]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna tells of every study it makes; here its warnings are enough."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def around(space: Distributions, centre: Parameters, searched: int) -> Distributions:
+    """The neighbourhood of ``centre`` that ``searched`` points have left open: twice their distance to each side.
+
+    Choices stay at what the centre has; a range that it would leave is cut at its end.
+    """
+    ranges = {name: dist for name, dist in space.items() if isinstance(dist, FloatDistribution)}
+    width = 2 / searched ** (1 / max(1, len(ranges)))
+    near: Distributions = {name: CategoricalDistribution((value,)) for name, value in centre.items()}
+    for name, dist in ranges.items():
+        u = position(dist, centre[name])
+        low, high = (_value(dist, min(max(v, 0.0), 1.0)) for v in (u - width, u + width))
+        near[name] = FloatDistribution(low, high, log=dist.log)
+    return near
+
+
+def position(dist: FloatDistribution, value: float) -> float:
+    """Where ``value`` lies in the range, from 0 to 1 in the scale that is searched."""
+    if dist.log:
+        return math.log(value / dist.low) / math.log(dist.high / dist.low)
+    return (value - dist.low) / (dist.high - dist.low)
+
+
+def _value(dist: FloatDistribution, u: float) -> float:
+    if u in (0.0, 1.0):
+        return dist.high if u else dist.low
+    return dist.low * (dist.high / dist.low) ** u if dist.log else dist.low + u * (dist.high - dist.low)
+
+
+def on_boundary(space: Distributions, parameters: Parameters) -> bool:
+    """Whether any number lies in the outer tenth of its range: the best value may then lie outside."""
+    ranges = ((dist, parameters[name]) for name, dist in space.items() if isinstance(dist, FloatDistribution))
+    return any(not EDGE <= position(dist, value) <= 1 - EDGE for dist, value in ranges)

@@ -1,0 +1,130 @@
+"""Around a study: the bar, studies in files, and what importing costs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+import lightning_noise
+import lightning_noise.study
+from lightning_noise.study import Goal, run_all, run_file
+from lightning_noise.study.progress import wanted
+from tests.study import cheap
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"batch_sizes": [32], "trials": 2, "seeds": 1, "noise_scale": False, "goal": Goal(metric="val_loss", target=0.7)}
+
+FILE = """
+from lightning_noise.study import Goal
+from tests.study import cheap
+
+SMALL = {"batch_sizes": [32], "seeds": 1, "noise_scale": False}
+
+def make_module(parameters):
+    return cheap.Regression(**parameters)
+
+def make_study(quick):
+    goal = Goal(metric="val_loss", target=0.7)
+    return cheap.study(None, make_module=make_module, goal=goal, trials=1 if quick else 2, workers=1, **SMALL)
+"""
+
+
+def test_a_study_in_a_file_runs_in_worker_processes(tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    result = run_file(tmp_path / "mine.py", quick=True, storage=tmp_path / "a.journal")
+    assert [row["phase"] for row in result.table] == ["search", "rerun"]
+    assert (tmp_path / "a.journal").exists()
+
+
+def test_a_fixed_study_in_a_file(tmp_path):
+    (tmp_path / "fixed.py").write_text(FILE.replace("workers=1", "workers=0") + "\nstudy = make_study(False)\ndel make_study\n")
+    result = run_file(str(tmp_path / "fixed.py"), storage=tmp_path / "a.journal")
+    assert len(result.table) == 3
+    with pytest.raises(ValueError, match=r"quick needs a function make_study\(quick\)"):
+        run_file(tmp_path / "fixed.py", quick=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("x = 1", ValueError, "must define study = BatchSizeStudy.* got None"),
+        ("study = []", ValueError, r"must define study = .* got \[\]"),
+        ("study = [1]", ValueError, r"must define study = .* got \[1\]"),
+        ("1 / 0", ZeroDivisionError, "division"),
+    ],
+)
+def test_files_without_a_study_are_refused(tmp_path, text, error, message):
+    (tmp_path / "bad.py").write_text(text)
+    for _ in range(2):  # a file that fails is not taken for loaded
+        with pytest.raises(error, match=message):
+            run_file(tmp_path / "bad.py")
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study file"):
+        run_file(tmp_path / "none.py")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"ends in \.py"):
+        run_file(tmp_path / "a.txt")
+
+
+def test_several_studies_join_their_tables():
+    storage = optuna.storages.InMemoryStorage()
+    a = cheap.study(storage, **{**SMALL, "name": "a", "goal": Goal(metric="val_loss", target=0.7, name="A")})
+    b = cheap.study(storage, **{**SMALL, "name": "b", "goal": Goal(metric="val_loss", target=0.6, name="B")})
+    both = run_all([a, b])
+    assert both.goals == ["A", "B"]
+    assert list(both.table) == [*a.run().table, *b.run().table]
+    with pytest.raises(ValueError, match=r"must differ in the names, got \['a', 'a'\]"):
+        run_all([a, a])
+    with pytest.raises(ValueError, match="must differ in the names of their goals"):
+        run_all([a, cheap.study(storage, **{**SMALL, "name": "c", "goal": a.goals})])
+
+
+def test_the_bar_tells_runs_done_the_best_and_time_left(capsys):
+    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "name": "digits", "progress": True}).run()
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert "digits: 100%" in last
+    assert "3/3" in last
+    assert "best 32:" in last
+    assert "<00:00" in last  # time left
+
+
+def test_no_bar_in_continuous_integration_or_off_a_terminal(capsys, monkeypatch):
+    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "progress": None}).run()
+    captured = capsys.readouterr()
+    assert captured.err == captured.out == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    assert wanted(None)
+    monkeypatch.setenv("CI", "true")
+    assert not wanted(None)
+    assert wanted(True)
+    assert not wanted(False)
+
+
+def test_the_study_is_found_at_the_top_too():
+    assert lightning_noise.BatchSizeStudy is lightning_noise.study.BatchSizeStudy
+    with pytest.raises(AttributeError, match="no attribute 'BatchSizeStudies'"):
+        lightning_noise.BatchSizeStudies  # noqa: B018
+
+
+@pytest.mark.parametrize("name", lightning_noise.study.__all__)
+def test_every_public_name_is_documented(name):
+    assert re.search(rf"[`.\s]{name}[`(]", (ROOT / "docs" / "studies.md").read_text())
+    assert getattr(lightning_noise.study, name).__doc__
+
+
+def test_importing_the_package_imports_neither_optuna_nor_matplotlib():
+    # torchmetrics imports matplotlib by itself where it finds it
+    code = """
+import sys, lightning.pytorch, torchmetrics
+before = set(sys.modules)
+import lightning_noise
+print(sorted({name.split(".")[0] for name in set(sys.modules) - before} & {"optuna", "matplotlib", "sqlalchemy", "scipy"}))
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,113 @@
+"""What follows from a table, without any training."""
+
+import pytest
+
+from lightning_noise.report.table import read_table
+from lightning_noise.study import StudyResult
+
+SIZES = [8, 16, 32, 64, 128, 256, 512]
+
+
+def row(size, steps, phase="rerun", **changes):
+    found = {
+        "goal": "g",
+        "global_size": size,
+        "seed": 1,
+        "trial": 0,
+        "phase": phase,
+        "learning_rate": size / 100,
+        "status": "incomplete" if steps is None else "reached",
+        "steps": steps,
+        "examples": None if steps is None else steps * size,
+        "best_value": 0.5,
+        "boundary": False,
+        "best": phase == "search",
+        "pruned": False,
+        "refined": False,
+    }
+    return {**found, **changes}
+
+
+def hyperbola(size):
+    return 100 * (1 + 64 / size)
+
+
+def table(**changes):
+    """The search's winner is ten per cent too good, the reruns scatter by a factor of 1.1 about the truth."""
+    found = []
+    for size in SIZES:
+        found.append(row(size, 0.9 * hyperbola(size), "search"))
+        noise = {"b_simple_start": 20.0, "b_simple_average": 128.0, "b_simple_end": 500.0}
+        found.append(row(size, 1.1 * hyperbola(size), **noise))
+        found.append(row(size, hyperbola(size) / 1.1, b_simple_start=None, b_simple_average=None, b_simple_end=None))
+    return [{**one, **changes} for one in found]
+
+
+def test_the_fit_is_that_of_the_reruns():
+    result = StudyResult.from_table(table())
+    assert result.steps("g") == pytest.approx({size: hyperbola(size) for size in SIZES})
+    fit = result.fits["g"]
+    assert (fit.b_crit, fit.s_min) == pytest.approx((64, 100))
+    assert result.warnings == ()
+    assert result.learning_rates("g")[64] == 0.64
+
+
+def test_the_noise_scale_stands_beside_it():
+    result = StudyResult.from_table(table())
+    beside = result.compare("g")
+    assert (beside.start, beside.average, beside.end, beside.ratio) == pytest.approx((20, 128, 500, 2))
+    assert result.compare("g", "b_noise")[5:] == (None,) * 4
+    assert "b_crit 64 [64, 64] examples" in result.summary()
+    assert "b_simple of the tuned runs: 20 at the start, 128 on average (2 b_crit), 500 at the end" in result.summary()
+    assert "      64 examples a step: 200 steps, 12800 examples, learning rate 0.64" in result.summary()
+
+
+def test_reruns_that_fail_are_told_and_not_averaged_away():
+    rows = [one for one in table() if one["global_size"] not in (8, 16)]
+    rows += [row(8, s) for s in (100.0, None, 900.0)]  # the median counts the failure as never
+    rows += [row(16, s) for s in (100.0, None)]
+    result = StudyResult.from_table(rows)
+    assert result.steps("g")[8] == 900
+    assert 16 not in result.steps("g")
+    assert (
+        "g: at global size 8 2 of 3 reruns of the winner reached it, so its steps are the median over all of them"
+        in result.warnings
+    )
+    assert "g: at global size 16 1 of 2 reruns of the winner reached it, so the size is left out" in result.warnings
+
+
+def test_what_cannot_be_fitted_has_no_fit():
+    result = StudyResult.from_table([one for one in table() if one["global_size"] < 64] + [row(1024, None, "search")])
+    assert result.fits == {}
+    assert result.compare("g").ratio is None
+    assert any(text.startswith("g: no critical batch size: ") for text in result.warnings)
+    assert any("no trial reached it at global size 1024" in text for text in result.warnings)
+    assert "b_crit cannot be said" in result.summary()
+    with pytest.raises(ValueError, match=r"goal must be one of \['g'\], got 'h'"):
+        result.steps("h")
+
+
+def test_a_winner_on_the_boundary_is_told():
+    rows = [{**one, "boundary": one["best"] and one["global_size"] in (8, 512)} for one in table()]
+    assert "the winner lies on the boundary of the search space at global size 8, 512" in " ".join(
+        StudyResult.from_table(rows).warnings
+    )
+
+
+def test_fixed_budget_figures_are_for_whole_runs_only():
+    rows = [row(8, s, "search", best_value=v, trial=i) for i, (s, v) in enumerate([(10, 0.1), (None, 0.4), (20, 0.2)])]
+    rows += [row(16, s, "search", best_value=v, trial=i) for i, (s, v) in enumerate([(10, 0.3), (None, None)])]
+    rows += [row(16, 9, "search", best_value=0.25, trial=2, refined=True)]
+    rows += [row(32, 10, "search", pruned=True), row(32, None, "search", status="diverged")]
+    rows += [row(64, None, "search", pruned=True)]
+    result = StudyResult.from_table(rows)
+    assert result.best_values("g") == {8: 0.1, 16: 0.25}
+    assert result.best_values("g", mode="max") == {8: 0.4, 16: 0.3}
+    assert result.share_reached("g") == pytest.approx({8: 2 / 3, 16: 1 / 2, 32: 1 / 2})
+
+
+def test_the_table_as_csv(tmp_path):
+    rows = [row(8, 12.5, "search", param_momentum=0.9), row(8, None)]
+    StudyResult.from_table(rows).to_csv(tmp_path / "a.csv")
+    read = StudyResult.from_table(read_table(tmp_path / "a.csv"))
+    assert [dict(one) for one in read.table] == [{"param_momentum": None, **one} for one in rows]

@@ -1,0 +1,71 @@
+"""Search spaces, and the points of the search in them."""
+
+import math
+
+import pytest
+
+from lightning_noise.study import CentredLearningRate, Choice, LogUniform, Uniform
+from lightning_noise.study.space import around, distributions, on_boundary, points, position
+
+SPACE = {"learning_rate": (0.01, 1.0), "momentum": Uniform(0.0, 0.9), "schedule": ["constant", "cosine"]}
+
+
+def test_the_points_depend_on_the_seed_alone_and_are_a_prefix_of_longer_searches():
+    space = distributions(SPACE, 32)
+    assert points(space, 8, seed=3) == points(space, 16, seed=3)[:8]
+    assert points(space, 8, seed=3) != points(space, 8, seed=4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_points_fill_the_space_evenly(seed):
+    """Of the first 16 points of a Sobol sequence but one, at most one lies in each sixteenth of every range."""
+    space = distributions(SPACE, 32)
+    found = points(space, 15, seed)
+    for name in ("learning_rate", "momentum"):
+        cells = [int(16 * position(space[name], point[name])) for point in found]
+        assert len(set(cells)) == 15, cells
+    assert 6 <= sum(point["schedule"] == "cosine" for point in found) <= 9
+
+
+def test_the_centre_follows_the_rule():
+    rule = CentredLearningRate(eps_max=0.4, b=100, alpha=0.5, spread=4)
+    for size in (10, 100, 1000):
+        dist = rule.at(size)
+        assert math.sqrt(dist.low * dist.high) == pytest.approx(0.4 / math.sqrt(1 + 100 / size))
+        assert dist.high / dist.low == pytest.approx(16)
+
+
+def test_the_neighbourhood_is_narrower_and_stays_inside():
+    space = distributions(SPACE, 32)
+    centre = {"learning_rate": 0.9, "momentum": 0.45, "schedule": "cosine"}
+    near = around(space, centre, searched=64)  # two ranges: an eighth apart each way
+    assert near["learning_rate"].high == 1.0  # cut at the end
+    assert near["learning_rate"].low == pytest.approx(0.9 / 100**0.25)
+    assert (near["momentum"].low, near["momentum"].high) == pytest.approx((0.45 - 0.225, 0.45 + 0.225))
+    assert all(point["schedule"] == "cosine" for point in points(near, 4, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("rate", "momentum", "told"), [(0.1, 0.45, False), (0.0157, 0.45, True), (0.65, 0.45, True), (0.1, 0.85, True)]
+)
+def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
+    """A tenth of the range 0.01 … 1 in the logarithm is a factor of 1.585; of 0 … 0.9, 0.09."""
+    parameters = {"learning_rate": rate, "momentum": momentum, "schedule": "constant"}
+    assert on_boundary(distributions(SPACE, 32), parameters) is told
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: LogUniform(0.0, 1.0), ValueError, r"0 < low < high, got \(0.0, 1.0\).*Uniform"),
+        (lambda: Uniform(1.0, 1.0), ValueError, "finite low < high"),
+        (lambda: Choice(()), ValueError, "one or more plain values"),
+        (lambda: Choice((object,)), ValueError, "one or more plain values"),
+        (lambda: CentredLearningRate(eps_max=0.0, b=1), ValueError, "eps_max of CentredLearningRate must be a number > 0"),
+        (lambda: CentredLearningRate(eps_max=1.0, b=1, spread=1), ValueError, "spread of CentredLearningRate"),
+        (lambda: distributions({"momentum": 0.9}, 32), TypeError, r"search_space\['momentum'\] must be .* got 0.9"),
+    ],
+)
+def test_bad_ranges_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

@@ -1,0 +1,278 @@
+"""Whole studies in this process: what is trained, what is read from it, what stays behind."""
+
+import os
+import pickle
+import random
+from itertools import pairwise
+
+import lightning as L
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from lightning_noise.study import Budget, Goal, StorageError, TrialError
+from lightning_noise.study.storage import opened
+from lightning_noise.study.trial import run
+from tests.study import cheap
+
+MEMORY = optuna.storages.InMemoryStorage
+
+
+def one(*, size=32, parameters=None, phase="search", cap=None, **changes):
+    """One run of a study, and what came of it."""
+    study = cheap.study(None, batch_sizes=[size], **changes)
+    task = study._plan(size).next_tasks({})[0]._replace(parameters=parameters or {"learning_rate": 0.1}, phase=phase)
+    return run(study.recipe, task if cap is None else task._replace(max_steps=cap))
+
+
+def by_hand(size, rate, seed):
+    """Training losses and validation losses of a plain loop over one epoch, both of the weights before the step."""
+    torch.manual_seed(seed)
+    train, val = cheap.make_data(size, seed)
+    model = cheap.Regression(rate)
+    optimizer = model.configure_optimizers()
+    losses, validated = [], []
+    for batch in train:
+        with torch.no_grad():
+            validated.append(float(model.loss(next(iter(val)))))
+        loss = model.loss(batch)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses, validated
+
+
+def crossing(values, target, every=1):
+    """The first one, linear between the readings at every so many steps."""
+    readings = list(enumerate(values))[::every]
+    for (before, above), (step, now) in pairwise(readings):
+        if now <= target:
+            return before + (step - before) * (above - target) / (above - now)
+    return None
+
+
+def test_steps_are_those_of_a_plain_loop():
+    losses, validated = by_hand(32, 0.05, 0)
+    goals = [
+        Goal(metric="val_loss", target=0.9),
+        Goal(metric="loss", target=0.8, on="train"),
+        Goal(metric="train_loss", target=1.1, on="train"),
+    ]
+    outcome = one(goal=goals, validate_every=3 * 32, parameters={"learning_rate": 0.05})
+    expected = [crossing(validated, 0.9, every=3), crossing(losses, 0.8), crossing(losses, 1.1)]
+    assert [outcome.goals[i].steps for i in range(3)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_ends_where_its_goals_are_decided_or_cannot_be_won():
+    assert one().pruned
+    assert [found.status for found in one(cap=3).goals.values()] == ["incomplete", "incomplete"]
+    assert one(cap=3).pruned
+    whole = one(prune=False)
+    assert not whole.pruned
+    assert whole.goals[1].steps == one().goals[1].steps
+    assert whole.goals[1].best_value < one().goals[1].best_value  # it went on
+
+
+@pytest.mark.parametrize("goal", [Goal(metric="val_loss", target=0.55), Goal(metric="loss", target=0.55, on="train")])
+def test_a_run_that_blows_up_has_diverged(goal):
+    outcome = one(goal=goal, parameters={"learning_rate": 5.0})
+    assert outcome.goals[0].status == "diverged"
+    assert not outcome.pruned
+
+
+class NotFinite(cheap.Regression):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if batch_idx == 4 else loss
+
+
+def test_a_loss_that_is_not_finite_has_diverged_whatever_is_validated():
+    outcome = one(make_module=lambda p: NotFinite(**p), validate_every=10**4, budget=Budget(steps=2000, examples=10**5))
+    assert {found.status for found in outcome.goals.values()} == {"diverged"}
+
+
+class Accumulating(cheap.Regression):
+    def configure_optimizers(self):
+        assert self.trainer.max_steps == 64  # the budget: a schedule of the module's must not see where runs are pruned
+        return super().configure_optimizers()
+
+
+def test_accumulation_counts_optimizer_steps():
+    def half(global_size, seed):
+        return cheap.make_data(global_size // 2, seed)
+
+    losses, _ = by_hand(32, 0.03, 0)
+    goal = Goal(metric="loss", target=0.8, on="train")
+    outcome = one(
+        make_module=lambda p: Accumulating(**p),
+        make_data=half,
+        goal=goal,
+        budget=Budget(steps=64),
+        cap=50,
+        trainer_options={"accumulate_grad_batches": 2},
+        parameters={"learning_rate": 0.03},
+    )
+    assert outcome.goals[0].steps == pytest.approx(crossing(losses, 0.8), rel=1e-4)
+
+
+def test_noise_scales_are_those_of_the_reruns():
+    outcome = one(phase="rerun", size=8, goal=Goal(metric="val_loss", target=0.52), parameters={"learning_rate": 0.02})
+    assert set(outcome.noise) == {"b_simple_start", "b_simple_average", "b_simple_end"}
+    assert all(2 < value < 2000 for value in outcome.noise.values())
+    assert one(phase="search", size=8).noise == {}
+    assert one(phase="rerun", size=8, noise_scale=False).noise == {}
+
+
+class Normed(cheap.Regression):
+    def __init__(self, learning_rate):
+        super().__init__(learning_rate)
+        self.layer = nn.Sequential(nn.BatchNorm1d(6), self.layer)
+
+
+def test_a_model_that_cannot_be_measured_is_trained_all_the_same():
+    outcome = one(make_module=lambda p: Normed(**p), phase="rerun")
+    assert outcome.goals[0].status == "reached"
+    assert outcome.noise == {}
+    assert outcome.warning.startswith("the noise scale was not measured: ")
+
+
+def test_nothing_stays_behind(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    threads = torch.get_num_threads()
+    before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    one(threads=threads + 1)
+    assert before == [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    assert os.environ["PL_GLOBAL_SEED"] == "7"
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    one()
+    assert "PL_GLOBAL_SEED" not in os.environ
+    assert torch.get_num_threads() == threads
+
+
+class Data(L.LightningDataModule):
+    def __init__(self, global_size, seed):
+        super().__init__()
+        self.loaders = cheap.make_data(global_size, seed)
+
+    def train_dataloader(self):
+        return self.loaders[0]
+
+    def val_dataloader(self):
+        return self.loaders[1]
+
+
+def test_data_may_come_in_three_forms():
+    assert one(make_data=Data) == one()
+    train_only = Goal(metric="loss", target=0.7, on="train")
+    assert one(goal=train_only) == one(goal=train_only, make_data=lambda size, seed: cheap.make_data(size, seed)[0])
+
+
+class Silent(cheap.Regression):
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
+def test_errors_of_a_run_say_which_run_and_why():
+    with pytest.raises(TrialError, match=r"search run of trial 0 at global size 4 .*'val_loss' is not among the logged ones"):
+        cheap.study(MEMORY(), make_module=lambda p: Silent(**p)).run()
+    with pytest.raises(ValueError, match=r"global size 1024 gave no reading of .*make_data gives no batch of that size"):
+        one(size=1024, goal=Goal(metric="loss", target=0.7, on="train"))
+
+
+def test_seeds_and_numbers_of_runs():
+    seen = []
+
+    def make_data(global_size, seed):
+        seen.append((global_size, seed))
+        return cheap.make_data(global_size, seed)
+
+    study = cheap.study(MEMORY(), make_data=make_data, goal=Goal(metric="val_loss", target=0.7), batch_sizes=[8, 16], seed=3)
+    result = study.run()
+    assert sorted(seen) == sorted((size, seed) for size in (8, 16) for seed in [3] * 6 + [4, 5])
+    assert [(row["phase"], row["trial"], row["seed"]) for row in result.table[:6]] == [("search", i, 3) for i in range(6)]
+    search, reruns = (
+        [row for row in result.table if row["global_size"] == 8 and row["phase"] == phase] for phase in ("search", "rerun")
+    )
+    (best,) = (row for row in search if row["best"])
+    assert best["steps"] == min(row["steps"] for row in search if row["steps"] is not None)
+    assert {row["learning_rate"] for row in reruns} == {best["learning_rate"]}
+
+
+def test_optuna_shows_the_search():
+    storage = MEMORY()
+    result = cheap.study(storage, batch_sizes=[8], name="digits").run()
+    found = optuna.load_study(storage=storage, study_name="digits/global_size=8")
+    (best,) = (row for row in result.table if row["best"] and row["goal"] == "val_loss <= 0.7")
+    assert found.best_trial.params == {"learning_rate": best["learning_rate"]}
+    assert found.best_value == best["steps"]
+    assert len(optuna.load_study(storage=storage, study_name="digits/global_size=8/rerun").trials) in (2, 4)
+
+
+def test_other_settings_are_refused_and_more_sizes_are_not():
+    storage = MEMORY()
+    small = {"goal": Goal(metric="val_loss", target=0.7), "batch_sizes": [8], "noise_scale": False}
+    first = cheap.study(storage, **small).run()
+    with pytest.raises(StorageError, match=r"'study/global_size=8' with other settings: .*trials was 6 and is 7"):
+        cheap.study(storage, **{**small, "trials": 7}).run()
+    both = cheap.study(storage, **{**small, "batch_sizes": [8, 16]}).run()
+    assert both.table[: len(first.table)] == first.table
+
+
+def test_a_journal_in_use_is_refused(tmp_path):
+    with opened(tmp_path / "a.journal", "study"), pytest.raises(StorageError, match=r"a\.journal is in use by another run"):
+        cheap.study(tmp_path / "a.journal").run()
+
+
+def test_the_journal_is_named_after_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cheap.study(None, name="mine", batch_sizes=[64], trials=1, seeds=1).run()
+    assert (tmp_path / "mine.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"goal": []}, TypeError, "goal must be a Goal"),
+        ({"goal": [Goal(metric="a", target=1), Goal(metric="a", target=1)]}, ValueError, "different names, got .*Goal\\(name"),
+        ({"batch_sizes": []}, ValueError, "batch_sizes must hold different sizes"),
+        ({"batch_sizes": [8, 8]}, ValueError, r"batch_sizes must hold different sizes, one or more, got \[8, 8\]"),
+        ({"batch_sizes": [0]}, ValueError, "every one of batch_sizes must be an int >= 1, got 0"),
+        ({"batch_sizes": [8.0]}, TypeError, "every one of batch_sizes must be an int >= 1, got 8.0"),
+        ({"batch_sizes": [8, 8192]}, ValueError, r"budget of 4096 examples does not hold one batch of the sizes \[8192\]"),
+        ({"budget": 100}, TypeError, "budget must be a Budget.*got 100"),
+        ({"search_space": {"lr": (0.1, 1.0)}}, ValueError, r"search_space must hold 'learning_rate', got \['lr'\]"),
+        ({"search_space": {"learning_rate": 0.1}}, TypeError, "got 0.1"),
+        ({"trials": 0}, ValueError, "trials must be an int >= 1, got 0"),
+        ({"seeds": True}, TypeError, "seeds must be an int >= 1, got True"),
+        ({"refine": -1}, ValueError, "refine must be an int >= 0, got -1"),
+        ({"validate_every": 10**6}, ValueError, "validate_every must not exceed the budget, got 1000000"),
+        ({"validate_every": 0}, ValueError, "validate_every must be an int >= 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        cheap.study(None, **changes)
+
+
+def test_worker_processes_need_functions_that_can_be_sent(tmp_path):
+    with pytest.raises(TrialError, match=r"picklable.*top of a module.*workers=0"):
+        cheap.study(tmp_path / "a.journal", make_module=lambda p: cheap.make_module(p), workers=1).run()
+
+
+def test_errors_in_a_worker_process_arrive_with_their_traceback(tmp_path):
+    with pytest.raises(TrialError, match=r"trial 0 at global size 4 .*\n(.*\n)*.*OverflowError: too much"):
+        cheap.study(tmp_path / "a.journal", make_module=overflow, workers=1).run()
+
+
+def overflow(parameters):
+    raise OverflowError("too much")
+
+
+def test_a_recipe_can_be_sent_to_another_process():
+    recipe = cheap.study(None).recipe
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
