@@ -69,8 +69,8 @@ def draw_steps(curve: Curve) -> "Figure":
         linestyle="",
         marker="o",
         markersize=6,
+        color="black",
         markerfacecolor="white",
-        markeredgecolor="black",
         markeredgewidth=1.2,
         label="runs",
         zorder=4,
@@ -119,7 +119,6 @@ def draw_frontier(frontiers: Sequence[Frontier]) -> "Figure":
             "marker": MARKERS[i % len(MARKERS)],
             "markersize": 6,
             "markerfacecolor": "white" if i % 2 == 0 else colour,
-            "markeredgecolor": colour,
         }
         label = found.goal
         if found.fit is not None:
@@ -127,7 +126,7 @@ def draw_frontier(frontiers: Sequence[Frontier]) -> "Figure":
             axes.plot(found.steps, found.examples, linestyle=style, color=colour)
             axes.plot([2 * fit.s_min], [2 * fit.e_min], "+", color=colour, markersize=16, markeredgewidth=2)
             label += rf": $B_\mathrm{{crit}}$ = {in_digits(fit.b_crit)} [{interval(fit.low, fit.high)}]"
-        axes.plot(*zip(*found.points, strict=True), linestyle="", **marks)
+        axes.plot(*zip(*found.points, strict=True), linestyle="", color=colour, **marks)
         handles.append(Line2D([], [], linestyle=style if found.fit else "", color=colour, label=label, **marks))
     axes.set_xlabel("optimizer steps $S$")
     axes.set_ylabel("examples $E = B S$")
@@ -204,7 +203,7 @@ def draw_rate_rule(found: RateRule) -> "Figure":
         if here:
             x, y = [point.global_size for point in here], [point.learning_rate for point in here]
             marker = "^" if boundary else "o"
-            axes.plot(x, y, marker, markersize=7, markerfacecolor=fill, markeredgecolor="black", label=label)
+            axes.plot(x, y, marker, color="black", markersize=7, markerfacecolor=fill, label=label)
     _size_axis(axes, [point.global_size for point in found.points])
     rates = [*(point.learning_rate for point in found.points), *found.rates]
     axes.set_ylim(min(rates) / 2, max(rates) * 4)

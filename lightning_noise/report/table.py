@@ -106,9 +106,8 @@ def read_table(path: str | Path, *, needs: Sequence[str] = NEEDED) -> list[dict[
         reader = csv.DictReader(file)
         missing = [name for name in needs if name not in (reader.fieldnames or ())]
         if missing:
-            raise ValueError(
-                f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {reader.fieldnames}."
-            )
+            has = ", ".join(reader.fieldnames or ["none"])
+            raise ValueError(f"{path} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {has}.")
         rows = [_read_row(path, reader.line_num, row) for row in reader]
     if not rows:
         raise ValueError(f"{path} has a header but no row.")

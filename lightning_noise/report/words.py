@@ -9,10 +9,10 @@ from lightning_noise.report.curves import Curve
 def in_digits(value: float) -> str:
     """Three digits, or all of a whole number that is longer.
 
-    >>> in_digits(31.416), in_digits(119951.6)
-    ('31.4', '119952')
+    >>> in_digits(31.416), in_digits(999.9), in_digits(119951.6)
+    ('31.4', '1000', '119952')
     """
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -1,0 +1,148 @@
+"""The command line, as its user runs it: in a process of its own once, then in this one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from lightning_noise.__main__ import main
+from lightning_noise.report.table import write_table
+from tests.report.synthetic import study
+from tests.world import ROOT
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "study.csv"
+    write_table(path, [*study(), *study(goal="loss < 1", harder=4, b_crit=900, seed=1)])
+    return path
+
+
+def small(tmp_path, *, b_crit=1000, sizes=(16, 64, 256, 1024, 4096)):
+    path = tmp_path / "small.csv"
+    path.write_text("\n".join(["global_size,steps", *(f"{size},{100 * (1 + b_crit / size)}" for size in sizes), ""]))
+    return path
+
+
+def test_fit_in_a_process(tmp_path):
+    command = [sys.executable, "-m", "lightning_noise", "fit", str(small(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.splitlines() == [
+        "the goal: 5 runs at 5 batch sizes reached it",
+        "  b_crit 1000 examples, 95 % interval 1000 to 1000: twice the least steps and the least examples",
+        "  at least 100 steps, at least 100000 examples; residual 0.0 % (rms of ln S)",
+        "  end of perfect scaling: 105, where a doubling halves the steps to within 5 %",
+        "  20 % overhead: 200, where steps are 1.2 times those of perfect scaling",
+    ]
+
+
+def test_the_script_is_installed_under_its_name():
+    assert 'lightning-noise = "lightning_noise.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_fit_of_every_goal_with_its_warnings(table, capsys):
+    assert main(["fit", str(table)]) == 0
+    said = capsys.readouterr().out
+    assert "error 3 %: 29 runs at 10 batch sizes reached it" in said
+    assert "warning: at batch size 8 1 of 3 runs did not reach it" in said
+    assert "loss < 1: 29 runs" in said
+    assert main(["fit", str(table), "--goal", "loss < 1", "--confidence", "0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "error 3 %" not in said and "50 % interval" in said
+
+
+def test_fit_that_is_refused_says_why_and_ends_with_1(tmp_path, capsys):
+    assert main(["fit", str(small(tmp_path, sizes=(16, 64)))]) == 1
+    assert "  no fit: batch_sizes must hold at least four different sizes, got 2 (16, 64). Add" in capsys.readouterr().out
+
+
+def test_fit_names_the_missing_side(tmp_path, capsys):
+    assert main(["fit", str(small(tmp_path, sizes=(16, 32, 64, 256, 512)))]) == 0
+    said = capsys.readouterr().out
+    assert "95 % interval at least 1000" in said
+    assert "warning: b_crit has no upper bound: the sizes do not reach up to 4 b_crit. Add the sizes 1024, 2048, 4096." in said
+
+
+def test_plot_draws_a_figure_for_everything_in_the_table(table, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "deep" / "figures"
+    assert main(["plot", str(table), "--out", str(out)]) == 0
+    kinds = ("steps", "learning_rates", "best_rate")
+    names = {f"{kind}_{goal}.png" for kind in kinds for goal in ("error_3", "loss_1")} | {"frontier.png"}
+    assert {path.name for path in out.iterdir()} == names
+    assert set(capsys.readouterr().out.split()) == {str(out / name) for name in names}
+    assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_of_sizes_and_steps_alone_draws_what_it_can(tmp_path):
+    pytest.importorskip("matplotlib")
+    assert main(["plot", str(small(tmp_path)), "--out", str(tmp_path / "out"), "--format", "svg"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"steps_the_goal.svg", "frontier.svg"}
+
+
+def test_plot_without_matplotlib_says_what_to_install(table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["plot", str(table), "--out", str(tmp_path)]) == 2
+    assert "pip install 'lightning-noise[plots]'" in capsys.readouterr().err
+
+
+def test_wrong_input_is_said_in_a_line_and_ends_with_2(table, tmp_path, capsys):
+    assert main(["fit", str(tmp_path / "nowhere.csv")]) == 2
+    assert "nowhere.csv" in capsys.readouterr().err
+    assert main(["fit", str(table), "--goal", "speed"]) == 2
+    assert capsys.readouterr().err == "lightning-noise: --goal must be one of 'error 3 %', 'loss < 1', got 'speed'\n"
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", str(table), "--confidence", "95"])
+    assert "must lie in (0, 1), got 95" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+
+
+class Result:
+    """What the command uses of a StudyResult."""
+
+    def to_csv(self, path):
+        write_table(path, study())
+
+    def summary(self):
+        return "b_crit 300"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Stands in for the study floor, whose own tests train; holds the calls."""
+    calls = []
+
+    class Floor:
+        @staticmethod
+        def run_file(path, *, quick, storage):
+            calls.append((path, quick, storage))
+            return Result()
+
+    monkeypatch.setitem(sys.modules, "lightning_noise.study", Floor)
+    return calls
+
+
+def test_study_runs_the_file_stores_the_table_and_says_what_it_found(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    assert main(["study", "mine.py"]) == 0
+    assert capsys.readouterr().out == "b_crit 300\ntable: mine.csv\n"
+    assert main(["study", "mine.py", "--quick", "--storage", "sqlite:///s.db", "--csv", "other.csv"]) == 0
+    assert runs == [("mine.py", False, None), ("mine.py", True, "sqlite:///s.db")]
+    assert main(["fit", "other.csv"]) == 0
+
+
+def test_study_without_its_packages_or_file(runs, tmp_path, capsys, monkeypatch):
+    assert main(["study", str(tmp_path / "nowhere.py")]) == 2
+    assert "there is no study file" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "lightning_noise.study", None)
+    assert main(["study", str(tmp_path / "nowhere.py")]) == 2
+    assert "pip install 'lightning-noise[study]'" in capsys.readouterr().err
+
+
+def test_an_error_inside_a_study_keeps_its_traceback(runs, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").touch()
+    monkeypatch.setattr(Result, "to_csv", lambda self, path: int("not a number"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["study", str(tmp_path / "mine.py")])

@@ -1,0 +1,117 @@
+"""The figures hold the numbers they are given, can be told apart without colour, and ask for matplotlib where it is missing."""
+
+import sys
+
+import pytest
+
+from lightning_noise.report import figures
+from lightning_noise.report.curves import frontier, steps_curve
+from lightning_noise.report.rates import rate_map, rate_rule
+from tests.report.synthetic import SIZES, study
+
+pytest.importorskip("matplotlib")
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+
+
+def texts(figure):
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def is_grey(figure):
+    """Every line and patch is a grey, so nothing is told by colour."""
+    colours = [
+        colour for axes in figure.axes for line in axes.lines for colour in (line.get_color(), line.get_markeredgecolor())
+    ]
+    colours += [colour for axes in figure.axes for p in axes.patches for colour in (p.get_facecolor(), p.get_edgecolor())]
+    return all(len({round(part, 3) for part in to_rgb(colour)}) == 1 for colour in colours)
+
+
+def test_steps(tmp_path):
+    curve = steps_curve(study())
+    figure = figures.draw_steps(curve)
+    axes = figure.axes[0]
+    (runs,) = (line for line in axes.lines if line.get_label() == "runs")
+    assert list(runs.get_ydata()) == [point.steps for point in curve.points]
+    assert [text.get_text() for text in axes.texts] == [
+        "perfect\nscaling",
+        "diminishing\nreturns",
+        "maximal\nparallelism",
+        "1 of 3\nmissed",
+    ]
+    assert any("95 % interval" in text and " to " in text for text in texts(figure))
+    assert is_grey(figure)
+    figure.savefig(tmp_path / "steps.png")
+    assert (tmp_path / "steps.png").stat().st_size > 10_000
+
+
+def test_steps_without_a_fit_show_the_runs_alone():
+    figure = figures.draw_steps(steps_curve(study(sizes=(8, 16))))
+    assert figure.axes[0].get_title().endswith(": no fit")
+    assert texts(figure) == ["runs"]
+
+
+def test_regimes_out_of_sight_are_not_named():
+    curve = steps_curve(study(sizes=(64, 128, 256, 512, 1024)))
+    named = [text.get_text() for text in figures.draw_steps(curve).axes[0].texts]
+    assert "diminishing\nreturns" in named and "perfect\nscaling" not in named
+
+
+def test_frontier():
+    curves = [
+        steps_curve(study()),
+        steps_curve(study(goal="loss", harder=3, b_crit=900)),
+        steps_curve(study(goal="few", sizes=(8, 16))),
+    ]
+    figure = figures.draw_frontier([frontier(curve) for curve in curves])
+    said = texts(figure)
+    assert [text.split(":")[0] for text in said] == ["error 3 %", "loss", "few"]
+    assert "B_\\mathrm{crit}" in said[0] and said[2] == "few"
+    looks = {(line.get_marker(), line.get_linestyle()) for line in figure.axes[0].get_legend().get_lines()}
+    assert len(looks) == 3
+    assert is_grey(figure)
+
+
+def test_rate_map_tells_the_ends_of_trials_apart_without_colour():
+    found = rate_map(study())
+    figure = figures.draw_rate_map(found)
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    assert len(boxes) == len(found.cells)
+    hatches = {cell.status: set() for cell in found.cells}
+    for cell, box in zip(found.cells, boxes, strict=True):
+        hatches[cell.status].add(box.get_hatch())
+    assert hatches == {"reached": {None}, "incomplete": {"///"}, "diverged": {"xxxx"}}
+    markers = [line.get_marker() for line in figure.axes[0].lines]
+    assert (markers.count("*"), markers.count("^")) == (len(SIZES) - 1, 1)
+    assert is_grey(figure)
+
+
+def test_rate_rule():
+    rows = study()
+    figure = figures.draw_rate_rule(rate_rule(rows, steps_curve(rows)))
+    said = texts(figure)
+    assert "\\alpha" in said[0] and "95 %" in said[0] and "linear rule" in said[1] and "square-root rule" in said[2]
+    assert "edge of the search" in said[4]
+    short = study(sizes=(8, 16, 32, 64))
+    for row in short:
+        row["boundary"] = False
+    slope = figures.draw_rate_rule(rate_rule(short, steps_curve(short)._replace(fit=None)))
+    assert "\\propto B^\\alpha" in texts(slope)[0]
+    few = study(sizes=(8, 16))
+    assert texts(figures.draw_rate_rule(rate_rule(few, steps_curve(few)))) == [
+        "best trial",
+        "best trial on the edge of the search, not in the fit",
+    ]
+    assert is_grey(figure)
+
+
+def test_many_sizes_get_ticks_that_can_be_read():
+    curve = steps_curve(study(sizes=tuple(range(8, 72, 2))))
+    assert len(figures.draw_steps(curve).axes[0].get_xticks()) <= 16
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install 'lightning-noise\[plots\]'"):
+        figures.draw_steps(steps_curve(study()))
