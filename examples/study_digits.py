@@ -81,7 +81,7 @@ def make_study(quick: bool = False) -> list[BatchSizeStudy]:
                 refine=0 if quick else 4,
                 seeds=1 if quick else 5,
                 budget=Budget(examples=20_000 if quick else 100_000, steps=1_500),
-                storage="study_digits.journal",
+                storage="runs/study_digits.journal",
                 name=name + (", quick" if quick else ""),
                 validate_every=100,
                 noise_scale={"probe": "examples"},
@@ -94,7 +94,9 @@ def make_study(quick: bool = False) -> list[BatchSizeStudy]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few small runs")
-    parser.add_argument("--out", type=Path, default=Path("study_digits"), help="folder of the journal, the table and the text")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/study_digits"), help="folder of the journal, the table and the text"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     result = run_all(make_study(args.quick), storage=args.out / "study_digits.journal")

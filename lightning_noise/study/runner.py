@@ -16,6 +16,7 @@ from typing import Protocol
 from lightning_noise.study.files import load, sources
 from lightning_noise.study.trial import Outcome, Recipe, Task, run
 
+PATIENCE = 10.0  # seconds that an idle worker has to end by itself
 ATTEMPTS = 3  # a task that has killed so many workers is not tried again
 
 
@@ -155,19 +156,23 @@ class Pool:
         if self._attempts[task.key] == ATTEMPTS:
             raise TrialError(
                 _failed(task, f"its process died {ATTEMPTS} times, the last time with exit code {worker.process.exitcode}")
-                + " Out of memory? Finished runs are kept; run the study again to go on."
+                + ". Out of memory, or a script that runs the study outside of `if __name__ == '__main__':`? Finished runs are "
+                "kept; run the study again to go on."
             )
         fresh = Worker(self._payload)
         fresh.give(task)
         self._workers[self._workers.index(worker)] = fresh
 
     def close(self) -> None:
-        """Ends all processes; what they were running is lost."""
+        """Ends all processes: an idle one by hanging up, a busy one (after an error or Ctrl-C) with what it was doing."""
         for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
             worker.pipe.close()
+            if worker.task is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(PATIENCE)
+            worker.process.kill()
+            worker.process.join()
 
 
 def _failed(task: Task, reason: str) -> str:
