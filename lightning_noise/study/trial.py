@@ -1,5 +1,6 @@
 """One run: trains a fresh module with Lightning until its goals are decided or its steps are used up."""
 
+import importlib
 import logging
 import os
 import warnings
@@ -9,11 +10,11 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_noise.plugin.callback import GradientNoiseScale
+from lightning_noise.plugin.twin import MisconfigurationException, either, package_of
 from lightning_noise.study.goal import Goal, GoalOutcome
 from lightning_noise.study.watch import WatchGoals
 
@@ -92,7 +93,7 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcom
         module = recipe.make_module(dict(task.parameters))
         data = recipe.make_data(task.global_size, task.seed)
         callbacks = [*recipe.trainer_options.get("callbacks", ()), watch, *([] if noise is None else [noise])]
-        _trainer(recipe, task, callbacks).fit(module, **_data_arguments(data))
+        _trainer(recipe, task, callbacks, module).fit(module, **_data_arguments(data))
     if not watch.readings:
         raise ValueError(
             f"training at global size {task.global_size} gave no reading of {[recipe.goals[i].metric for i in task.goals]}: "
@@ -102,7 +103,7 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcom
     return Outcome(watch.outcomes(), cut and not watch.all_diverged, _trajectory(noise))
 
 
-def _trainer(recipe: Recipe, task: Task, callbacks: Sequence[L.Callback]) -> L.Trainer:
+def _trainer(recipe: Recipe, task: Task, callbacks: Sequence[L.Callback], module: L.LightningModule) -> L.Trainer:
     validates = any(recipe.goals[i].on == "validation" for i in task.goals)
     settings: dict[str, Any] = {
         "accelerator": "cpu",
@@ -124,11 +125,15 @@ def _trainer(recipe: Recipe, task: Task, callbacks: Sequence[L.Callback]) -> L.T
         "callbacks": list(callbacks),
         "max_steps": recipe.budget_steps[task.global_size],
     }
-    return L.Trainer(**options)
+    package = importlib.import_module(
+        package_of(module) or "lightning.pytorch"
+    )  # a module of its twin needs that one's Trainer
+    trainer: L.Trainer = package.Trainer(**options)
+    return trainer
 
 
 def _data_arguments(data: Any) -> dict[str, Any]:
-    if isinstance(data, L.LightningDataModule):
+    if isinstance(data, either(L.LightningDataModule)):
         return {"datamodule": data}
     if isinstance(data, tuple) and len(data) == 2:
         return {"train_dataloaders": data[0], "val_dataloaders": data[1]}
@@ -165,7 +170,7 @@ def _seeded(seed: int, threads: int) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Lightning's notes on devices, and its advice on loaders, once a run, would bury everything else."""
     with ExitStack() as stack:
-        for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities", "lightning.pytorch.utilities.rank_zero"):
+        for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "lightning_utilities"):
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.WARNING)

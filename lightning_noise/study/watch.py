@@ -8,10 +8,11 @@ from typing import Any
 import lightning as L
 import torch
 
+from lightning_noise.plugin.twin import Callback
 from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch
 
 
-class WatchGoals(L.Callback):
+class WatchGoals(Callback):
     """Follows ``goals`` during ``fit``.
 
     Args:

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import optuna
 import pytest
+import pytorch_lightning
 import torch
 from torch import nn
 
@@ -163,6 +164,21 @@ class Data(L.LightningDataModule):
 
     def val_dataloader(self):
         return self.loaders[1]
+
+
+class Twin(cheap.Body, pytorch_lightning.LightningModule):
+    pass
+
+
+class TwinData(pytorch_lightning.LightningDataModule):
+    def __init__(self, global_size, seed):
+        super().__init__()
+        self.train_dataloader, self.val_dataloader = ((lambda loader=one: loader) for one in cheap.make_data(global_size, seed))
+
+
+def test_the_twin_package_trains_the_same():
+    twin = {"make_module": lambda p: Twin(**p), "make_data": TwinData}
+    assert one(phase="rerun", size=8, **twin) == one(phase="rerun", size=8)
 
 
 def test_data_may_come_in_three_forms():
