@@ -68,26 +68,34 @@ def steps_curve(rows: Iterable[Row], goal: str | None = None, *, confidence: flo
     Raises:
         ValueError: no such goal; or no run reached it.
     """
-    runs = runs_that_count(of_goal(rows, goal))
+    rows = of_goal(rows, goal)
+    runs = runs_that_count(rows)
     name = runs[0]["goal"]
     points = tuple(Point(row["global_size"], row["steps"], row["seed"]) for row in runs if row["status"] == "reached")
     if not points:
         raise ValueError(f"no run reached the goal {name!r}: nothing to show. Use an easier goal or a larger budget.")
-    missed = {}
-    for size in sorted({row["global_size"] for row in runs}):
-        failed = [row["status"] != "reached" for row in runs if row["global_size"] == size]
-        if any(failed):
-            missed[size] = (sum(failed), len(failed))
     steps = steps_by_size(runs)
     try:
         fit = CriticalBatchSize.fit(list(steps), list(steps.values()), confidence=confidence)
     except ValueError as refusal:
-        return Curve(name, points, missed, None, str(refusal))
+        return Curve(name, points, _missed(rows, runs), None, str(refusal))
     regimes = Regimes(fit.end_of_perfect_scaling(tolerance), fit.start_of_maximal_parallelism(tolerance), tolerance)
     grid = _spaced(points[0].global_size / math.sqrt(2), points[-1].global_size * math.sqrt(2))
     low, high = _band(steps, grid, confidence)
     middle, perfect = tuple(map(fit.steps, grid)), tuple(fit.e_min / size for size in grid)
-    return Curve(name, points, missed, fit, "", regimes, grid, middle, low, high, perfect, confidence)
+    return Curve(name, points, _missed(rows, runs), fit, "", regimes, grid, middle, low, high, perfect, confidence)
+
+
+def _missed(rows: Sequence[Row], runs: Sequence[Row]) -> dict[float, tuple[int, int]]:
+    """Batch size → (runs that did not reach the goal, runs); of the search trials where no winner was there to rerun."""
+    missed = {}
+    for size in sorted({row["global_size"] for row in rows}):
+        here = [row for row in runs if row["global_size"] == size] or [row for row in rows if row["global_size"] == size]
+        failed = sum(row["status"] != "reached" for row in here)
+        rerun = any(row in runs for row in here)
+        if failed and (rerun or failed == len(here)):
+            missed[size] = (failed, len(here))
+    return missed
 
 
 def runs_that_count(rows: Iterable[Row]) -> list[Row]:

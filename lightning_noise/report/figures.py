@@ -14,6 +14,7 @@ from lightning_noise.report.words import in_digits, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX*"
@@ -48,6 +49,24 @@ def _size_axis(axes: "Axes", sizes: Sequence[float]) -> None:
     axes.set_xlabel("global batch size $B$, examples")
 
 
+def _plain_ticks(axis: "Axis", low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis, at 1, 2 and 5 where powers of ten alone would be few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    decades = math.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 0.5 else range(1, 10)))
+    axis.set_major_formatter(FuncFormatter(_tick))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _: object) -> str:
+    if value < 1e5:
+        return in_digits(value)
+    power = math.floor(math.log10(value) + 1e-9)
+    factor = round(value / 10**power)
+    return f"$10^{{{power}}}$" if factor == 1 else rf"${factor}\times10^{{{power}}}$"
+
+
 def draw_steps(curve: Curve) -> "Figure":
     """Steps against the batch size: runs, fit with its interval, perfect scaling, and the three regimes."""
     figure, axes = _figure()
@@ -61,7 +80,6 @@ def draw_steps(curve: Curve) -> "Figure":
         band = f"{100 * curve.confidence:g} % interval of $B_\\mathrm{{crit}}$: {interval(fit.low, fit.high)}"
         axes.fill_between(curve.sizes, curve.low, curve.high, color="0.72", linewidth=0, label=band)
         axes.plot(curve.sizes, curve.perfect, color="0.35", linestyle="--", label=r"perfect scaling: $E_\mathrm{min}/B$")
-        axes.set_xlim(curve.sizes[0], curve.sizes[-1])
         axes.set_ylim(min([*curve.low, *(p.steps for p in curve.points)]) / 1.6, max(curve.high) * 1.8)
     axes.plot(
         sizes,
@@ -79,8 +97,10 @@ def draw_steps(curve: Curve) -> "Figure":
         text = f"{missed} of {runs}\nmissed"
         axes.annotate(text, (size, 0.02), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
     _size_axis(axes, [*sizes, *curve.missed])
-    axes.set_ylabel(f"optimizer steps to {curve.goal}")
-    axes.set_title(f"Steps to {curve.goal} against the batch size" + ("" if curve.fit else ": no fit"))
+    axes.set_xlim(min([*sizes, *curve.missed]) / 2**0.5, max([*sizes, *curve.missed]) * 2**0.5)
+    _plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.set_ylabel("optimizer steps to the goal")
+    axes.set_title(f"{curve.goal}: steps against the batch size" + ("" if curve.fit else " (no fit)"))
     axes.legend(loc="upper right", bbox_to_anchor=(1, 0.92), frameon=True, framealpha=0.9, edgecolor="none")
     return figure
 
@@ -132,7 +152,9 @@ def draw_frontier(frontiers: Sequence[Frontier]) -> "Figure":
     axes.set_ylabel("examples $E = B S$")
     axes.set_title(r"Steps against examples; + where both are twice their least ($B = B_\mathrm{crit}$)")
     axes.grid(color="0.9", linewidth=0.6)
-    axes.legend(handles=handles, frameon=False, loc="upper right")
+    _plain_ticks(axes.xaxis, *axes.get_xlim())
+    _plain_ticks(axes.yaxis, *axes.get_ylim())
+    axes.legend(handles=handles, edgecolor="none", loc="best")
     return figure
 
 
@@ -165,8 +187,9 @@ def draw_rate_map(found: RateMap) -> "Figure":
     axes.set_ylim(min(cell.low for cell in found.cells) / 1.1, max(cell.high for cell in found.cells) * 1.1)
     axes.set_xticks(range(len(found.sizes)), [f"{size:g}" for size in found.sizes])
     axes.set_xlabel("global batch size $B$, examples")
+    _plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_ylabel("learning rate")
-    axes.set_title(f"How the search trials for {found.goal} ended")
+    axes.set_title(f"{found.goal}: how the search trials ended")
     bar = figure.colorbar(ScalarMappable(norm, grey), ax=axes, label="steps, relative to the best trial of the batch size")
     bar.set_ticks([0, 1, 2], labels=["1", "2", "4 or more"])
     star: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 11, "linestyle": ""}
@@ -207,8 +230,9 @@ def draw_rate_rule(found: RateRule) -> "Figure":
     _size_axis(axes, [point.global_size for point in found.points])
     rates = [*(point.learning_rate for point in found.points), *found.rates]
     axes.set_ylim(min(rates) / 2, max(rates) * 4)
+    _plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.set_ylabel(r"learning rate $\epsilon$")
-    axes.set_title(f"Best learning rate for {found.goal} against the batch size")
+    axes.set_title(f"{found.goal}: best learning rate against the batch size")
     axes.grid(color="0.9", linewidth=0.6)
     axes.legend(frameon=False, loc="upper left")
     return figure

@@ -78,6 +78,17 @@ def test_runs_that_miss_the_goal_are_not_left_out_in_silence():
     assert len(curve.points) == 8
 
 
+def test_a_size_without_a_winner_is_told_by_its_search():
+    rows = [row for row in study() if row["global_size"] != 512 or row["phase"] == "search"]
+    assert 512 not in steps_curve(rows).missed  # its winner was not rerun, which is no failure to reach the goal
+    for row in rows:
+        if row["global_size"] == 512:
+            row.update(status="incomplete", steps=None, best=False)
+    curve = steps_curve(rows)
+    assert curve.missed == {8: (1, 3), 512: (20, 20)}
+    assert 512 not in {point.global_size for point in curve.points}
+
+
 def test_a_refused_fit_leaves_the_points_and_the_reason():
     curve = steps_curve([run(8, 100), run(16, 50)])
     assert curve.fit is None and curve.sizes == () and curve.regimes is None

@@ -48,7 +48,7 @@ def test_steps(tmp_path):
 
 def test_steps_without_a_fit_show_the_runs_alone():
     figure = figures.draw_steps(steps_curve(study(sizes=(8, 16))))
-    assert figure.axes[0].get_title().endswith(": no fit")
+    assert figure.axes[0].get_title().endswith("(no fit)")
     assert texts(figure) == ["runs"]
 
 
@@ -109,6 +109,23 @@ def test_rate_rule():
 def test_many_sizes_get_ticks_that_can_be_read():
     curve = steps_curve(study(sizes=tuple(range(8, 72, 2))))
     assert len(figures.draw_steps(curve).axes[0].get_xticks()) <= 16
+
+
+@pytest.mark.parametrize(("harder", "said"), [(0.01, "10"), (1, "500"), (1e4, "$5\\times10^{6}$")])
+def test_ticks_are_plain_numbers(harder, said):
+    axes = figures.draw_steps(steps_curve(study(harder=harder, sizes=(128, 256, 512, 1024)))).axes[0]
+    axes.figure.draw_without_rendering()
+    assert said in [tick.get_text() for tick in axes.get_yticklabels()]
+
+
+def test_a_size_that_missed_the_goal_is_in_sight():
+    rows = study(sizes=(8, 16, 32))
+    for row in rows:
+        if row["global_size"] == 32:
+            row.update(status="incomplete", steps=None, best=False)
+    axes = figures.draw_steps(steps_curve([row for row in rows if row["global_size"] < 32 or row["phase"] == "search"])).axes[0]
+    assert axes.get_xlim()[1] > 32
+    assert "20 of 20\nmissed" in [text.get_text() for text in axes.texts]
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
