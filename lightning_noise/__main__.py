@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_noise.report.curves import frontier, steps_curve
-from lightning_noise.report.rates import rate_map, rate_rule
+from lightning_noise.report.curves import steps_curve
+from lightning_noise.report.draw import draw_all
 from lightning_noise.report.table import as_runs, goals, read_table
-from lightning_noise.report.words import describe, file_names
+from lightning_noise.report.words import describe
 
 
 class UsageError(Exception):
@@ -42,23 +42,9 @@ def _fit(args: argparse.Namespace) -> int:
 
 def _plot(args: argparse.Namespace) -> int:
     """Draws every figure that a table has numbers for."""
-    from lightning_noise.report import figures
-
     rows = as_runs(read_table(args.table, needs=("global_size", "steps")))
-    names = file_names(goals(rows))
-    args.out.mkdir(parents=True, exist_ok=True)
-    curves = []
-    for goal in _wanted(rows, args.goal):
-        curve = steps_curve(rows, goal, confidence=args.confidence)
-        curves.append(curve)
-        _save(figures.draw_steps(curve), args, f"steps_{names[goal]}")
-        searched = [row for row in rows if row["goal"] == goal and row.get("learning_rate") is not None]
-        if any(row["phase"] == "search" for row in searched):
-            _save(figures.draw_rate_map(rate_map(searched, goal)), args, f"learning_rates_{names[goal]}")
-        if any(row.get("best") for row in searched):
-            rule = rate_rule(searched, curve, confidence=args.confidence)
-            _save(figures.draw_rate_rule(rule), args, f"best_rate_{names[goal]}")
-    _save(figures.draw_frontier([frontier(curve) for curve in curves]), args, "frontier")
+    for path in draw_all(rows, args.out, _wanted(rows, args.goal), confidence=args.confidence, kind=args.format):
+        _say(str(path))
     return 0
 
 
@@ -67,12 +53,6 @@ def _wanted(rows: Sequence[dict[str, Any]], goal: str | None) -> list[str]:
     if goal is not None and goal not in names:
         raise ValueError(f"--goal must be one of {', '.join(map(repr, names))}, got {goal!r}")
     return names if goal is None else [goal]
-
-
-def _save(figure: Any, args: argparse.Namespace, name: str) -> None:
-    path = args.out / f"{name}.{args.format}"
-    figure.savefig(path)
-    _say(str(path))
 
 
 def _say(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lightning_noise.core.critical import CriticalBatchSize
 from lightning_noise.plugin.verdict import number
 from lightning_noise.report.curves import steps_by_size
+from lightning_noise.report.draw import draw_all
 from lightning_noise.report.table import write_table
 from lightning_noise.study.rows import Row
 from lightning_noise.study.trial import RERUN, SEARCH
@@ -128,6 +129,17 @@ class StudyResult:
     def to_csv(self, path: str | Path) -> None:
         """Writes the table, for :func:`lightning_noise.report.table.read_table` and everything else that reads CSV."""
         write_table(path, self.table)
+
+    def figures(self, folder: str | Path, *, kind: str = "png") -> list[Path]:
+        """Draws steps, frontier, learning-rate map and best rates of every goal into ``folder`` (needs the extra ``plots``).
+
+        The same as ``lightning-noise plot`` on the table's CSV.
+
+        Raises:
+            ImportError: there is no matplotlib.
+            ValueError: no run reached a goal.
+        """
+        return list(draw_all(self.table, Path(folder), kind=kind))
 
     def summary(self) -> str:
         """The findings as text."""

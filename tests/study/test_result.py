@@ -111,3 +111,9 @@ def test_the_table_as_csv(tmp_path):
     StudyResult.from_table(rows).to_csv(tmp_path / "a.csv")
     read = StudyResult.from_table(read_table(tmp_path / "a.csv"))
     assert [dict(one) for one in read.table] == [{"param_momentum": None, **one} for one in rows]
+
+
+def test_the_figures_of_a_result(tmp_path):
+    found = StudyResult.from_table(table()).figures(tmp_path / "figures", kind="svg")
+    assert [path.name for path in found] == ["steps_g.svg", "learning_rates_g.svg", "best_rate_g.svg", "frontier.svg"]
+    assert all(path.stat().st_size > 1000 for path in found)
