@@ -10,7 +10,6 @@ LEAST_SIZES = 4
 REACH = 4.0  # an interval bounded on both sides needs sizes from b_crit / REACH to b_crit * REACH
 POOR_FIT = 0.1  # rms of ln S about the curve above which the shape, not the scatter, is in doubt
 _BELOW_ONE = 1 - 1e-9  # so that rounding does not decide where the sizes reach just far enough
-_BELOW_ONE = 1 - 1e-9  # so that rounding does not decide where the sizes reach just far enough
 
 
 class CriticalBatchSize(NamedTuple):
