@@ -21,6 +21,7 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "lightning_utilities",
         "pytorch_lightning",  # the twin package
         "torchmetrics",
+        "tqdm",
         "lightning_noise.core",
         "lightning_noise.probes",
         "lightning_noise.measure",
@@ -80,11 +81,13 @@ def test_public_list():
         "NoiseDDPStrategy",
         "NoiseEstimate",
         "NoiseScaleMetric",
+        "NoiseScales",
         "NoiseStrategyMixin",
         "Probe",
         "Ranks",
         "TrackNoiseScale",
         "estimate_noise_scale",
+        "measure_noise_scale",
         "register_rule",
         "tradeoff",
     ]

@@ -39,8 +39,11 @@ class RunningAverage:
 
     def update(self, moments: Moments, age: float = 1.0) -> None:
         """Adds one step. ``age`` is the exponent of the decay: n/n_ref when it counts examples, 1 when it counts steps."""
+        self.add(moments.trace, moments.grad_sq, 1 / moments.c_big, age)
+
+    def add(self, x: float, y: float, w: float, age: float = 1.0) -> None:
+        """Adds any pair of numbers that are to be averaged jointly, with weight w; x stands where the trace does."""
         d = max(min(self.decay, 0.9), self.decay**age)
-        w, x, y = 1 / moments.c_big, moments.trace, moments.grad_sq
         s = self._sums
         d2, w2 = d * d, w * w
         s["W"] = d * s["W"] + w
@@ -57,7 +60,7 @@ class RunningAverage:
         self.steps += 1
 
     def means(self) -> tuple[float, float]:
-        """(trace, grad_sq), debiased by the weight actually collected; zeros before the first step."""
+        """(trace, grad_sq), or what stands in their places, debiased by the weight collected; zeros before the first step."""
         s = self._sums
         return (s["X"] / s["W"], s["Y"] / s["W"]) if s["W"] else (0.0, 0.0)
 

@@ -1,5 +1,6 @@
 """Three windows over the same steps: the interval is for an average over the past, and the past is not now."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lightning_noise.core.averaging import RunningAverage
@@ -14,11 +15,12 @@ class Windows:
 
     After a fast change the old, large gradients rule a long average for hundreds of steps (33 shown where the truth was 136),
     while a short one is wide but right. So the window shown is the longest whose rho = |G|²/tr(Σ) lies inside the intervals of
-    all shorter ones. With ``decay`` at most 0.9 there is one window.
+    all shorter ones. With ``decay`` at most 0.9, or with ``short=()``, there is one window.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.averages = [RunningAverage(d) for d in (*(s for s in SHORT_DECAYS if s < decay), decay)]
+    def __init__(self, decay: float, *, short: Sequence[float] | None = None) -> None:
+        shorter = SHORT_DECAYS if short is None else short
+        self.averages = [RunningAverage(d) for d in (*(s for s in shorter if s < decay), decay)]
 
     def update(self, moments: Moments, age: float = 1.0) -> None:
         """Adds one step to all windows; ``age`` as in :meth:`RunningAverage.update`."""

@@ -1,0 +1,191 @@
+"""The large-batch model from quadratic forms gᵀHg: B_noise, the best learning rate and the best decrease of the loss.
+
+In a metric M the two lines of :class:`~lightning_noise.core.moments.Moments` hold with gᵀMg in the place of |g|². Here M is the
+Hessian H (or the Gauss-Newton matrix), measured on examples that none of the gradients has seen: with the same examples
+E gᵀHg has a further term from their covariance, which no number of probes averages away.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lightning_noise.core.averaging import RunningAverage
+from lightning_noise.core.estimate import NoiseEstimate, ratio_interval
+from lightning_noise.core.moments import Moments
+from lightning_noise.core.student_t import student_t_quantile
+from lightning_noise.core.windows import Windows
+
+
+def contrasts(groups: int, count: int) -> list[list[float]]:
+    """Up to ``count`` orthogonal rows of coefficients over ``groups`` groups, each with sum 0: a discrete cosine basis.
+
+    Σ s_i g_i over independent mean gradients g_i of b_i examples has no part of the true gradient in it, and
+    E (Σ s_i g_i)ᵀM(Σ s_i g_i) = tr(MΣ) Σ s_i²/b_i.
+
+    >>> [[round(s, 3) for s in row] for row in contrasts(3, 5)]
+    [[0.866, 0.0, -0.866], [0.5, -1.0, 0.5]]
+    """
+    rows = range(1, min(groups - 1, count) + 1)
+    return [[math.cos(math.pi * (i + 0.5) * row / groups) for i in range(groups)] for row in rows]
+
+
+def moments_from_forms(
+    mean_form: float, c_mean: float, contrast_forms: Sequence[float], c_contrasts: Sequence[float]
+) -> Moments:
+    """Moments in a metric M from ḡᵀMḡ and from contrasts between groups.
+
+    Args:
+        mean_form: ḡᵀMḡ, whose expectation is GᵀMG + ``c_mean`` tr(MΣ).
+        c_mean: Σ w_i²/b_i, 1/examples.
+        contrast_forms: uᵀMu of contrasts u = Σ s_i g_i.
+        c_contrasts: Σ s_i²/b_i of each, so that E uᵀMu = that times tr(MΣ).
+
+    H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), and forms that are just what is expected:
+
+    >>> m = moments_from_forms(5 + 14 / 8, 1 / 8, [14 / 2], [1 / 2])
+    >>> round(m.grad_sq, 12), round(m.trace, 12), round(m.trace / m.grad_sq, 12)
+    (5.0, 14.0, 2.8)
+    """
+    trace = math.fsum(form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)) / len(contrast_forms)
+    return Moments(q_small=mean_form + c_mean * trace, q_big=mean_form, c_small=2 * c_mean, c_big=c_mean)
+
+
+class CurvatureProbe(NamedTuple):
+    """What one probe of the curvature says; additive over ranks, field by field.
+
+    Args:
+        moments: in the metric H.
+        euclidean: of the same gradients, for |G|².
+        indefinite: 1 where ḡᵀHḡ or a contrast met a curvature <= 0, else 0 (a rank adds its share).
+    """
+
+    moments: Moments
+    euclidean: Moments
+    indefinite: float
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether every number is finite and there were two groups."""
+        return self.moments.is_finite and self.euclidean.is_finite and self.moments.has_groups and self.euclidean.has_groups
+
+
+class Bounded(NamedTuple):
+    """A value with its interval, in the unit of the quantity."""
+
+    value: float
+    low: float
+    high: float
+
+
+def eps_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
+    """Best learning rate of plain SGD with the whole gradient, |G|²/(GᵀHG) (McCandlish et al. 2018, eq. 2.6).
+
+    Args:
+        average: its ``x`` is GᵀHG, its ``y`` is |G|².
+
+    ``None`` where |G|² or GᵀHG cannot be told from zero, or the curvature along the gradient is negative: not defined there.
+    """
+    ratio = ratio_interval(average, confidence)
+    return Bounded(ratio.rho, ratio.low, ratio.high) if ratio is not None and ratio.low > 0 else None
+
+
+def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
+    """Best decrease of the loss in one such step, |G|⁴/(2 GᵀHG) (eq. 2.7), with the delta method's interval in its logarithm.
+
+    Arguments and ``None`` as in :func:`eps_max`.
+    """
+    if eps_max(average, confidence) is None:
+        return None
+    curvature, grad_sq = average.means()
+    spread = average.covariance()
+    variance = 4 * spread.grad_sq / grad_sq**2 + spread.trace / curvature**2 - 4 * spread.cross / (grad_sq * curvature)
+    width = math.exp(student_t_quantile(0.5 + confidence / 2, average.nu) * math.sqrt(max(0.0, variance)))
+    value = grad_sq**2 / (2 * curvature)
+    return Bounded(value, value / width, value * width)
+
+
+def relative_error(average: RunningAverage) -> float | None:
+    """Standard error of the noise scale relative to itself (delta method); ``None`` where it cannot be said.
+
+    >>> average = RunningAverage(1.0)
+    >>> for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4):
+    ...     average.update(Moments(q, 4.5, 1.0, 0.5))
+    >>> round(relative_error(average), 3)
+    0.197
+    """
+    trace, grad_sq = average.means()
+    if average.n_eff < 2 or trace <= 0 or grad_sq <= 0:
+        return None
+    s = average.covariance()
+    return math.sqrt(max(0.0, s.trace / trace**2 + s.grad_sq / grad_sq**2 - 2 * s.cross / (trace * grad_sq)))
+
+
+def gradient_rules_error(average: RunningAverage) -> bool:
+    """Whether GᵀMG is less precise than tr(MΣ), so that larger probes are worth more than further ones."""
+    trace, grad_sq = average.means()
+    spread = average.covariance()
+    return grad_sq <= 0 or trace <= 0 or spread.grad_sq / grad_sq**2 > spread.trace / trace**2
+
+
+class CurvatureAverage:
+    """Running averages of curvature probes: B_noise, eps_max and dl_max, each with an interval.
+
+    Args:
+        decay: exponential decay a probe; 1 for the plain weighted mean, as at frozen weights. Else three windows speak as in
+            :class:`~lightning_noise.core.windows.Windows`.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self._windows = Windows(decay, short=() if decay == 1 else None)
+        self._model = Windows(decay, short=() if decay == 1 else None)
+        self.probes = 0
+        self._indefinite = 0.0
+
+    def update(self, probe: CurvatureProbe) -> None:
+        """Adds one probe that ``is_usable``."""
+        self._windows.update(probe.moments)
+        for window in self._model.averages:
+            window.add(probe.moments.grad_sq, probe.euclidean.grad_sq, 1 / probe.moments.c_big)
+        self.probes += 1
+        self._indefinite += probe.indefinite
+
+    @property
+    def average(self) -> RunningAverage:
+        """The average of tr(HΣ) and GᵀHG that speaks now."""
+        return self._windows.current()
+
+    def estimate(self, confidence: float = 0.95) -> NoiseEstimate:
+        """B_noise = tr(HΣ)/(GᵀHG) as ``b_simple``, GᵀHG as ``grad_sq``, tr(HΣ) as ``trace``.
+
+        Where the curvature along the gradient, or over its noise, is not resolved from zero or is negative, B_noise is not
+        defined: ``b_simple`` and ``high`` are ``None``, and the components stay.
+        """
+        return self._windows.estimate(confidence)
+
+    def eps_max(self, confidence: float = 0.95) -> Bounded | None:
+        """See :func:`eps_max`."""
+        return eps_max(self._model.current(), confidence)
+
+    def dl_max(self, confidence: float = 0.95) -> Bounded | None:
+        """See :func:`dl_max`."""
+        return dl_max(self._model.current(), confidence)
+
+    @property
+    def indefinite(self) -> float | None:
+        """Share of all probes that met a direction of curvature <= 0; ``None`` before the first."""
+        return self._indefinite / self.probes if self.probes else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python values, exact."""
+        return {
+            "windows": self._windows.state_dict(),
+            "model": self._model.state_dict(),
+            "probes": self.probes,
+            "indefinite": self._indefinite,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+        self._windows.load_state_dict(state["windows"])
+        self._model.load_state_dict(state["model"])
+        self.probes, self._indefinite = state["probes"], state["indefinite"]

@@ -1,0 +1,83 @@
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_noise.measure.pause import Batch, Pause
+from lightning_noise.probes.curvature import hessian_forms, inner
+from tests.measure.exact import Population
+
+
+def probes(population, geometries, *, pairs, size, count, **arguments):
+    parameters = list(population.module.parameters())
+    pause = Pause(lambda batch: population.loss(population.module, batch), parameters, geometries, **arguments)
+    batches = (Batch(b, len(b[1])) for b in population.batches(size))
+    return [pause.probe(batches, pairs) for _ in range(count)]
+
+
+def both(probe):
+    return probe.flat["euclidean"], probe.curved["hessian"].moments
+
+
+@pytest.mark.parametrize(("pairs", "size"), [(1, 4), (4, 2)])
+def test_unbiased_against_the_exact_hessian_of_three_layers(pairs, size):
+    population = Population()
+    truth = population.truth()
+    found = probes(population, ("euclidean", "hessian"), pairs=pairs, size=size, count=600 // pairs)
+    draws = np.array([(m.grad_sq, m.trace, h.grad_sq, h.trace) for m, h in map(both, found)])
+    error = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
+    assert np.all(np.abs(draws.mean(axis=0) - truth[2:]) < 4 * error)
+    assert np.all(error < 0.3 * np.abs(truth[2:]) + 0.01)
+
+
+def test_the_same_batch_for_the_curvature_is_biased():
+    """With H from the batch that gave the gradients, gᵀHg has a term that never goes away; with another batch it has not."""
+    population = Population(scale=2.0)
+    parameters, truth = list(population.module.parameters()), population.truth()
+    own, other = [], []
+    batches = iter(population.batches(4))
+    for _ in range(700):
+        first, second = islice(batches, 2)
+        gradient = torch.autograd.grad(population.loss(population.module, first), parameters)
+        for batch, forms in ((first, own), (second, other)):
+            loss = population.loss(population.module, batch)
+            forms.append(float(hessian_forms(loss, parameters, [gradient])[0]))
+    expected = truth.hessian_grad_sq + truth.hessian_trace / 4  # E ḡᵀHḡ over 4 examples
+    errors = [np.std(f, ddof=1) / math.sqrt(len(f)) for f in (own, other)]
+    assert abs(np.mean(other) - expected) < 4 * errors[1]
+    assert np.mean(own) > expected + 6 * errors[0]
+
+
+def test_every_geometry_from_the_same_gradients():
+    population = Population()
+    diagonal = [torch.full_like(p, 2.0) for p in population.module.parameters()]
+
+    def weighted(index, gradient):
+        return [(diagonal[index].sqrt() * gradient).flatten()]
+
+    names = ("euclidean", "optimizer", "hessian")
+    (probe,) = probes(population, names, pairs=3, size=5, count=1, weighted=weighted)
+    assert probe.flat["optimizer"].q_small == pytest.approx(2 * probe.flat["euclidean"].q_small, rel=1e-12)
+    assert probe.flat["optimizer"].q_big == pytest.approx(2 * probe.flat["euclidean"].q_big, rel=1e-12)
+    assert probe.curved["hessian"].euclidean == probe.flat["euclidean"]
+    assert probe.examples == (6 + 2 + 1) * 5  # three pairs, a batch for two contrasts, one for the mean
+    (plain,) = probes(population, ("euclidean",), pairs=3, size=5, count=1)
+    assert plain.examples == 30 and plain.curved == {}
+
+
+def test_moments_are_those_of_the_micro_batches():
+    """Against sums over a list of all gradients, with batches of unequal sizes."""
+    population = Population()
+    parameters = list(population.module.parameters())
+    sizes, draws = [3, 5, 2, 6], iter(population.batches(6))
+    batches = [Batch((x[:size], y[:size]), size) for size, (x, y) in zip(sizes, draws, strict=False)]
+    pause = Pause(lambda batch: population.loss(population.module, batch), parameters, ("euclidean",))
+    got = pause.probe(iter(batches), 2).flat["euclidean"]
+    gradients = [torch.autograd.grad(population.loss(population.module, b.content), parameters) for b in batches]
+    shares = [size / 16 for size in sizes]
+    mean = [sum(w * g[i] for w, g in zip(shares, gradients, strict=True)) for i in range(len(parameters))]
+    assert got.q_small == pytest.approx(sum(w * float(inner(g, g)) for w, g in zip(shares, gradients, strict=True)), rel=1e-12)
+    assert got.q_big == pytest.approx(float(inner(mean, mean)), rel=1e-12)
+    assert (got.c_small, got.c_big) == pytest.approx((4 / 16, 1 / 16), rel=1e-12)

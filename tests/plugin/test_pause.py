@@ -1,0 +1,279 @@
+import random
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_noise import measure_noise_scale
+from lightning_noise.probes.curvature import DifferencesDisagreeError
+from tests.measure.exact import Population
+from tests.plugin import toys
+
+
+class Bumpy(nn.Module):
+    """BatchNorm, dropout, a part in eval mode and a frozen layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.still = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+        for p in self.still.parameters():
+            p.requires_grad_(False)
+
+    def forward(self, x):
+        return self.net(self.still(x))
+
+
+def squares(module, batch):
+    return (module(batch[0]) - batch[1]).square().mean()
+
+
+def everything(module, loader):
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    flags = [part.training for part in module.modules()]
+    gradients = [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in module.parameters()]
+    random_states = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
+    hooks = [len(p._backward_hooks or ()) for p in module.parameters()]
+    return state, flags, gradients, random_states, hooks, loader.generator.get_state()
+
+
+def assert_same(before, after):
+    for name, value in before[0].items():
+        assert torch.equal(value, after[0][name]), name
+    assert before[1] == after[1] and before[4] == after[4] and torch.equal(before[5], after[5])
+    for a, b in zip(before[2], after[2], strict=True):
+        assert (a is None) == (b is None) and (a is None or (a[0] == b[0] and torch.equal(a[1], b[1])))
+    assert torch.equal(before[3][0], after[3][0])
+    assert np.array_equal(before[3][1], after[3][1]) and before[3][2] == after[3][2]
+
+
+@pytest.fixture
+def bumpy():
+    module = Bumpy()
+    x = torch.randn(256, 4)
+    y = x.sum(1, keepdim=True) + torch.randn(256, 1)
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(3))
+    squares(module, next(iter(loader))).backward()
+    return module, loader
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_nothing_is_changed(bumpy, train):
+    module, loader = bumpy
+    module.train(train)
+    module.still.eval()
+    optimizer = torch.optim.Adam(module.net.parameters())
+    optimizer.step()
+    before, modes = everything(module, loader), []
+
+    def loss(part, batch):
+        modes.append((part.net.training, part.still.training))
+        random.random(), np.random.rand()
+        return squares(part, batch)
+
+    found = measure_noise_scale(
+        module,
+        loader,
+        loss_fn=loss,
+        geometry=("euclidean", "hessian", "optimizer"),
+        optimizer=optimizer,
+        max_examples=1500,
+        progress=False,
+    )
+    assert_same(before, everything(module, loader))
+    assert set(found) == {"euclidean", "hessian", "optimizer"} and found["euclidean"].b_simple > 0
+    assert set(modes) == {(True, not train)}  # the user's own eval part stays so unless the whole was in eval mode
+
+
+def test_nothing_is_changed_by_an_exception(bumpy):
+    module, loader = bumpy
+    before, calls = everything(module, loader), []
+
+    def loss(part, batch):
+        calls.append(1)
+        if len(calls) == 5:
+            raise ZeroDivisionError
+        part.net[1].running_mean = torch.full((8,), 7.0)  # puts another tensor in the place of a buffer
+        return squares(part, batch)
+
+    with pytest.raises(ZeroDivisionError):
+        measure_noise_scale(module, loader, loss_fn=loss, progress=False)
+    assert_same(before, everything(module, loader))
+
+
+def test_the_truth_of_three_layers_lies_in_the_intervals():
+    population = Population()
+    truth = population.truth()
+    found = measure_noise_scale(
+        population.module, population.batches(8), loss_fn=population.loss, relative_error=0.08, progress=False
+    )
+    for name, value in (("euclidean", truth.b_simple), ("hessian", truth.b_noise)):
+        estimate = found[name]
+        assert abs(estimate.b_simple / value - 1) < 4 * 0.08
+        assert estimate.high / estimate.low < 1.6  # about 4 · 0.08
+    assert found.eps_max.low < found.eps_max.value < found.eps_max.high
+    assert abs(found.eps_max.value * truth.hessian_grad_sq / truth.grad_sq - 1) < 0.2
+    assert abs(found.dl_max.value * 2 * truth.hessian_grad_sq / truth.grad_sq**2 - 1) < 0.3
+    assert found.passes == 1 and found.needed <= found.examples < 100_000
+
+
+def test_a_smaller_error_takes_more_examples():
+    population = Population()
+    used = [
+        measure_noise_scale(
+            population.module, population.batches(8), loss_fn=population.loss, relative_error=error, progress=False
+        ).examples
+        for error in (0.6, 0.15)
+    ]
+    assert used[1] > 4 * used[0]
+
+
+def test_it_stops_at_the_examples_allowed_and_says_what_it_needs(bumpy, monkeypatch):
+    module, loader = bumpy
+    said = []
+    monkeypatch.setattr("lightning_noise.plugin.pause.rank_zero_info", said.append)
+    found = measure_noise_scale(
+        module, loader, loss_fn=squares, geometry="euclidean", relative_error=0.01, max_examples=600, progress=False
+    )
+    assert found.examples <= 600 < found.needed
+    assert found.passes == 3 and "1% needs about" in said[0] and "at most 600" in said[0]
+
+
+def test_the_progress_bar_can_be_seen(bumpy, capsys):
+    module, loader = bumpy
+    measure_noise_scale(module, loader, loss_fn=squares, geometry="euclidean", max_examples=300)
+    assert "noise scale" in capsys.readouterr().err
+
+
+def test_training_step_of_a_lightning_module_on_a_copy():
+    module = toys.Regression()
+    module.steps = 0
+
+    def step(self, batch, batch_idx):
+        self.steps += 1
+        self.log("loss", 1.0)
+        return {"loss": self.loss(batch)}
+
+    kind = type("Counting", (toys.Regression,), {"training_step": step})
+    module.__class__ = kind
+    loader = toys.data(shuffle=True, local_size=8)
+    found = measure_noise_scale(module, loader, geometry="euclidean", max_examples=400, progress=False)
+    by_hand = measure_noise_scale(
+        module, loader, loss_fn=lambda m, b: m.loss(b), geometry="euclidean", max_examples=400, progress=False
+    )
+    assert module.steps == 0 and "log" not in vars(module)
+    assert found["euclidean"].steps == by_hand["euclidean"].steps > 0
+
+
+def test_a_lightning_module_in_mid_training():
+    """In a callback of the user's: the run goes on as without it."""
+
+    class Pauses(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            measure_noise_scale(
+                pl_module, trainer.train_dataloader, loss_fn=lambda m, b: m.loss(b), max_examples=300, progress=False
+            )
+
+    def weights(*callbacks):
+        L.seed_everything(5)
+        module = toys.Regression()
+        toys.fit(module, toys.data(shuffle=True, examples=128), *callbacks, epochs=2)
+        return [p.detach().clone() for p in module.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(), weights(Pauses()), strict=True))
+
+
+def test_gauss_newton_is_never_negative():
+    population = Population(seed=4)
+
+    def loss(module, batch):
+        outputs = module(batch[0])
+        return F.cross_entropy(outputs, batch[1]), outputs
+
+    found = measure_noise_scale(
+        population.module,
+        population.batches(8),
+        loss_fn=loss,
+        geometry=("gauss_newton", "hessian"),
+        max_examples=20_000,
+        progress=False,
+    )
+    assert found["gauss_newton"].b_simple > 0 and found.indefinite == 0.0
+    with pytest.raises(TypeError, match="hessian"):
+        measure_noise_scale(
+            population.module, population.batches(8), loss_fn=population.loss, geometry="gauss_newton", progress=False
+        )
+
+
+class NoSecond(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return slope * (1 - x.tanh() ** 2)
+
+
+def test_finite_differences_where_there_is_no_double_backward():
+    population = Population()
+    truth = population.truth()
+
+    def loss(module, batch):
+        x = batch[0]
+        for part in module:
+            x = NoSecond.apply(x) if isinstance(part, nn.Tanh) else part(x)
+        return F.cross_entropy(x, batch[1])
+
+    found = measure_noise_scale(
+        population.module, population.batches(8), loss_fn=loss, geometry="hessian", relative_error=0.2, progress=False
+    )
+    assert abs(found["hessian"].b_simple / truth.b_noise - 1) < 4 * 0.2
+
+    def wild(module, batch):
+        return (1e4 * loss(module, batch)).cos()
+
+    with pytest.raises(DifferencesDisagreeError):
+        measure_noise_scale(population.module, population.batches(8), loss_fn=wild, max_examples=500, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"geometry": "flat"}, ValueError, "geometry must be one"),
+        ({"geometry": ("hessian", "hessian")}, ValueError, "different"),
+        ({"relative_error": 0}, ValueError, "relative_error"),
+        ({"relative_error": True}, ValueError, "relative_error"),
+        ({"max_examples": -1}, ValueError, "max_examples"),
+        ({"geometry": "optimizer"}, TypeError, "optimizer="),
+        ({"loss_fn": 3}, TypeError, "loss_fn must be a function"),
+        ({"loss_fn": None}, TypeError, "loss_fn is needed"),
+        ({"loss_fn": lambda m, b: m(b[0])}, TypeError, "one number"),
+    ],
+)
+def test_bad_arguments(bumpy, arguments, error, message):
+    module, loader = bumpy
+    with pytest.raises(error, match=message):
+        measure_noise_scale(module, loader, **{"loss_fn": squares, "progress": False, **arguments})
+
+
+def test_bad_modules_loaders_and_optimizers(bumpy):
+    module, loader = bumpy
+    with pytest.raises(ValueError, match="gave no batch"):
+        measure_noise_scale(module, [], loss_fn=squares, progress=False)
+    with pytest.raises(ValueError, match="gave no batch in pass 2"):
+        measure_noise_scale(module, iter(list(loader)), loss_fn=squares, progress=False)
+    with pytest.raises(ValueError, match="has made a step"):
+        fresh = torch.optim.Adam(module.parameters())
+        measure_noise_scale(module, loader, loss_fn=squares, geometry="optimizer", optimizer=fresh, progress=False)
+    module.requires_grad_(False)
+    with pytest.raises(ValueError, match="Unfreeze"):
+        measure_noise_scale(module, loader, loss_fn=squares, progress=False)
