@@ -3,8 +3,8 @@
     python benchmarks/large_batch_model.py [--csv benchmarks/results/large_batch_model.csv]
                                            [--figure docs/images/large_batch_model.png]
 
-The CNN of ``examples/digits.py`` is trained for a few steps on a third of the digits; its weights are then held still. The other
-1198 examples are new to it. In every repetition B of them, drawn at random without replacement, give a gradient, and 598
+The CNN of ``examples/digits.py`` is trained for a few steps on a third of the digits; its weights are then held still. The
+other 1198 examples are new to it. In every repetition B of them, drawn at random without replacement, give a gradient, and 598
 others the loss along it: L(w − ε g) at many ε. The mean over repetitions has its minimum at eps_opt(B), and there the loss has
 fallen by dL_opt(B). McCandlish et al. 2018 predict
 
@@ -162,9 +162,7 @@ def measure(steps: int, arguments: argparse.Namespace) -> Result:
     generator = torch.Generator().manual_seed(arguments.seed + 1)
     curves = [decreases(module, data, size, arguments.repetitions, generator) for size in SIZES]
     rng = np.random.default_rng(arguments.seed)
-    again = [
-        [best_step(c[rng.integers(len(c), size=len(c))].mean(axis=0)) for c in curves] for _ in range(arguments.bootstrap)
-    ]
+    again = [[best_step(c[rng.integers(len(c), size=len(c))].mean(axis=0)) for c in curves] for _ in range(arguments.bootstrap)]
     points = np.array([best_step(c.mean(axis=0)) for c in curves])
     spread = np.percentile(np.array(bootstrap(curves, arguments.bootstrap, rng)), (2.5, 97.5), axis=0)
     loader = DataLoader(

@@ -21,6 +21,7 @@ from lightning_noise.probes.base import Probe
 ONE_GROUP = "only one group of gradients in the step"
 NOT_FINITE = "gradients were not finite (overflow)"
 NO_SIZE = "the number of examples could not be told"
+HEADLINE = Key()
 NO_BACKWARD = "no backward pass was seen before the optimizer's step"
 
 
@@ -289,11 +290,12 @@ class Monitor:
         return self._window is not None
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Of the parameters."""
         return next((p.device for p in self._parameters.values()), torch.device("cpu"))
 
     def _unusable_row(self) -> Tensor:
-        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=self._device)
+        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=self.device)
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -304,7 +306,7 @@ class Monitor:
 
     def flush(self) -> int:
         """Reads all that waits: the only collective and the only wait for the device. Returns the number of measured steps."""
-        flushed = self._table.flush(self._device)
+        flushed = self._table.flush(self.device)
         self.examples += flushed.examples
         for record in flushed.records:
             self._take(record)
@@ -334,7 +336,7 @@ class Monitor:
                 windows.update(moments, age)
                 if key in self.trajectories:
                     self.trajectories[key].add(windows.estimate(data_size=self.data_size))
-            elif not key.layer and reason:
+            elif key == HEADLINE and reason:
                 self.skipped[reason] += 1
 
     def estimate(self, key: Key = Key(), *, confidence: float = 0.95) -> NoiseEstimate:

@@ -141,11 +141,11 @@ class Pause:
         for _ in range(count):
             batch = next(batches)
             for name in totals:
-                totals[name] += batch.size * self._form(name, batch.content, vector)
+                totals[name] += batch.size * self.form(name, batch.content, vector)
             size += batch.size
         return {name: float(total) / size for name, total in totals.items()}, size
 
-    def _form(self, name: str, content: Any, vector: list[Tensor]) -> Tensor:
+    def form(self, name: str, content: Any, vector: list[Tensor]) -> Tensor:
         state = _random_state(self._device)
         with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no double backward
             loss, outputs = _split(self._loss(content))

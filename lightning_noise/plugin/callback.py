@@ -14,16 +14,18 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.policy import BatchSizePolicy
 from lightning_noise.core.windows import Trajectory
+from lightning_noise.measure.monitor import Monitor
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
 from lightning_noise.plugin.adapt import Adapter
 from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
+from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
-from lightning_noise.plugin.publish import log_values, publish, write_layout
+from lightning_noise.plugin.publish import curvature_values, log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
 from lightning_noise.plugin.twin import Callback, MisconfigurationException
-from lightning_noise.plugin.verdict import Findings, twins_text, verdict
+from lightning_noise.plugin.verdict import Findings, curvature_line, optimizer_line, twins_text, verdict
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
 
@@ -44,8 +46,10 @@ class GradientNoiseScale(Callback):
         probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a step), "micro_batches"
             (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or one with NoiseStrategyMixin), or a Probe such
             as lightning_noise.Examples with arguments of its own.
-        geometry: the metric M in gᵀMg; "euclidean".
-        every_n_steps: measures the first of every so many optimizer steps; None means every step.
+        geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case), "hessian" (B_noise, eps_max,
+            dl_max; needs three micro-batches a step or a loss_fn), "gauss_newton" (needs a loss_fn), "optimizer".
+        every_n_steps: measures the first of every so many optimizer steps; None means every step, and every 100th for
+            "hessian" and "gauss_newton".
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
         adaptive_batch_size: True lets the noise scale set the batch size between epochs; a BatchSizePolicy such as
             lightning_noise.ExchangeRate does so by its rule; an AdaptiveBatchSize has more settings.
@@ -53,6 +57,8 @@ class GradientNoiseScale(Callback):
             function or its dotted path.
         per_layer: True also measures every module that owns parameters; a number n, the first n parts of their names.
         prog_bar: shows b_simple in the progress bar.
+        loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures where there are fewer than
+            three micro-batches a step, or no double backward. A function or its dotted path.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -75,6 +81,7 @@ class GradientNoiseScale(Callback):
         batch_size_fn: Callable[[Any], Any] | str | None = None,
         per_layer: bool | int = False,
         prog_bar: bool = False,
+        loss_fn: Callable[[Any, Any], Any] | str | None = None,
     ) -> None:
         self.settings = Settings(
             probe=probe,
@@ -85,12 +92,14 @@ class GradientNoiseScale(Callback):
             batch_size_fn=batch_size_fn,
             per_layer=per_layer,
             prog_bar=prog_bar,
+            loss_fn=loss_fn,
         )
         self._batch_size_fn = host.resolve(batch_size_fn)
         self._adapter = Adapter(self.settings.adaptive, self.settings.unit) if self.settings.adaptive else None
         self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
         self._measured: list[Measured] = []
         self._steps: Steps | None = None
+        self._curvature: CurvatureWatch | None = None
         self._module: weakref.ref[L.LightningModule] | None = None
         self._size: float | None = None
         self._rows: int | None = None
@@ -108,10 +117,13 @@ class GradientNoiseScale(Callback):
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
         """The estimate from all steps read so far in this process, in examples; ``None`` before the first ``fit``.
 
-        With several optimizers each has its own: ``estimate(Key(optimizer="Adam-1"))``, named as in the log keys.
+        With several optimizers each has its own: ``estimate(Key(optimizer="Adam-1"))``, named as in the log keys. Other
+        geometries have theirs: ``estimate(Key("hessian"))``.
         A launcher that copies the callback into processes of its own (``ddp_spawn``, ``ddp_fork``, a notebook) leaves this one
         as it was; there ``trainer.callback_metrics``, the verdict and checkpoints hold what was measured.
         """
+        if self._curvature is not None and key in map(Key, self._curvature.averages):
+            return self._curvature.averages[key.geometry].estimate()
         for one in self._measured:
             if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.windows:
                 return one.monitor.estimate(key._replace(optimizer=""))
@@ -129,6 +141,7 @@ class GradientNoiseScale(Callback):
         """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
         refuse(trainer, pl_module)
         measured = measure_each(trainer, pl_module, self.settings)
+        curvature = watch_curvature(trainer, pl_module, self.settings)
         for one in measured:
             of = f" of {one.name}" if one.name else ""
             rank_zero_info(f"GradientNoiseScale: probe{of} {one.choice.probe}, because {one.choice.reason}.")
@@ -136,6 +149,7 @@ class GradientNoiseScale(Callback):
         state = self._state or (self.state_dict() if same_module else None)
         self._module = weakref.ref(pl_module)
         self._measured, self._steps = measured, steps_of(trainer, pl_module, measured)
+        self._curvature = curvature
         self._take_up(state)
         if self._adapter:
             self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state)
@@ -147,6 +161,8 @@ class GradientNoiseScale(Callback):
         if not state:
             return
         self._epoch_whole = state["epoch_whole"]
+        if self._curvature is not None:
+            self._curvature.load_state_dict(state.get("curvature", {}))
         for one in self._measured:
             if one.name in state["monitors"]:
                 one.monitor.load_state_dict(state["monitors"][one.name])
@@ -175,6 +191,8 @@ class GradientNoiseScale(Callback):
         self._count_examples(batch)
         if first and self._one_example(trainer, batch):
             raise MisconfigurationException(ONE_EXAMPLE)
+        if self._curvature is not None:
+            self._curvature.batch(trainer, pl_module, batch, self._size)
         self._running.batch()
 
     def _one_example(self, trainer: L.Trainer, batch: Any) -> bool:
@@ -193,11 +211,15 @@ class GradientNoiseScale(Callback):
             rank_zero_warn(f"GradientNoiseScale passes over this step: {error}")
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Opens the gate of the probe."""
+        """Opens the gate of the probe, after curvatures have been taken: their gradients are not the step's."""
+        if self._curvature is not None:
+            self._curvature.before_backward(trainer, pl_module, loss)
         self._running.begin(self._size, 1 / trainer.accumulate_grad_batches, self._rows)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
+        if self._curvature is not None:
+            self._curvature.after_backward(self._size)
         with _refusing():
             self._running.end(last=host.ends_step(trainer), loss_scale=host.loss_scale(trainer, pl_module.device))
 
@@ -234,6 +256,8 @@ class GradientNoiseScale(Callback):
         values: dict[str, float] = {}
         for one in self._measured:
             values |= log_values(one.monitor, self._learning_rate(trainer, one), one.name)
+        if self._curvature is not None:
+            values |= curvature_values(self._curvature.averages)
         if values:
             values |= self._adapter.values() if self._adapter else {}
             publish(trainer, values, step, prog_bar=self.settings.prog_bar)
@@ -245,6 +269,8 @@ class GradientNoiseScale(Callback):
     def _flush(self) -> None:
         for one in self._measured:
             one.monitor.flush()
+        if self._curvature is not None:
+            self._curvature.flush(self._measured[0].monitor.device)
 
     @property
     def _steps_read(self) -> int:
@@ -275,8 +301,15 @@ class GradientNoiseScale(Callback):
             unit=self.settings.unit,
             optimizer=measured.name,
             story=tuple(self._adapter.story()) if self._adapter else (),
+            geometries=self._geometry_lines(monitor),
             warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe), *sorted(monitor.notes)),
         )
+
+    def _geometry_lines(self, monitor: Monitor) -> tuple[str, ...]:
+        metric = Key("optimizer")
+        lines = [optimizer_line(monitor.estimate(metric))] if metric in monitor.windows else []
+        averages = {} if self._curvature is None else self._curvature.averages
+        return (*lines, *(curvature_line(geometry, average) for geometry, average in averages.items()))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Removes every hook."""
@@ -286,12 +319,16 @@ class GradientNoiseScale(Callback):
         self._steps = None  # it holds the optimizers
         if self._adapter:
             self._adapter.close()
+        if self._curvature is not None:
+            self._curvature.close()
         for one in self._measured:
             one.monitor.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Removes every hook: after an error Lightning calls this and not ``teardown``. What was measured stays."""
         self._close()
+        if self._curvature is not None and trainer.world_size > 1:
+            self._curvature.forget_unread()
         for one in self._measured:
             if trainer.world_size > 1:
                 one.monitor.forget_unread()  # reading is a collective, and another rank may be gone
@@ -313,9 +350,11 @@ class GradientNoiseScale(Callback):
         """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
         if not self._measured:
             return self._state or {}
+        self._flush()
         adaptation = {"adaptation": self._adapter.state_dict()} if self._adapter else {}
+        curvature = {"curvature": self._curvature.state_dict()} if self._curvature is not None else {}
         monitors = {one.name: one.monitor.state_dict() for one in self._measured}
-        return {"monitors": monitors, "epoch_whole": self._epoch_whole, **adaptation}
+        return {"monitors": monitors, "epoch_whole": self._epoch_whole, **adaptation, **curvature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit."""
@@ -328,7 +367,14 @@ class GradientNoiseScale(Callback):
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
         own = {name: value for name, value in self.__dict__.items() if name not in lightning_s}
-        return {**own, "_state": self.state_dict() or None, "_measured": [], "_steps": None, "_module": None}
+        return {
+            **own,
+            "_state": self.state_dict() or None,
+            "_measured": [],
+            "_steps": None,
+            "_curvature": None,
+            "_module": None,
+        }
 
 
 @contextmanager

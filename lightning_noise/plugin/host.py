@@ -158,22 +158,22 @@ def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
     return tuple(found)
 
 
-def resolve(batch_size_fn: BatchSizeFn | str | None) -> BatchSizeFn | None:
+def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_size_fn") -> Callable[..., Any] | None:
     """A callable from a callable or from a dotted path.
 
     Raises:
         ValueError: the path leads nowhere or to something that cannot be called.
     """
-    if not isinstance(batch_size_fn, str):
-        return batch_size_fn
+    if not isinstance(function, str):
+        return function
     try:
-        found = pkgutil.resolve_name(batch_size_fn)
+        found = pkgutil.resolve_name(function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"batch_size_fn={batch_size_fn!r} cannot be imported ({error}). Give a dotted path such as 'my_package.count'."
+            f"{argument}={function!r} cannot be imported ({error}). Give a dotted path such as 'my_package.count'."
         ) from error
     if not callable(found):
-        raise ValueError(f"batch_size_fn={batch_size_fn!r} must name a callable, but it is {found!r}.")
+        raise ValueError(f"{argument}={function!r} must name a callable, but it is {found!r}.")
     return found  # type: ignore[no-any-return]
 
 

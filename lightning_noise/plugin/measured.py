@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import lightning as L
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
+from lightning_noise.core.moments import Key
 from lightning_noise.measure.choose import Choice, NoGroupsError, choose
 from lightning_noise.measure.keys import list_keys
 from lightning_noise.measure.monitor import Monitor
@@ -16,6 +18,7 @@ from lightning_noise.plugin.strategies import sum_over_ranks
 from lightning_noise.plugin.twin import MisconfigurationException
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
+from lightning_noise.probes.preconditioner import Preconditioner, UnknownPreconditionerError
 from lightning_noise.probes.ranks import Ranks
 
 
@@ -43,9 +46,13 @@ def _measure(trainer: L.Trainer, module: L.LightningModule, settings: Settings, 
     wanted = settings.probe if index == 0 else copy.deepcopy(settings.probe)  # a probe watches one optimizer
     choice, probe = _choose_probe(trainer, module, wanted, trained)
     layers = trained if name else dict(module.named_parameters())  # those unfrozen later are numbered from the start
+    keys = list_keys(layers, settings.per_layer)
+    if "optimizer" in settings.geometries:
+        keys[Key("optimizer")] = list(layers)
+        _give_preconditioner(probe, trainer.optimizers[index], choice)
     monitor = Monitor(
         probe,
-        keys=list_keys(layers, settings.per_layer),
+        keys=keys,
         decay=settings.decay,
         every_n_steps=settings.every_n_steps or 1,
         replicas=trainer.world_size,
@@ -54,6 +61,18 @@ def _measure(trainer: L.Trainer, module: L.LightningModule, settings: Settings, 
         decay_by_examples=settings.adaptive is not None and not settings.adaptive.advise_only,
     )
     return Measured(name, index, choice, monitor)
+
+
+def _give_preconditioner(probe: Probe, optimizer: Optimizer, choice: Choice) -> None:
+    if not hasattr(probe, "diagonal"):
+        raise MisconfigurationException(
+            f"`GradientNoiseScale`: geometry 'optimizer' weighs whole gradients, and probe {choice.probe!r} sees none. Use "
+            "Trainer(accumulate_grad_batches=2) or more with probe='micro_batches', several ranks, or measure_noise_scale."
+        )
+    try:
+        probe.diagonal = Preconditioner(optimizer)
+    except UnknownPreconditionerError as error:
+        raise MisconfigurationException(f"`GradientNoiseScale`: {error}") from error
 
 
 def _choose_probe(

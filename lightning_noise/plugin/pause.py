@@ -22,7 +22,7 @@ from lightning_noise.measure.frozen import frozen
 from lightning_noise.measure.pause import CURVED, Batch, Pause, Weighted
 from lightning_noise.measure.plan import Plan
 from lightning_noise.plugin.host import BatchSizeFn, local_size, resolve
-from lightning_noise.probes.preconditioner import check_optimizer, preconditioner, weighted_chunk_norms
+from lightning_noise.probes.preconditioner import Preconditioner, check_optimizer, weighted_chunk_norms
 
 GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
 LossFn = Callable[[nn.Module, Any], Any]
@@ -227,17 +227,17 @@ def _training_step_loss(module: nn.Module, batch: Any) -> Tensor:
 
 
 def _weighted(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Weighted:
+    diagonal = Preconditioner(optimizer)
     owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for p in parameters:
-        if id(p) not in owned or preconditioner(optimizer, p) is None:
+        if id(p) not in owned or diagonal(p) is None:
             raise ValueError(
                 "geometry 'optimizer' needs an optimizer over all trainable parameters of module that has made a step or was "
                 "restored from a checkpoint: its preconditioner is in its state. Freeze the others, or restore the state."
             )
 
     def norms(index: int, gradient: Tensor) -> list[Tensor]:
-        diagonal = preconditioner(optimizer, parameters[index])
-        return weighted_chunk_norms(gradient, diagonal)  # type: ignore[arg-type]  # checked above, and the state only grows
+        return weighted_chunk_norms(gradient, diagonal(parameters[index]))  # type: ignore[arg-type]  # checked above, and the state only grows
 
     return norms
 

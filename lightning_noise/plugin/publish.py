@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_noise.core.curvature import CurvatureAverage
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.tradeoff import examples_factor, steps_factor
@@ -28,6 +29,8 @@ def log_values(monitor: Monitor, learning_rate: float, optimizer: str = "") -> d
     for key, estimate in estimates.items():
         if key.layer:
             values[f"layer/{key.layer}"] = estimate.b_simple
+        elif key.geometry == "optimizer":
+            values |= _bounds("b_optimizer", estimate.b_simple, estimate.low, estimate.high)
         elif estimate.steps:
             values |= _headline(estimate)
     if not estimates or not estimates[Key()].steps:
@@ -40,6 +43,27 @@ def log_values(monitor: Monitor, learning_rate: float, optimizer: str = "") -> d
             values["steps_factor"] = steps_factor(size, b_simple)
             values["examples_factor"] = examples_factor(size, b_simple)
     return {prefix(optimizer) + name: value for name, value in values.items() if value is not None}
+
+
+def curvature_values(averages: Mapping[str, CurvatureAverage]) -> dict[str, float]:
+    """What is logged of curvatures, by key; eps_max and dl_max are of the first of them."""
+    values: dict[str, float | None] = {}
+    for place, (geometry, average) in enumerate(averages.items()):
+        if not average.probes:
+            continue
+        estimate = average.estimate()
+        name = "b_noise" if geometry == "hessian" else f"b_{geometry}"
+        values |= _bounds(name, estimate.b_simple, estimate.low, estimate.high)
+        values |= {f"{geometry}_grad_sq": estimate.grad_sq, f"{geometry}_trace": estimate.trace}
+        values[f"{geometry}_indefinite"] = average.indefinite
+        if place == 0:
+            values |= _bounds("eps_max", *(average.eps_max() or (None, None, None)))
+            values |= _bounds("dl_max", *(average.dl_max() or (None, None, None)))
+    return {PREFIX + name: value for name, value in values.items() if value is not None}
+
+
+def _bounds(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def prefix(optimizer: str) -> str:

@@ -14,7 +14,8 @@ from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.ranks import Ranks
 
 PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches, "ranks": Ranks, "examples": Examples}
-GEOMETRIES = ("euclidean",)
+GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
+CURVATURE_EVERY = 100  # steps: a probe costs a few steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Settings:
     batch_size_fn: Callable[[Any], Any] | str | None
     per_layer: bool | int
     prog_bar: bool
+    loss_fn: Callable[[Any, Any], Any] | str | None = None
 
     def __post_init__(self) -> None:
         self._check_probe()
@@ -46,6 +48,11 @@ class Settings:
         if self.batch_size_fn is not None and not isinstance(self.batch_size_fn, str) and not callable(self.batch_size_fn):
             raise TypeError(f"batch_size_fn must be None, a callable or a dotted path, got {self.batch_size_fn!r}.")
         resolve(self.batch_size_fn)
+        if self.loss_fn is not None and not isinstance(self.loss_fn, str) and not callable(self.loss_fn):
+            raise TypeError(f"loss_fn must be None, a callable or a dotted path, got {self.loss_fn!r}.")
+        resolve(self.loss_fn, "loss_fn")
+        if "gauss_newton" in self.geometries and self.loss_fn is None:
+            raise ValueError("geometry 'gauss_newton' needs loss_fn, (module, batch) -> (loss, outputs), but it is None.")
         if not isinstance(self.per_layer, bool):
             _check_count("per_layer", self.per_layer, "True, False or ")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
@@ -54,6 +61,16 @@ class Settings:
     def adaptive(self) -> AdaptiveBatchSize | None:
         """How the batch size adapts; ``None`` where it does not."""
         return adaptive_settings(self.adaptive_batch_size)
+
+    @property
+    def geometries(self) -> tuple[str, ...]:
+        """By name; the Euclidean one is always measured too, as the others share its gradients."""
+        return (self.geometry,) if isinstance(self.geometry, str) else tuple(self.geometry)
+
+    @property
+    def curved(self) -> tuple[str, ...]:
+        """Those that need second derivatives."""
+        return tuple(name for name in self.geometries if name in ("hessian", "gauss_newton"))
 
     @property
     def unit(self) -> str:
@@ -82,8 +99,8 @@ class Settings:
         unknown = [name for name in named if name not in GEOMETRIES]
         if unknown or len(set(named)) < len(named):
             raise ValueError(
-                f"geometry must hold different names out of {list(GEOMETRIES)}, all that this version has, "
-                f"got {self.geometry!r}. Leave it out to use the Euclidean metric."
+                f"geometry must hold different names out of {list(GEOMETRIES)}, got {self.geometry!r}. Leave it out to use the "
+                "Euclidean metric."
             )
 
 

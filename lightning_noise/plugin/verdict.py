@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from lightning_noise.core.averaging import RunningAverage
+from lightning_noise.core.curvature import CurvatureAverage
 from lightning_noise.core.estimate import LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.windows import Trajectory
@@ -24,6 +25,7 @@ class Findings(NamedTuple):
         twins: two ranks that were caught with the same examples.
         warnings: more reasons for doubt, from the set-up.
         unit: what is counted.
+        geometries: lines on noise scales in other metrics.
         optimizer: its name, where there are several.
         story: what adapting the batch size did, in lines.
     """
@@ -39,6 +41,7 @@ class Findings(NamedTuple):
     twins: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     unit: str = "examples"
+    geometries: tuple[str, ...] = ()
     optimizer: str = ""
     story: tuple[str, ...] = ()
 
@@ -47,6 +50,7 @@ def verdict(findings: Findings) -> str:
     """The verdict as text; its first line begins ``noise scale: b_simple``."""
     of = f"of {findings.optimizer} " if findings.optimizer else ""
     lines = [f"noise scale: b_simple {of}{_values(findings)}", *_costs(findings)]
+    lines += findings.geometries
     lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {findings.estimate.steps} steps measured")
     lines += findings.story
     lines += [f"warning: {text}" for text in cautions(findings)]
@@ -119,6 +123,26 @@ def cautions(findings: Findings) -> list[str]:
         found.append(twins_text(findings.twins))
     found += [f"steps passed over: {count}, {reason}" for reason, count in sorted(findings.skipped.items())]
     return [*found, *findings.warnings]
+
+
+def optimizer_line(estimate: NoiseEstimate) -> str:
+    """On the noise scale in the optimizer's metric."""
+    return f"in the metric of the optimizer: b_optimizer {_at_end(estimate)}"
+
+
+def curvature_line(geometry: str, average: CurvatureAverage) -> str:
+    """On a noise scale in a metric of curvature, or why there is none."""
+    estimate, name = average.estimate(), "b_noise" if geometry == "hessian" else f"b_{geometry}"
+    seen = f"{average.probes} probes"
+    if average.indefinite:
+        seen += f", {100 * average.indefinite:.0f} % of them met a curvature <= 0"
+    parts = f"gᵀHg {estimate.grad_sq:.3g}, tr(HΣ) {estimate.trace:.3g}"
+    if average.average.n_eff >= LEAST_N_EFF and estimate.low is None:
+        return f"{geometry}: {name} is not defined or not resolved here ({parts}; {seen})"
+    eps, dl = average.eps_max(), average.dl_max()
+    more = "" if eps is None else f", eps_max {number(eps.value)} [{number(eps.low)}, {number(eps.high)}]"
+    more += "" if dl is None else f", dl_max {number(dl.value)} [{number(dl.low)}, {number(dl.high)}]"
+    return f"{geometry}: {name} {_at_end(estimate)}{more} ({seen})"
 
 
 def twins_text(twins: tuple[int, int]) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.base import KeyedNorms, step_row
+from lightning_noise.probes.base import Diagonal, KeyedNorms, step_row
 
 
 class MicroBatches:
@@ -29,6 +29,7 @@ class MicroBatches:
     name = "micro_batches"
 
     def __init__(self) -> None:
+        self.diagonal: Diagonal | None = None
         self._open = False
         self._norms: KeyedNorms | None = None
         self._parameters: dict[str, Parameter] = {}
@@ -46,12 +47,12 @@ class MicroBatches:
 
     @contextmanager
     def _watching(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
-        self._norms = KeyedNorms(parameters, keys)
+        self._norms = KeyedNorms(parameters, keys, self.diagonal)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._reset()
         with ExitStack() as stack:
             for name, parameter in self._parameters.items():
-                hook = self._hook(name, self._norms.cell_of[name])
+                hook = self._hook(name)
                 stack.callback(parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
             try:
                 yield
@@ -60,7 +61,7 @@ class MicroBatches:
                 self._parts = {}
                 self._norms.clear()
 
-    def _hook(self, name: str, cell: int) -> Any:
+    def _hook(self, name: str) -> Any:
         def see(grad: Tensor) -> None:
             if not self._open:
                 return
@@ -74,7 +75,7 @@ class MicroBatches:
                 )
             else:
                 self._seen.add(name)
-                self._norms.add(cell, grad)  # type: ignore[union-attr]  # hooks live only inside attach
+                self._norms.see(name, grad)  # type: ignore[union-attr]  # hooks live only inside attach
 
         return see
 
@@ -91,7 +92,7 @@ class MicroBatches:
             return
         self._open = False
         for name, parts in self._parts.items():
-            self._norms.add(self._norms.cell_of[name], sum(parts[1:], parts[0]))
+            self._norms.see(name, sum(parts[1:], parts[0]))
         self._parts = {}
         square = self._norms.total()  # (keys,) |weight · g_i|², scaled
         if self._weight > 0:

@@ -1,6 +1,7 @@
 """The diagonal preconditioner that an optimizer has in use, and squared norms weighted by it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ class UnknownPreconditionerError(TypeError):
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Raises for an optimizer that :func:`preconditioner` does not know.
+    """Raises for an optimizer that :class:`Preconditioner` does not know.
 
     Raises:
         UnknownPreconditionerError: names the ones it knows.
@@ -28,59 +29,67 @@ def check_optimizer(optimizer: Optimizer) -> None:
         )
 
 
-def preconditioner(optimizer: Optimizer, parameter: Parameter) -> Tensor | None:
-    """Diagonal P of ``parameter`` as the next step of ``optimizer`` would use it: the step is along −P·(mean gradient).
+class Preconditioner:
+    """Diagonal P of any parameter as the next step of ``optimizer`` would use it: the step is along −P·(mean gradient).
 
     Adam, AdamW, NAdam, RAdam: 1/(sqrt(v̂) + eps), with the largest v̂ under amsgrad; RMSprop: 1/(sqrt(v) + eps), centred where
-    it is; Adagrad: 1/(sqrt(sum) + eps); SGD: 1 everywhere. The learning rate is no part of it, nor is weight decay.
+    it is; Adagrad: 1/(sqrt(sum) + eps); SGD: 1 everywhere. The learning rate is no part of it, nor is weight decay. Calling
+    gives a tensor of the parameter's shape, or of shape () where P is 1; ``None`` while the optimizer has no state for it.
 
-    Returns:
-        Tensor of the parameter's shape, or of shape () where P is 1; ``None`` while the optimizer has no state for it.
+    Raises:
+        UnknownPreconditionerError: an optimizer of another kind; names the ones it knows.
 
     >>> weight = Parameter(torch.zeros(2))
     >>> optimizer = Adam([weight], eps=0.0)
     >>> weight.grad = torch.tensor([2.0, 0.5])
     >>> optimizer.step()
-    >>> preconditioner(optimizer, weight)
+    >>> Preconditioner(optimizer)(weight)
     tensor([0.5000, 2.0000])
     """
-    reader = next(_READERS[kind] for kind in _READERS if isinstance(optimizer, kind))
-    state = optimizer.state.get(parameter, {})
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    return reader(state, group)
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        check_optimizer(optimizer)
+        self._optimizer = optimizer
+        self._reader = next(reader for kind, reader in _READERS.items() if isinstance(optimizer, kind))
+        self._groups: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, parameter: Parameter) -> Tensor | None:
+        if id(parameter) not in self._groups:  # one more group may have come since (unfreezing)
+            self._groups = {id(p): group for group in self._optimizer.param_groups for p in group["params"]}
+        return self._reader(self._optimizer.state.get(parameter, {}), self._groups[id(parameter)])
 
 
-def _adam(state: dict[str, Tensor], group: dict[str, object]) -> Tensor | None:
+def _adam(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
     if "exp_avg_sq" not in state:
         return None
     second = state["max_exp_avg_sq"] if "max_exp_avg_sq" in state else state["exp_avg_sq"]
-    beta = group["betas"][1]  # type: ignore[index]
+    beta = group["betas"][1]
     correction = 1 - beta ** torch.as_tensor(state["step"], device=second.device, dtype=torch.float64)
     return _inverse((second / correction).to(second.dtype), group["eps"])
 
 
-def _rmsprop(state: dict[str, Tensor], group: dict[str, object]) -> Tensor | None:
+def _rmsprop(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
     if "square_avg" not in state:
         return None
     square = state["square_avg"]
     return _inverse(square - state["grad_avg"].square() if "grad_avg" in state else square, group["eps"])
 
 
-def _adagrad(state: dict[str, Tensor], group: dict[str, object]) -> Tensor | None:
+def _adagrad(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
     if "sum" not in state or not float(state["step"]):
         return None
     return _inverse(state["sum"], group["eps"])
 
 
-def _sgd(state: dict[str, Tensor], group: dict[str, object]) -> Tensor | None:  # noqa: ARG001  # one signature for all
+def _sgd(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:  # noqa: ARG001  # one signature for all
     return torch.ones(())
 
 
-def _inverse(square: Tensor, eps: object) -> Tensor:
-    return square.clamp(min=0).sqrt().add_(eps).reciprocal_()  # type: ignore[arg-type]
+def _inverse(square: Tensor, eps: float) -> Tensor:
+    return square.clamp(min=0).sqrt().add_(eps).reciprocal_()
 
 
-_READERS: dict[type[Optimizer], Callable[[dict[str, Tensor], dict[str, object]], Tensor | None]] = {
+_READERS: dict[type[Optimizer], Callable[[dict[str, Tensor], dict[str, Any]], Tensor | None]] = {
     AdamW: _adam,
     Adam: _adam,
     NAdam: _adam,

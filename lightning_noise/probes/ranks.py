@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.base import KeyedNorms, step_row
+from lightning_noise.probes.base import Diagonal, KeyedNorms, step_row
 
 CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # (state, bucket) → the reduced buffer
 
@@ -81,10 +81,11 @@ class Ranks:
 
     def __init__(self, tap: BucketTap | None = None) -> None:
         self.tap = tap
+        self.diagonal: Diagonal | None = None
         self._open = False
         self._norms: KeyedNorms | None = None
         self._parameters: dict[str, Parameter] = {}
-        self._cells: dict[int, int] = {}
+        self._names: dict[int, str] = {}
         self._one_cell = True
         self._seen = False
         self._groups: list[tuple[float, float]] = []
@@ -104,10 +105,11 @@ class Ranks:
     def _watching(
         self, tap: BucketTap, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]
     ) -> Iterator[None]:
-        self._norms = KeyedNorms(parameters, keys)
+        self._norms = KeyedNorms(parameters, keys, self.diagonal)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
-        self._cells = {id(p): self._norms.cell_of[name] for name, p in self._parameters.items()}
-        self._one_cell = len(set(self._cells.values())) == 1
+        self._names = {id(p): name for name, p in self._parameters.items()}
+        cells = {self._norms.cell_of[name] for name in self._parameters}
+        self._one_cell = len(cells) == 1 and not self._norms.is_weighted
         self._reset()
         with tap.listening(self._see):
             try:
@@ -120,13 +122,13 @@ class Ranks:
         if not self._open or self._norms is None:
             return
         self._seen = True
-        cells = [self._cells.get(id(p)) for p in bucket.parameters()]
-        if self._one_cell and None not in cells:
+        names = [self._names.get(id(p)) for p in bucket.parameters()]
+        if self._one_cell and None not in names:
             self._norms.add(0, bucket.buffer())  # (P,) this rank's accumulated gradient, not divided by the world size
             return
-        for cell, gradient in zip(cells, bucket.gradients(), strict=True):
-            if cell is not None:
-                self._norms.add(cell, gradient)
+        for name, gradient in zip(names, bucket.gradients(), strict=True):
+            if name is not None:
+                self._norms.see(name, gradient)
 
     def begin(self, size: float, weight: float) -> None:
         """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""

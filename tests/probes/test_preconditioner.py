@@ -5,9 +5,9 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, RMSprop
 
 from lightning_noise.probes.norms import sum_of_squares
 from lightning_noise.probes.preconditioner import (
+    Preconditioner,
     UnknownPreconditionerError,
     check_optimizer,
-    preconditioner,
     weighted_chunk_norms,
 )
 
@@ -32,15 +32,15 @@ def test_the_step_that_was_made_is_along_it(make):
         weight.grad = torch.randn_like(weight)
         optimizer.step()
     step = weight.detach() - before
-    assert torch.allclose(weight.grad * -0.1 * preconditioner(optimizer, weight), step, rtol=1e-9, atol=1e-15)
-    form = sum_of_squares(weighted_chunk_norms(weight.grad, preconditioner(optimizer, weight)), weight.device)
+    assert torch.allclose(weight.grad * -0.1 * Preconditioner(optimizer)(weight), step, rtol=1e-9, atol=1e-15)
+    form = sum_of_squares(weighted_chunk_norms(weight.grad, Preconditioner(optimizer)(weight)), weight.device)
     assert float(form) == pytest.approx(float(-(step / 0.1 * weight.grad).sum()), rel=1e-9)
 
 
 def test_none_before_the_first_step():
     weight = nn.Parameter(torch.zeros(2))
     for make in (Adam, RMSprop, Adagrad):
-        assert preconditioner(make([weight]), weight) is None
+        assert Preconditioner(make([weight]))(weight) is None
 
 
 def test_sparse_gradients():
