@@ -165,7 +165,8 @@ def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
             ax.plot(absent, [0.02] * len(absent), "x", color=COLORS[name], transform=ax.get_xaxis_transform())
         ax.set(xscale="log", yscale="log", xlabel="optimizer step", title=f"{optimizer}   (x: not defined or not resolved)")
         ax.grid(alpha=0.3, which="both")
-        ax.legend(fontsize=8)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8)
     axes[0].set_ylabel("noise scale (examples)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -174,9 +175,9 @@ def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
 def main(argv: Sequence[str] | None = None) -> list[Checkpoint]:
     """Runs both optimizers, prints the table and returns its rows."""
     parser = argparse.ArgumentParser(description="Noise scales in all geometries along a run on the digits.")
-    parser.add_argument("--checkpoints", type=int, nargs="+", default=[5, 20, 60, 100, 150, 300, 600, 1200])
-    parser.add_argument("--relative-error", type=float, default=0.15)
-    parser.add_argument("--max-examples", type=int, default=40_000)
+    parser.add_argument("--checkpoints", type=int, nargs="+", default=[5, 60, 150, 300, 600, 1200])
+    parser.add_argument("--relative-error", type=float, default=0.2)
+    parser.add_argument("--max-examples", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--figure", type=Path)

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
@@ -23,6 +22,7 @@ from lightning_noise.measure.table import Reduce
 from lightning_noise.plugin import host
 from lightning_noise.plugin.settings import CURVATURE_EVERY, Settings
 from lightning_noise.plugin.strategies import sum_over_ranks
+from lightning_noise.plugin.twin import MisconfigurationException
 from lightning_noise.probes.curvature import DifferencesDisagreeError, NoSecondDerivativeError, hessian_forms
 
 PIECES = 4  # of a batch where there is no accumulation: two for the gradients, two for the curvature
@@ -136,8 +136,8 @@ class CurvatureWatch:
         pieces = split(batch, PIECES)
         if pieces is None:
             raise MisconfigurationException(
-                f"`GradientNoiseScale`: geometry {next(iter(self.averages))!r} takes a batch to {PIECES} pieces along dimension "
-                "0, but it holds no tensor with so many rows. Use Trainer(accumulate_grad_batches=3) or more."
+                f"`GradientNoiseScale`: geometry {next(iter(self.averages))!r} needs {PIECES} pieces of a batch along its "
+                "first dimension, but it holds no tensor with so many rows. Use Trainer(accumulate_grad_batches=3) or more."
             )
         rows = sum(count for _, count in pieces)
         with self._aside(trainer, module) as loss:

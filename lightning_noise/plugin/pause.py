@@ -22,6 +22,7 @@ from lightning_noise.measure.frozen import frozen
 from lightning_noise.measure.pause import CURVED, Batch, Pause, Weighted
 from lightning_noise.measure.plan import Plan
 from lightning_noise.plugin.host import BatchSizeFn, local_size, resolve
+from lightning_noise.plugin.twin import either
 from lightning_noise.probes.preconditioner import Preconditioner, check_optimizer, weighted_chunk_norms
 
 GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
@@ -211,7 +212,7 @@ def _loss_of(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.Modu
         if not callable(loss_fn):
             raise TypeError(f"loss_fn must be a function (module, batch) -> loss, got {loss_fn!r}.")
         return loss_fn, module
-    if not isinstance(module, L.LightningModule) or not module.automatic_optimization:
+    if not isinstance(module, either(L.LightningModule)) or not module.automatic_optimization:
         raise TypeError(
             "loss_fn is needed for a module that is not a LightningModule with automatic optimization. Pass "
             "loss_fn=lambda module, batch: ..., which returns the mean loss over the batch."

@@ -81,3 +81,48 @@ def test_moments_are_those_of_the_micro_batches():
     assert got.q_small == pytest.approx(sum(w * float(inner(g, g)) for w, g in zip(shares, gradients, strict=True)), rel=1e-12)
     assert got.q_big == pytest.approx(float(inner(mean, mean)), rel=1e-12)
     assert (got.c_small, got.c_big) == pytest.approx((4 / 16, 1 / 16), rel=1e-12)
+
+
+COVARIANCES = {"identity": [1.0] * 5, "spread": [4.0, 2.0, 1.0, 0.5, 0.25], "one direction": [9.0, 1.0, 1.0, 1.0, 1.0]}
+
+
+@pytest.mark.parametrize("diagonal", COVARIANCES.values(), ids=COVARIANCES)
+def test_linear_regression_by_its_formula(diagonal):
+    """x ~ N(0, C), label noise s²: B_noise = 1 + (q + s²) tr(C²)/(δᵀC³δ) with q = δᵀCδ; eps_max = δᵀC²δ/(δᵀC³δ)."""
+    generator, c, s2 = torch.Generator().manual_seed(4), torch.tensor(diagonal, dtype=torch.float64), 0.5
+    delta = torch.tensor([1.0, -0.5, 0.8, 0.3, -1.2], dtype=torch.float64)
+    along = float(delta @ (c**3 * delta))
+    curved = (float(along), along * (1 + (float(delta @ (c * delta)) + s2) * float((c**2).sum()) / along))
+    flat = float(delta @ (c**2 * delta))
+    model = torch.nn.Linear(5, 1, bias=False, dtype=torch.float64)
+    model.weight.data.copy_(delta[None])
+
+    def draw():
+        while True:
+            x = torch.randn(12, 5, generator=generator, dtype=torch.float64) * c.sqrt()
+            yield Batch((x, s2**0.5 * torch.randn(12, generator=generator, dtype=torch.float64)), 12)
+
+    pause = Pause(lambda b: (model(b[0])[:, 0] - b[1]).square().mean() / 2, [model.weight], ("hessian",))
+    batches, found = draw(), []
+    for _ in range(500):
+        h = pause.probe(batches, 1).curved["hessian"]
+        found.append((h.moments.grad_sq, h.moments.trace, h.euclidean.grad_sq))
+    error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - (*curved, flat)) < 4 * error)
+
+
+def test_mean_estimation():
+    """Loss |θ − x|²/2 with x ~ N(µ, I_10), |θ − µ| = 1: H = 1, so B_noise = B_simple = 10 and eps_max = 1."""
+    generator = torch.Generator().manual_seed(5)
+    theta = torch.nn.Parameter(torch.eye(10, dtype=torch.float64)[0])
+
+    def draw():
+        while True:
+            yield Batch(torch.randn(8, 10, generator=generator, dtype=torch.float64), 8)
+
+    pause, batches, found = Pause(lambda x: (theta - x).square().sum(1).mean() / 2, [theta], ("hessian",)), draw(), []
+    for _ in range(500):
+        h = pause.probe(batches, 1).curved["hessian"].moments
+        found.append((h.grad_sq, h.trace))
+    error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
+    assert np.all(np.abs(np.mean(found, axis=0) - (1, 10)) < 4 * error)
