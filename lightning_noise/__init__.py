@@ -11,8 +11,8 @@ from lightning_noise.measure.monitor import Monitor
 from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.metric import NoiseScaleMetric
-from lightning_noise.plugin.schedules import ByExamples
 from lightning_noise.plugin.pause import NoiseScales, measure_noise_scale
+from lightning_noise.plugin.schedules import ByExamples
 from lightning_noise.plugin.strategies import NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples, register_rule

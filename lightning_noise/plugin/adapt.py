@@ -1,12 +1,14 @@
 """The flag: a policy's decisions, carried out between epochs, logged with their reasons, kept for verdict and checkpoint."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.learning_rate import learning_rate_factor
 from lightning_noise.core.moments import Key
 from lightning_noise.core.plan import Plan, plan_for, plan_within_epoch
@@ -38,6 +40,7 @@ class Adapter:
         self._resizer = Resizer()
         self._trainer: L.Trainer | None = None  # while a fit is open
         self._monitor: Monitor | None = None
+        self._estimate: Callable[[float], NoiseEstimate] | None = None
         self._rate: LearningRateFactor | None = None
         self._own_accumulation = 1
         self.reset()
@@ -62,16 +65,25 @@ class Adapter:
         """Whether decisions are carried out."""
         return not self.settings.advise_only
 
-    def open(self, trainer: L.Trainer, module: L.LightningModule, monitor: Monitor, *, forget: bool) -> None:
+    def open(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        monitor: Monitor,
+        *,
+        forget: bool,
+        estimate: Callable[[float], NoiseEstimate] | None = None,
+    ) -> None:
         """At the start of a fit: refuses what cannot adapt, takes hold of loaders and learning rate, restores a saved size.
 
-        ``forget``: this is a fit of another module, without a checkpoint.
+        ``forget``: this is a fit of another module, without a checkpoint. ``estimate``: confidence → the noise scale that the
+        policy goes by; ``None``: B_simple.
 
         Raises:
             MisconfigurationException: names the set-up, the reason and the way out.
         """
         refuse_adapting(trainer, module, advise_only=not self.changes)
-        self._monitor = monitor
+        self._monitor, self._estimate = monitor, estimate
         if forget:
             self.reset()
         if not self.changes:
@@ -225,7 +237,8 @@ class Adapter:
 
     def _outcome(self, trainer: L.Trainer, within_epoch: bool, texts: list[str]) -> Outcome:
         """On rank 0. ``texts`` receives what is printed."""
-        estimate = self._running.estimate(Key(), confidence=CONFIDENCE)
+        read = self._estimate or (lambda confidence: self._running.estimate(Key(), confidence=confidence))
+        estimate = read(CONFIDENCE)
         size = self._in_use(self._running.global_size or 0.0)
         unit = size / self.current.global_size if self.current is not None else 1.0  # units an example of the loader
         start = self.start.global_size * unit if self.start is not None else size

@@ -47,7 +47,8 @@ class GradientNoiseScale(Callback):
             (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or one with NoiseStrategyMixin), or a Probe such
             as lightning_noise.Examples with arguments of its own.
         geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case), "hessian" (B_noise, eps_max,
-            dl_max; needs three micro-batches a step or a loss_fn), "gauss_newton" (needs a loss_fn), "optimizer".
+            dl_max; needs three micro-batches a step or a loss_fn), "gauss_newton" (needs a loss_fn), "optimizer". The first
+            named is what an adaptive batch size goes by.
         every_n_steps: measures the first of every so many optimizer steps; None means every step, and every 100th for
             "hessian" and "gauss_newton".
         decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
@@ -152,8 +153,15 @@ class GradientNoiseScale(Callback):
         self._curvature = curvature
         self._take_up(state)
         if self._adapter:
-            self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state)
+            self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state, estimate=self._driving)
         write_layout(trainer, [one.name for one in measured])
+
+    def _driving(self, confidence: float) -> NoiseEstimate:
+        """What a policy goes by: the noise scale in the first geometry named."""
+        first = self.settings.geometries[0]
+        if self._curvature is not None and first in self._curvature.averages:
+            return self._curvature.averages[first].estimate(confidence)
+        return self._measured[0].monitor.estimate(Key(first), confidence=confidence)
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
         self._state, self._size_known, self._rescan, self._warned = None, False, True, False

@@ -136,7 +136,7 @@ def curvature_line(geometry: str, average: CurvatureAverage) -> str:
     seen = f"{average.probes} probes"
     if average.indefinite:
         seen += f", {100 * average.indefinite:.0f} % of them met a curvature <= 0"
-    parts = f"gᵀHg {estimate.grad_sq:.3g}, tr(HΣ) {estimate.trace:.3g}"
+    parts = f"GᵀHG {estimate.grad_sq:.3g}, tr(HΣ) {estimate.trace:.3g}"
     if average.average.n_eff >= LEAST_N_EFF and estimate.low is None:
         return f"{geometry}: {name} is not defined or not resolved here ({parts}; {seen})"
     eps, dl = average.eps_max(), average.dl_max()

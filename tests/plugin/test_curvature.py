@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_noise import GradientNoiseScale, Key, MicroBatches
+from lightning_noise import Decision, GradientNoiseScale, Key, MicroBatches
 from lightning_noise.plugin.curvature import split
 from lightning_noise.probes.preconditioner import Preconditioner
 from tests.measure.exact import Population
@@ -436,3 +436,26 @@ def test_sgd_is_euclidean():
     callback = GradientNoiseScale(geometry="optimizer")
     fit_still(callback, examples=480)
     assert callback.estimate(Key("optimizer")) == callback.estimate()
+
+
+class Heard:
+    """A policy that changes nothing and keeps what it was told."""
+
+    def __init__(self):
+        self.estimates = []
+
+    def __call__(self, estimate, global_size):
+        self.estimates.append(estimate)
+        return Decision(global_size=round(global_size), reason="as it is")
+
+
+@pytest.mark.parametrize("first", ["hessian", "optimizer", "euclidean"])
+def test_the_first_geometry_drives_the_policy(first):
+    others = [name for name in ("euclidean", "hessian", "optimizer") if name != first]
+    policy, module = Heard(), Still(torch.optim.Adam)
+    callback = GradientNoiseScale(geometry=(first, *others), every_n_steps=1, adaptive_batch_size=policy)
+    toys.fit(module, loader(module, 480, 4), callback, accumulate=4, epochs=2)
+    plain = GradientNoiseScale(geometry=(first, *others), every_n_steps=1)
+    toys.fit(Still(torch.optim.Adam), loader(module, 480, 4), plain, accumulate=4)
+    assert policy.estimates[0].trace == plain.estimate(Key(first)).trace
+    assert first == "euclidean" or plain.estimate().trace != plain.estimate(Key(first)).trace
