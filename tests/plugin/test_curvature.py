@@ -424,7 +424,7 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
             monitors.append(monitor)
             windows = monitor.windows[Key("optimizer")]
             update = windows.update
-            windows.update = lambda m: (taken.append((m.q_small, m.q_big)), update(m))[1]
+            windows.update = lambda m, *age: (taken.append((m.q_small, m.q_big)), update(m, *age))[1]
 
     toys.fit(module, loader(module, 160, 4), Oracle(), callback, Spy(), accumulate=4)
     assert len(want) == 9 and np.allclose(taken, want, rtol=1e-9)
