@@ -20,16 +20,17 @@ class Profile:
     """
 
     def __init__(self, sizes: Sequence[float], logs: Sequence[float]) -> None:
-        self._log_sizes = [math.log(size) for size in sizes]
+        self._sizes = list(sizes)
         self._logs = list(logs)
-        self._from = self._log_sizes[0] - _SPAN
-        self._to = self._log_sizes[-1] + _SPAN
+        self._from = math.log(sizes[0]) - _SPAN
+        self._to = math.log(sizes[-1]) + _SPAN
         self.rss_of_constant_steps = _centred_squares(logs)
-        self.rss_of_perfect_scaling = _centred_squares([y + x for x, y in zip(self._log_sizes, logs, strict=True)])
+        self.rss_of_perfect_scaling = _centred_squares([y + math.log(size) for size, y in zip(sizes, logs, strict=True)])
 
     def _residuals(self, u: float) -> list[float]:
         """ln S_i − ln(1 + e^u/B_i), not centred."""
-        return [y - _softplus(u - x) for x, y in zip(self._log_sizes, self._logs, strict=True)]
+        b = math.exp(u)
+        return [y - math.log1p(b / size) for size, y in zip(self._sizes, self._logs, strict=True)]
 
     def rss(self, u: float) -> float:
         """The sum of squares at this u."""
@@ -62,7 +63,7 @@ class Profile:
 
     def _gauss_newton(self, u: float) -> float:
         residuals = _centred(self._residuals(u))
-        slopes = _centred([1 / (1 + math.exp(x - u)) for x in self._log_sizes])  # d ln(1 + e^u/B)/du
+        slopes = _centred([1 / (1 + size / math.exp(u)) for size in self._sizes])  # d ln(1 + e^u/B)/du
         squares = math.fsum(s * s for s in slopes)
         return math.fsum(r * s for r, s in zip(residuals, slopes, strict=True)) / squares if squares > 0 else 0.0
 
@@ -80,11 +81,6 @@ class Profile:
             middle = (inside + outside) / 2
             inside, outside = (middle, outside) if self.rss(middle) <= limit else (inside, middle)
         return inside
-
-
-def _softplus(z: float) -> float:
-    """ln(1 + e^z) without overflow."""
-    return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
 
 
 def _centred(values: Sequence[float]) -> list[float]:

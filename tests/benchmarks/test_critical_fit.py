@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "critical_fit.py"
-RUNS = 100
+RUNS = 60
 
 
 def load() -> ModuleType:
