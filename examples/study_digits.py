@@ -85,7 +85,7 @@ def make_study(quick: bool = False) -> list[BatchSizeStudy]:
                 name=name + (", quick" if quick else ""),
                 validate_every=100,
                 noise_scale={"probe": "examples"},
-                workers=2,
+                workers=0 if quick else 2,
             )
         )
     return studies[:1] if quick else studies
@@ -94,15 +94,16 @@ def make_study(quick: bool = False) -> list[BatchSizeStudy]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few small runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/study_digits"), help="folder of the journal, the table and the text"
-    )
+    parser.add_argument("--out", type=Path, default=Path("runs/study_digits"), help="folder for all that is written")
+    parser.add_argument("--figures", action="store_true", help="also draws them (needs matplotlib)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     result = run_all(make_study(args.quick), storage=args.out / "study_digits.journal")
     result.to_csv(args.out / "study_digits.csv")
     (args.out / "study_digits.txt").write_text(result.summary() + "\n")
     print(result.summary())
+    if args.figures:
+        print(*result.figures(args.out), sep="\n")
 
 
 if __name__ == "__main__":

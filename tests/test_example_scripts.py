@@ -50,3 +50,11 @@ def test_yaml(run):
     short = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
     out = run("cli.py", "fit", "--config", str(EXAMPLES / "adaptive.yaml"), *short)
     assert GREW in out and "adaptive batch size: 16 (epoch" in out
+
+
+def test_study_of_digits(run, tmp_path):
+    out = run("study_digits.py", "--quick", "--figures", "--out", str(tmp_path / "out"))
+    assert "goal SGD, early\n  b_crit " in out and "b_simple of the tuned runs" in out
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"study_digits.journal", "study_digits.csv", "study_digits.txt", "steps_SGD_early.png", "frontier.png"} <= written
+    assert len((tmp_path / "out" / "study_digits.csv").read_text().splitlines()) > 4 * 2 * 2  # sizes, trials, goals
