@@ -101,6 +101,27 @@ def test_resume_is_exact(tmp_path, when, strategy):
     assert again.expected == module.expected == 5 * 24  # schedules are planned alike
 
 
+@pytest.mark.parametrize("every", [51, 70])
+def test_resume_within_an_epoch_is_exact(tmp_path, every):
+    """From a checkpoint while a change waits for its windows to align, and from one after it."""
+    examples = data(examples=1600).dataset
+
+    def go(*callbacks, **arguments):
+        module, noise = Planned(asks=False), adapting({12: 16, 16: 8}, within_epoch=True)
+        arguments = {"epochs": 1, "accumulate": 3, "enable_checkpointing": bool(callbacks), **arguments}
+        fit(module, Resumable(examples, batch_size=4), noise, *callbacks, **arguments)
+        return module, noise
+
+    module, whole = go()
+    assert list(dict.fromkeys(accumulation for _, _, accumulation in module.sizes)) == [3, 4] and module.sizes[-1][2] == 3
+    saver = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=every)
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        go(saver, Stop(every + 3))
+    again, resumed = go(ckpt_path=tmp_path / f"step={every}.ckpt")
+    assert resumed.state_dict() == whole.state_dict() and module.sizes[-len(again.sizes) :] == again.sizes
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+
+
 def test_another_start_is_said_and_taken(tmp_path):
     first = run(Keeper(), adapting({4: 8, 8: 16}), numbered(), epochs=3, enable_checkpointing=True, default_root_dir=tmp_path)
     first.save_checkpoint(tmp_path / "a.ckpt")
