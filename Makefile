@@ -30,6 +30,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/examples_probe.py
 	$(BIN)/python benchmarks/setups.py
 	$(BIN)/python benchmarks/policy.py
+	$(BIN)/python benchmarks/adaptive.py
+	$(BIN)/python benchmarks/adaptive_report.py
 
 clean:
 	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage

@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_noise import ExchangeRate, GradientNoiseScale, TrackNoiseScale
+from lightning_noise import AdaptiveBatchSize, ExchangeRate, GradientNoiseScale, TrackNoiseScale
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from char_lm import CharLM, standard_library
@@ -39,6 +39,21 @@ from char_lm import CharLM, standard_library
 SEEDS = (2, 3, 4, 5, 6)
 START = 16
 GIVE_UP = 2.0  # a run in the search of the rate stops at so many times the examples of the best rate so far
+
+
+ADAPTIVE = {  # as written into the callback's argument
+    "TrackNoiseScale()": lambda: TrackNoiseScale(),
+    "TrackNoiseScale(2.0)": lambda: TrackNoiseScale(2.0),
+    "ExchangeRate(256)": lambda: ExchangeRate(256),
+    "ExchangeRate(1024)": lambda: ExchangeRate(1024),
+    'TrackNoiseScale(), learning_rate="sqrt"': lambda: AdaptiveBatchSize(TrackNoiseScale(), learning_rate="sqrt"),
+    'ExchangeRate(256), learning_rate="sqrt"': lambda: AdaptiveBatchSize(ExchangeRate(256), learning_rate="sqrt"),
+    "ExchangeRate(256), within_epoch=True": lambda: AdaptiveBatchSize(ExchangeRate(256), within_epoch=True),
+    "ExchangeRate(256), within_epoch=True, learning_rate=None": lambda: AdaptiveBatchSize(
+        ExchangeRate(256), within_epoch=True, learning_rate=None
+    ),
+}
+WITHIN = "ExchangeRate(256), within_epoch=True"
 
 
 class DigitsMLP(L.LightningModule):
@@ -89,6 +104,7 @@ class Task:
     rate: float  # where the search begins, for the smallest size
     grid: float  # factor between neighbouring rates
     tuning_seeds: tuple[int, ...]
+    policies: tuple[str, ...]  # out of ADAPTIVE
     most_examples: int
     data: list[list[Tensor]] = field(default_factory=list)
 
@@ -112,6 +128,15 @@ TASKS = {
         rate=0.08,
         grid=2**0.5,
         tuning_seeds=(0, 1, 7, 8),  # the best rates lie at the edge of stability, where two seeds do not tell enough
+        policies=(
+            "TrackNoiseScale()",
+            "TrackNoiseScale(2.0)",
+            "ExchangeRate(256)",
+            "ExchangeRate(1024)",
+            'TrackNoiseScale(), learning_rate="sqrt"',
+            'ExchangeRate(256), learning_rate="sqrt"',
+            WITHIN,
+        ),
         most_examples=200_000,
     ),
     "language model": Task(
@@ -124,14 +149,9 @@ TASKS = {
         rate=0.008,
         grid=2.0,
         tuning_seeds=(0, 1),
+        policies=("TrackNoiseScale()", "ExchangeRate(256)", WITHIN, f"{WITHIN}, learning_rate=None"),
         most_examples=200_000,
     ),
-}
-ADAPTIVE = {
-    "TrackNoiseScale()": lambda: TrackNoiseScale(),
-    "TrackNoiseScale(2.0)": lambda: TrackNoiseScale(2.0),
-    "ExchangeRate(256)": lambda: ExchangeRate(256),
-    "ExchangeRate(1024)": lambda: ExchangeRate(1024),
 }
 
 
@@ -184,28 +204,39 @@ def run_fixed(task: Task, size: int, rate: float, seed: int, most_examples: floa
 
 
 class Watch(L.Callback):
-    """Stops at the goal, and notes sizes and noise scales of the epochs."""
+    """Stops at the goal, and notes sizes and noise scales on the way."""
 
     def __init__(self, task: Task, most_examples: float, noise: GradientNoiseScale) -> None:
         self.task, self.most_examples, self.noise = task, most_examples, noise
-        self.smoothed, self.examples, self.reached, self.epochs = Smoothed(task.window), 0, False, []
+        self.smoothed, self.examples, self.steps, self.reached = Smoothed(task.window), 0, 0, False
+        self.periods, self.accumulation = [], 1
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        size = len(batch[0])
-        if batch_idx == 0:
-            self.epochs.append([size, 0, None])
-        self.epochs[-1][1] += 1
-        self.examples += size
-        value = self.smoothed.update(float(outputs["loss"]), size)
+        self.examples += len(batch[0])
+        self._count(trainer, len(batch[0]) * trainer.accumulate_grad_batches, batch_idx)
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
+        value = self.smoothed.update(loss, len(batch[0]))
         self.reached = value <= self.task.goal
         trainer.should_stop = self.reached or not math.isfinite(value) or self.examples >= self.most_examples
 
+    def _count(self, trainer: L.Trainer, size: int, batch_idx: int) -> None:
+        if batch_idx == 0 or trainer.accumulate_grad_batches != self.accumulation:
+            self._close()
+            self.periods.append([size, 0, None])
+            self.accumulation = trainer.accumulate_grad_batches
+        self.periods[-1][1] += trainer.global_step - self.steps
+        self.steps = trainer.global_step
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        estimate = self.noise.estimate()
-        self.epochs[-1][2] = estimate.b_simple if estimate else None
+        self._close()
+
+    def _close(self) -> None:
+        if self.periods:
+            estimate = self.noise.estimate()
+            self.periods[-1][2] = estimate.b_simple if estimate else None
 
     def path(self) -> str:
-        return " ".join(f"{size}x{steps}" + (f"@{b:.4g}" if b else "") for size, steps, b in self.epochs)
+        return " ".join(f"{size}x{steps}" + (f"@{b:.4g}" if b else "") for size, steps, b in self.periods)
 
 
 def run_adaptive(task: Task, kind: str, rate: float, seed: int, most_examples: float) -> Run:
@@ -309,7 +340,9 @@ def tune(book: Book, task: Task, kind: str, size: int, place: int) -> int:
 def work(book: Book, task: Task, kinds: Sequence[str]) -> None:
     """All runs of a task: for every row the search of the rate, then five fresh seeds."""
     place = 0
-    rows = [("fixed", size) for size in task.sizes if "fixed" in kinds] + [(kind, START) for kind in ADAPTIVE if kind in kinds]
+    rows = [("fixed", size) for size in task.sizes if "fixed" in kinds] + [
+        (kind, START) for kind in task.policies if kind in kinds
+    ]
     for kind, size in rows:
         place = tune(book, task, kind, size, place if kind == "fixed" else 0)
         for seed in SEEDS:

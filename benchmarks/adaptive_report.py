@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 FRESH_SEEDS = frozenset({2, 3, 4, 5, 6})
 SAME = 0.1
+COLORS = ("tab:blue", "tab:cyan", "tab:olive", "tab:green", "tab:red", "tab:orange", "tab:purple", "tab:brown")
 
 
 class Run(NamedTuple):
@@ -181,7 +182,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter
 
     tasks = list(dict.fromkeys(row.task for row in rows))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.2 * len(tasks), 4.2), layout="constrained", squeeze=False)
+    kinds = sorted({row.kind for row in rows if row.kind != "fixed"})
+    figure, panels = plt.subplots(1, len(tasks), figsize=(5.6 * len(tasks), 5.4), layout="constrained", squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         mine = [row for row in rows if row.task == task and row.reached]
         fixed = sorted((row for row in mine if row.kind == "fixed"), key=lambda row: row.size)
@@ -190,14 +192,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for row in fixed:
             panel.annotate(f"{row.size}", (row.examples, row.steps), xytext=(5, 5), textcoords="offset points", fontsize=8)
         others = [row for row in mine if row.kind != "fixed"]
-        for row, color in zip(others, ("tab:red", "tab:blue", "tab:green", "tab:purple"), strict=False):
-            _points(panel, [row], "*", color, f"adaptive from {row.size}: {row.kind}")
+        for row in others:
+            _points(panel, [row], "*", COLORS[kinds.index(row.kind) % len(COLORS)], row.kind)
         panel.set(title=task, xlabel="examples to the goal", ylabel="optimizer steps to the goal", xscale="log", yscale="log")
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23457" else ""))
         panel.tick_params(which="both", labelsize=8)
-        panel.legend(fontsize=8)
+        panel.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=7, title="adaptive from 16, and fixed sizes"
+        )
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
