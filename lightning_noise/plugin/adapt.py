@@ -105,8 +105,6 @@ class Adapter:
         self._trainer.accumulate_grad_batches = self.current.accumulation
         self._rate.factor = self.factor
         self._resizer.factor = Fraction(planned.local_size, self.start.local_size)
-        if planned.local_size != self.start.local_size:
-            host.forget_training_loaders(self._trainer)
 
     def check(self, trainer: L.Trainer) -> None:
         """The loaders are there: notes the sizes of the start, or compares them with those of a checkpoint.
