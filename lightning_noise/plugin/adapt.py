@@ -197,7 +197,7 @@ class Adapter:
 
     def after_batch(self, trainer: L.Trainer) -> None:
         """Inside an epoch: decides now and then, and changes the accumulation where a window of both sizes ends."""
-        if not self.settings.within_epoch or not host.ends_step(trainer) or trainer.is_last_batch:
+        if not self.settings.within_epoch or trainer.is_last_batch:
             return
         if self.following is None and self._running.optimizer_steps - self._decided_at >= STEPS_BETWEEN:
             self._running.flush()
