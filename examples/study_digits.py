@@ -1,6 +1,6 @@
 """The critical batch size of a small network on handwritten digits, measured: SGD, momentum and Nesterov momentum.
 
-    python examples/study_digits.py            # about ten minutes on two cores; go on after a stop with the same command
+    python examples/study_digits.py            # minutes on two cores; after a stop the same command goes on
     python examples/study_digits.py --quick    # seconds: to see that all works
 
 Each optimizer is a study of its own: at seven batch sizes the learning rate is searched, the best one is run again with fresh

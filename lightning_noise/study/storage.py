@@ -105,8 +105,11 @@ class Shelf:
 
 
 def _study(storage: BaseStorage, name: str, settings: Mapping[str, Any]) -> optuna.Study:
-    with quiet():
-        study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
+    try:
+        study = optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        with quiet():
+            study = optuna.create_study(storage=storage, study_name=name)
     wanted = json.loads(json.dumps(settings))
     found = study.user_attrs.get("settings")
     if found is None:
