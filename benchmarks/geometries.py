@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> list[Checkpoint]:
     parser = argparse.ArgumentParser(description="Noise scales in all geometries along a run on the digits.")
     parser.add_argument("--checkpoints", type=int, nargs="+", default=[5, 60, 150, 300, 600, 1200])
     parser.add_argument("--relative-error", type=float, default=0.2)
-    parser.add_argument("--max-examples", type=int, default=20_000)
+    parser.add_argument("--max-examples", type=int, default=36_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--figure", type=Path)

@@ -19,7 +19,7 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature import Bounded, CurvatureAverage
 from lightning_noise.core.estimate import NoiseEstimate, estimate_from
 from lightning_noise.measure.frozen import frozen
-from lightning_noise.measure.pause import CURVED, Batch, Pause, Weighted
+from lightning_noise.measure.pause import CURVED, Batch, Pause, PauseProbe, Weighted
 from lightning_noise.measure.plan import Plan
 from lightning_noise.plugin.host import BatchSizeFn, local_size, resolve
 from lightning_noise.plugin.twin import either
@@ -84,7 +84,7 @@ def measure_noise_scale(
             LightningModule: what ``training_step`` returns, on a private copy with its logging switched off.
         geometry: one or several of "euclidean" (B_simple), "hessian" (B_noise), "gauss_newton", "optimizer".
         relative_error: wished standard error of every noise scale, relative to it.
-        max_examples: stops there, wished error or not; at least one probe of every stage is made whole.
+        max_examples: stops there, wished error or not; the pilot is made whole in any case (32 batches with a curvature).
         optimizer: for "optimizer", in use on the parameters of ``module``.
         batch_size_fn: as in :class:`~lightning_noise.GradientNoiseScale`.
         progress: shows a progress bar.
@@ -146,41 +146,58 @@ class Batches(Iterator[Batch]):
 
 
 def _run(pause: Pause, batches: Batches, names: Sequence[str], plan: Plan, progress: bool) -> NoiseScales:
-    flat = {name: RunningAverage(1.0) for name in names if name not in CURVED}
-    curved = {name: CurvatureAverage(1.0) for name in names if name in CURVED}
-    told = known = False
+    tally = Tally(names)
+    more = told = known = False
     with tqdm(desc="noise scale", unit=" examples", disable=not progress, leave=False) as bar:
-        while True:
-            probe_examples = 0.0
+        while more or not told:
+            used = 0.0
             for _ in range(plan.probes):
-                found = pause.probe(batches, plan.pairs)
-                for name, average in flat.items():
-                    if found.flat[name].is_finite:
-                        average.update(found.flat[name])
-                for name, curvature in curved.items():
-                    if found.curved[name].is_usable:
-                        curvature.update(found.curved[name])
-                plan.used += found.examples
-                probe_examples = found.examples
-                bar.update(found.examples)
-            more = plan.next_stage([*flat.values(), *(c.average for c in curved.values())], probe_examples)
+                used = tally.add(pause.probe(batches, plan.pairs))
+                plan.used += used
+                bar.update(used)
+            more = plan.next_stage(tally.averages, used)
             bar.total = plan.needed
-            if not told or (not known and plan.needed is not None):
+            if not told or (plan.needed is not None and not known):
                 _announce(plan)
             told, known = True, plan.needed is not None
-            if not more:
-                break
-    first = next(iter(curved.values()), None)
-    estimates = {n: estimate_from(flat[n]) if n in flat else curved[n].estimate() for n in names}
-    return NoiseScales(
-        estimates,
-        eps_max=first.eps_max() if first else None,
-        dl_max=first.dl_max() if first else None,
-        indefinite=first.indefinite if first else None,
-        examples=plan.used,
-        needed=plan.needed,
-        passes=batches.passes,
-    )
+    return tally.result(plan, batches.passes)
+
+
+class Tally:
+    """The averages of a pause, by geometry."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._flat = {name: RunningAverage(1.0) for name in names if name not in CURVED}
+        self._curved = {name: CurvatureAverage(1.0) for name in names if name in CURVED}
+
+    def add(self, probe: PauseProbe) -> float:
+        """Takes what is usable of a probe; returns the examples it used."""
+        for name, average in self._flat.items():
+            if probe.flat[name].is_finite:
+                average.update(probe.flat[name])
+        for name, curvature in self._curved.items():
+            if probe.curved[name].is_usable:
+                curvature.update(probe.curved[name])
+        return probe.examples
+
+    @property
+    def averages(self) -> list[RunningAverage]:
+        """One a geometry."""
+        return [*self._flat.values(), *(curvature.average for curvature in self._curved.values())]
+
+    def result(self, plan: Plan, passes: int) -> NoiseScales:
+        """Estimates by geometry; eps_max and dl_max of the first curvature."""
+        first = next(iter(self._curved.values()), None)
+        return NoiseScales(
+            {n: estimate_from(self._flat[n]) if n in self._flat else self._curved[n].estimate() for n in self._names},
+            eps_max=first.eps_max() if first else None,
+            dl_max=first.dl_max() if first else None,
+            indefinite=first.indefinite if first else None,
+            examples=plan.used,
+            needed=plan.needed,
+            passes=passes,
+        )
 
 
 def _announce(plan: Plan) -> None:
