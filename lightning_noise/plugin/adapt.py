@@ -229,7 +229,7 @@ class Adapter:
         before, self.decided = self.decided, outcome.decided
         if outcome.plan is not None and outcome.plan != self.current:
             self.following, self._following_factor = outcome.plan, outcome.factor
-        news = before != self.decided if not self.changes else self.following is not None and not _ends(trainer)
+        news = before != self.decided if not self.changes else self.following is not None and not _ends(trainer, within_epoch)
         if trainer.is_global_zero and news:
             trainer.print(f"GradientNoiseScale: {texts[0]}")
 
@@ -316,9 +316,10 @@ class Adapter:
         self.load_state_dict(state["state"])
 
 
-def _ends(trainer: L.Trainer) -> bool:
-    """Whether this is the last epoch that the trainer was asked for."""
-    return trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
+def _ends(trainer: L.Trainer, within_epoch: bool) -> bool:
+    """Whether training ends before a decision can come into force, as far as the trainer was told when to end."""
+    last_epoch = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch + 1
+    return (last_epoch and not within_epoch) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def _advice(size: float, decision: Decision, factor: float) -> str:
