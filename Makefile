@@ -28,6 +28,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead_ddp.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/examples_probe.py
+	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/geometries.py
+	$(BIN)/python benchmarks/large_batch_model.py
 	$(BIN)/python benchmarks/setups.py
 	$(BIN)/python benchmarks/policy.py
 	$(BIN)/python benchmarks/adaptive.py
