@@ -156,13 +156,18 @@ class StudyResult:
             f"  b_crit {number(fit.b_crit)} [{number(fit.low)}, {number(fit.high)}] examples (95 % interval): at least "
             f"{number(fit.s_min)} steps, at least {number(fit.e_min)} examples"
         )
-        beside = self.compare(goal)
-        if beside.start is None:
-            return [found]
+        ending = "_average"
+        columns = dict.fromkeys(name for row in self.table for name in row)
+        scales = [name.removesuffix(ending) for name in columns if name.endswith(ending)]
+        beside = [self.compare(goal, scale) for scale in scales]
         return [
             found,
-            f"  b_simple of the tuned runs: {number(beside.start)} at the start, {number(beside.average)} on average "
-            f"({number(beside.ratio)} b_crit), {number(beside.end)} at the end",
+            *(
+                f"  {one.noise_scale} of the tuned runs: {number(one.start)} at the start, {number(one.average)} on average "
+                f"({number(one.ratio)} b_crit), {number(one.end)} at the end"
+                for one in beside
+                if one.start is not None
+            ),
         ]
 
     def _size_lines(self, goal: str) -> list[str]:

@@ -31,7 +31,7 @@ class LogUniform:
                 f"LogUniform needs 0 < low < high, got ({self.low!r}, {self.high!r}). A range that holds 0: Uniform(low, high)."
             )
 
-    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+    def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The range as an Optuna distribution."""
         return FloatDistribution(self.low, self.high, log=True)
 
@@ -47,7 +47,7 @@ class Uniform:
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"Uniform needs finite low < high, got ({self.low!r}, {self.high!r}).")
 
-    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+    def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The range as an Optuna distribution."""
         return FloatDistribution(self.low, self.high)
 
@@ -62,7 +62,7 @@ class Choice:
         if not self.values or any(not isinstance(v, (str, int, float, bool, type(None))) for v in self.values):
             raise ValueError(f"Choice needs one or more plain values (str, int, float, bool, None), got {self.values!r}.")
 
-    def at(self, global_size: int) -> BaseDistribution:  # noqa: ARG002  # the same at every size
+    def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The values as an Optuna distribution."""
         return CategoricalDistribution(self.values)
 

@@ -13,13 +13,15 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lightning_noise.core.moments import Key
+from lightning_noise.core.windows import Trajectory
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.twin import MisconfigurationException, either, package_of
 from lightning_noise.study.goal import Goal, GoalOutcome
 from lightning_noise.study.watch import WatchGoals
 
 SEARCH, RERUN = "search", "rerun"
-NAMES = {"euclidean": "b_simple", "hessian": "b_noise", "optimizer": "b_optimizer"}
+NAMES = {"euclidean": "b_simple", "hessian": "b_noise"}  # of noise scales in the table; b_<geometry> for others
 
 
 class Task(NamedTuple):
@@ -63,7 +65,28 @@ class Recipe(NamedTuple):
 
 
 class SilentNoiseScale(GradientNoiseScale):
-    """The callback without its verdict: a study tells the numbers of all its runs together."""
+    """The callback without its verdict, which a study tells of all its runs together, and with the way of every geometry."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._curved: dict[Key, Trajectory] = {}
+        self._probes: dict[str, int] = {}  # read so far
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest: Any) -> None:
+        """Takes note of the curvatures' noise scales after every probe of them."""
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        if self._curvature is None:
+            return
+        self._curvature.flush(pl_module.device)
+        for geometry, average in self._curvature.averages.items():
+            way = self._curved.setdefault(Key(geometry), Trajectory())
+            if average.probes > self._probes.get(geometry, 0):
+                self._probes[geometry] = average.probes
+                way.add(average.estimate())
+
+    def trajectories(self) -> dict[Key, Trajectory]:
+        """Those of the curvatures too."""
+        return super().trajectories() | self._curved
 
     def _print_verdict(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         pass
@@ -144,7 +167,7 @@ def _trajectory(noise: GradientNoiseScale | None) -> dict[str, float]:
     """Noise scales at the start (first resolved), on average and at the end, in examples; what was not resolved is absent."""
     found: dict[str, float] = {}
     for key, way in (noise.trajectories() if noise is not None else {}).items():
-        name = NAMES[key.geometry] + (f"_{key.optimizer}" if key.optimizer else "")
+        name = NAMES.get(key.geometry, f"b_{key.geometry}") + (f"_{key.optimizer}" if key.optimizer else "")
         if way.first is not None and way.mean is not None and way.last is not None:
             found |= {f"{name}_start": way.first.b_simple, f"{name}_average": way.mean, f"{name}_end": way.last.b_simple}
     return found

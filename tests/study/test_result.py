@@ -36,7 +36,7 @@ def table(**changes):
     """The search's winner is ten per cent too good, the reruns scatter by a factor of 1.1 about the truth."""
     found = []
     for size in SIZES:
-        found.append(row(size, 0.9 * hyperbola(size), "search"))
+        found.append(row(size, 0.9 * hyperbola(size), "search", b_simple_start=None, b_simple_average=None, b_simple_end=None))
         noise = {"b_simple_start": 20.0, "b_simple_average": 128.0, "b_simple_end": 500.0}
         found.append(row(size, 1.1 * hyperbola(size), **noise))
         found.append(row(size, hyperbola(size) / 1.1, b_simple_start=None, b_simple_average=None, b_simple_end=None))

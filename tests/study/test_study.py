@@ -127,6 +127,19 @@ def test_noise_scales_are_those_of_the_reruns():
     assert one(phase="rerun", size=8, noise_scale=False).noise == {}
 
 
+def loss_of(module, batch):
+    return module.loss(batch)
+
+
+def test_b_noise_where_asked():
+    """As in the callback: here the curvature at every step, which a short run needs to resolve it."""
+    asked = {"geometry": ("euclidean", "hessian"), "loss_fn": loss_of, "every_n_steps": 1}
+    goal = Goal(metric="val_loss", target=0.52)
+    outcome = one(phase="rerun", size=64, goal=goal, parameters={"learning_rate": 0.02}, noise_scale=asked)
+    assert {"b_noise_start", "b_noise_average", "b_noise_end", "b_simple_end"} <= set(outcome.noise)
+    assert all(1 < value < 2000 for value in outcome.noise.values())
+
+
 class Normed(cheap.Regression):
     def __init__(self, learning_rate):
         super().__init__(learning_rate)
