@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from lightning_noise import Key
 from tests.probes.examples.oracle import assert_agrees, bound, loop, step
 
 
@@ -125,7 +126,7 @@ def test_an_input_changed_in_place_is_named() -> None:
 
 def test_two_losses_in_one_micro_batch_add_up() -> None:
     layer, x = nn.Linear(6, 3).double(), torch.randn(4, 6, dtype=torch.float64)
-    probe, keys = bound(layer, exact=True), {"k": list(dict(layer.named_parameters()))}
+    probe, keys = bound(layer, exact=True), {Key(): list(dict(layer.named_parameters()))}
     with probe.attach(dict(layer.named_parameters()), keys):
         for first in (True, False):
             layer.zero_grad()
