@@ -47,7 +47,7 @@ class Recorder(L.Callback):
         self._batches: list[Any] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        windows = monitor(self.noise, self.optimizer).windows[self.key]
+        windows = monitor(self.noise, self.optimizer).readings.windows[self.key]
         real = type(windows).update
         windows.update = lambda moments, *age: self.moments.append(moments) or real(windows, moments, *age)
 

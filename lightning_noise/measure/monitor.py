@@ -1,10 +1,9 @@
 """The engine: micro-batches and steps in, noise scales out. Lightning's callback and a plain torch loop drive it alike."""
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from statistics import median_high
 from typing import Any
 
 import torch
@@ -12,16 +11,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.estimate import NoiseEstimate
-from lightning_noise.core.moments import Key, Moments
-from lightning_noise.core.windows import Trajectory, Windows
-from lightning_noise.measure.table import Reduce, RowTable, StepRecord
+from lightning_noise.core.moments import Key
+from lightning_noise.measure.readings import Readings
+from lightning_noise.measure.table import Reduce, RowTable
 from lightning_noise.measure.window import Window
 from lightning_noise.probes.base import Probe
 
-ONE_GROUP = "only one group of gradients in the step"
-NOT_FINITE = "gradients were not finite (overflow)"
 NO_SIZE = "the number of examples could not be told"
-HEADLINE = Key()
 NO_BACKWARD = "no backward pass was seen before the optimizer's step"
 
 
@@ -70,28 +66,17 @@ class Monitor:
         self.probe = probe
         self.every_n_steps = every_n_steps
         self.replicas = replicas
-        self.twins: tuple[int, int] | None = None  # two ranks that were caught with the same examples
-        self.data_size: float | None = None  # examples in a finite data set once it has been seen whole
-        self.examples = 0.0  # used by all ranks, as far as read
-        self.skipped: Counter[str] = Counter()
+        self.readings = Readings(decay, decay_by_examples=decay_by_examples)
         self.notes: set[str] = set()  # reasons for doubt, in words for the user
-        self.windows: dict[Key, Windows] = {}
-        self.trajectories: dict[Key, Trajectory] = {}
-        self._decay = decay
-        self._decay_by_examples = decay_by_examples
-        self._first_size: float | None = None
         self._keys = dict(keys) if keys is not None else None
         self._reduce = reduce
         self._rank = rank
         self._table = self._new_table(0)
-        self._sizes: deque[float] = deque(maxlen=51)
         self._optimizer_steps = 0
-        self._epoch_began = 0.0
         self._window: Window | None = None
         self._parameters: dict[str, Parameter] = {}
         self._attached: tuple[tuple[str, int], ...] | None = None
         self._stack = ExitStack()
-        self._loaded: dict[Key, dict[str, Any]] = {}
         if self._keys is not None:
             self._open_keys(self._keys)
 
@@ -109,21 +94,14 @@ class Monitor:
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
         """Names the parameters to watch from the next optimizer step on; frozen ones are passed over while they are frozen."""
         self._parameters = dict(parameters)
-        if not self.windows:
+        if not self.readings.windows:
             keys = self._keys if self._keys is not None else {Key(): list(self._parameters)}
             self._open_keys(keys)
 
     def _open_keys(self, keys: Mapping[Key, Sequence[str]]) -> None:
         self._keys = dict(keys)
-        self.windows = {key: Windows(self._decay) for key in keys}
-        self.trajectories = {key: Trajectory() for key in keys if not key.layer}
+        self.readings.open(keys)
         self._table = self._new_table(len(keys))
-        for key, saved in self._loaded.items():
-            if key in self.windows:
-                self.windows[key].load_state_dict(saved["windows"])
-            if key in self.trajectories and saved["trajectory"] is not None:
-                self.trajectories[key].load_state_dict(saved["trajectory"])
-        self._loaded = {}
 
     def close(self) -> None:
         """Removes every hook and forgets the step in progress. Averages and unread rows stay."""
@@ -295,7 +273,7 @@ class Monitor:
         return next((p.device for p in self._parameters.values()), torch.device("cpu"))
 
     def _unusable_row(self) -> Tensor:
-        return torch.full((len(self.windows), 4), math.nan, dtype=torch.float64, device=self.device)
+        return torch.full((len(self.readings.windows), 4), math.nan, dtype=torch.float64, device=self.device)
 
     # ---- reading --------------------------------------------------------------------------------------------------------
 
@@ -307,37 +285,15 @@ class Monitor:
     def flush(self) -> int:
         """Reads all that waits: the only collective and the only wait for the device. Returns the number of measured steps."""
         flushed = self._table.flush(self.device)
-        self.examples += flushed.examples
-        for record in flushed.records:
-            self._take(record)
-        self.twins = self.twins or _twins(flushed.by_rank)
+        self.readings.take(flushed)
         return len(flushed.records)
-
-    def next_epoch(self, *, whole: bool) -> None:
-        """An epoch begins. ``whole``: the one before used every example of a finite data set once, so its size is known."""
-        if whole:
-            self.data_size = self.examples - self._epoch_began
-        self._epoch_began = self.examples
 
     def forget_unread(self) -> None:
         """Drops the rows that wait, without a collective; for after an error."""
-        self._table = self._new_table(len(self.windows))
+        self._table = self._new_table(len(self.readings.windows))
 
     def _new_table(self, keys: int) -> RowTable:
         return RowTable(keys, self._reduce, self._rank, self.replicas)
-
-    def _take(self, record: StepRecord) -> None:
-        self._sizes.append(record.global_size)
-        self._first_size = self._first_size or record.global_size
-        age = record.global_size / self._first_size if self._decay_by_examples and self._first_size else 1.0
-        for (key, windows), moments in zip(self.windows.items(), record.moments, strict=True):
-            reason = _unusable(moments, record.fault)
-            if reason is None:
-                windows.update(moments, age)
-                if key in self.trajectories:
-                    self.trajectories[key].add(windows.estimate(data_size=self.data_size))
-            elif key == HEADLINE and reason:
-                self.skipped[reason] += 1
 
     def estimate(self, key: Key = Key(), *, confidence: float = 0.95) -> NoiseEstimate:
         """The estimate from all steps read so far (call :meth:`flush` first to include the latest).
@@ -345,17 +301,17 @@ class Monitor:
         Raises:
             KeyError: no such key is measured.
         """
-        return self.windows[key].estimate(confidence, self.data_size)
-
-    @property
-    def steps(self) -> int:
-        """Measured steps of the headline read so far, those passed over included."""
-        return next((windows.averages[0].steps for windows in self.windows.values()), 0) + sum(self.skipped.values())
+        return self.readings.estimate(key, confidence)
 
     @property
     def global_size(self) -> float | None:
         """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
-        return median_high(self._sizes) if self._sizes else None
+        return self.readings.global_size
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Measured steps that could not be used, by reason."""
+        return self.readings.skipped
 
     @property
     def optimizer_steps(self) -> int:
@@ -365,64 +321,16 @@ class Monitor:
     def resized(self) -> None:
         """The batch size changes from here on: :attr:`global_size` is the median of what follows."""
         self.flush()
-        self._sizes.clear()
+        self.readings.resized()
 
     # ---- state ----------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything measured, as plain Python values. Reads waiting rows first: call it on all ranks."""
         self.flush()
-        return {
-            "version": 1,
-            "optimizer_steps": self._optimizer_steps,
-            "examples": self.examples,
-            "data_size": self.data_size,
-            "epoch_began": self._epoch_began,
-            "sizes": list(self._sizes),
-            "first_size": self._first_size,
-            "skipped": dict(self.skipped),
-            "keys": [
-                {
-                    "key": list(key),
-                    "windows": windows.state_dict(),
-                    "trajectory": self.trajectories[key].state_dict() if key in self.trajectories else None,
-                }
-                for key, windows in self.windows.items()
-            ],
-        }
+        return {"version": 1, "optimizer_steps": self._optimizer_steps, **self.readings.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`; may be called before or after the first :meth:`watch`."""
         self._optimizer_steps = state["optimizer_steps"]
-        self.examples = state["examples"]
-        self.data_size = state["data_size"]
-        self._epoch_began = state["epoch_began"]
-        self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
-        self._first_size = state.get("first_size")
-        self.skipped = Counter(state["skipped"])
-        self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}
-        if self.windows:
-            self._open_keys(self._keys or {})
-
-
-def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:
-    """Two ranks whose squared gradient norms are equal to the last bit: only the same examples give that.
-
-    >>> _twins([0.25, 0.5, 0.125, 0.5]), _twins([0.25, 0.5]), _twins([0.0, 0.0])
-    ((1, 3), None, None)
-    """
-    first: dict[float, int] = {}
-    for rank, value in enumerate(by_rank):
-        if value in first and value > 0 and math.isfinite(value):
-            return first[value], rank
-        first.setdefault(value, rank)
-    return None
-
-
-def _unusable(moments: Moments, fault: str | None) -> str | None:
-    """Why a key's record cannot be used; ``None`` if it can, "" if the step simply was not this key's."""
-    if not moments.is_finite:
-        return fault or NOT_FINITE
-    if moments.c_small == 0:
-        return ""
-    return None if moments.has_groups else ONE_GROUP
+        self.readings.load_state_dict(state)

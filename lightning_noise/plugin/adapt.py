@@ -113,7 +113,7 @@ class Adapter:
             MisconfigurationException: a loader cannot be resized, or is above ``max_local_size``, also by a checkpoint.
         """
         if self._mark is None:
-            self._mark = (self._running.optimizer_steps, self._running.examples)
+            self._mark = (self._running.optimizer_steps, self._running.readings.examples)
         if not self.changes:
             return
         try:
@@ -211,7 +211,7 @@ class Adapter:
 
     def _close_period(self, trainer: L.Trainer) -> None:
         size, (steps, examples) = self._running.global_size, self._mark or (0, 0.0)
-        self._mark = (self._running.optimizer_steps, self._running.examples)
+        self._mark = (self._running.optimizer_steps, self._running.readings.examples)
         if size is not None and self._mark[0] > steps:
             used = (self._mark[0] - steps, self._mark[1] - examples)
             self.history.append(Period(trainer.current_epoch, self._in_use(size), *used, self._running.estimate().b_simple))

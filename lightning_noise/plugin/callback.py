@@ -126,14 +126,16 @@ class GradientNoiseScale(Callback):
         if self._curvature is not None and key in map(Key, self._curvature.averages):
             return self._curvature.averages[key.geometry].estimate()
         for one in self._measured:
-            if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.windows:
+            if one.name == key.optimizer and key._replace(optimizer="") in one.monitor.readings.windows:
                 return one.monitor.estimate(key._replace(optimizer=""))
         return None
 
     def trajectories(self) -> dict[Key, Trajectory]:
         """First, mean and last resolved value of every noise scale of the whole model; empty before the first ``fit``."""
         return {
-            key._replace(optimizer=one.name): way for one in self._measured for key, way in one.monitor.trajectories.items()
+            key._replace(optimizer=one.name): way
+            for one in self._measured
+            for key, way in one.monitor.readings.trajectories.items()
         }
 
     # ---- the life of a fit ----------------------------------------------------------------------------------------------
@@ -184,7 +186,7 @@ class GradientNoiseScale(Callback):
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
         whole = self._epoch_whole and host.finite_data(trainer)
         for one in self._measured:
-            one.monitor.next_epoch(whole=whole)
+            one.monitor.readings.next_epoch(whole=whole)
         self._epoch_whole, self._rescan = False, True
         if self._adapter:
             self._adapter.begin_epoch(trainer)
@@ -256,7 +258,7 @@ class GradientNoiseScale(Callback):
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
         self._flush()
-        twins = next((one.monitor.twins for one in self._measured if one.monitor.twins is not None), None)
+        twins = next((one.monitor.readings.twins for one in self._measured if one.monitor.readings.twins is not None), None)
         if twins is not None and not self._warned:
             self._warned = True
             rank_zero_warn(f"GradientNoiseScale: {twins_text(twins)}")
@@ -282,7 +284,7 @@ class GradientNoiseScale(Callback):
 
     @property
     def _steps_read(self) -> int:
-        return sum(one.monitor.steps for one in self._measured)
+        return sum(one.monitor.readings.steps for one in self._measured)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Prints the verdict on rank 0."""
@@ -298,14 +300,14 @@ class GradientNoiseScale(Callback):
         monitor = measured.monitor
         return Findings(
             estimate=monitor.estimate(),
-            average=monitor.windows[Key()].current(),
-            trajectory=monitor.trajectories[Key()],
+            average=monitor.readings.windows[Key()].current(),
+            trajectory=monitor.readings.trajectories[Key()],
             choice=measured.choice,
             global_size=monitor.global_size,
             learning_rate=self._learning_rate(trainer, measured),
-            data_size=monitor.data_size,
+            data_size=monitor.readings.data_size,
             skipped=dict(monitor.skipped),
-            twins=monitor.twins,
+            twins=monitor.readings.twins,
             unit=self.settings.unit,
             optimizer=measured.name,
             story=tuple(self._adapter.story()) if self._adapter else (),
@@ -315,7 +317,7 @@ class GradientNoiseScale(Callback):
 
     def _geometry_lines(self, monitor: Monitor) -> tuple[str, ...]:
         metric = Key("optimizer")
-        lines = [optimizer_line(monitor.estimate(metric))] if metric in monitor.windows else []
+        lines = [optimizer_line(monitor.estimate(metric))] if metric in monitor.readings.windows else []
         averages = {} if self._curvature is None else self._curvature.averages
         return (*lines, *(curvature_line(geometry, average) for geometry, average in averages.items()))
 

@@ -24,7 +24,7 @@ def log_values(monitor: Monitor, learning_rate: float, optimizer: str = "") -> d
 
     Empty until a step has been measured.
     """
-    estimates = {key: monitor.estimate(key) for key in monitor.windows}
+    estimates = {key: monitor.estimate(key) for key in monitor.readings.windows}
     values: dict[str, float | None] = {}
     for key, estimate in estimates.items():
         if key.layer:

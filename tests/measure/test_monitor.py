@@ -7,7 +7,8 @@ from torch import nn
 
 from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
 from lightning_noise.measure.choose import Choice, Facts, NoGroupsError, choose
-from lightning_noise.measure.monitor import NO_BACKWARD, NO_SIZE, NOT_FINITE, ONE_GROUP
+from lightning_noise.measure.monitor import NO_BACKWARD, NO_SIZE
+from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP
 from lightning_noise.measure.table import RowTable
 
 
@@ -36,7 +37,7 @@ def test_a_plain_torch_loop():
     e = monitor.estimate()
     assert e.low < 10 < e.high and e.steps == 600
     assert (e.high - e.low) / 10 < 0.2
-    assert monitor.global_size == 32 and monitor.examples == 600 * 32
+    assert monitor.global_size == 32 and monitor.readings.examples == 600 * 32
     assert not any(p._backward_hooks for p in theta.parameters())
 
 

@@ -310,13 +310,13 @@ def test_averages_decay_per_example_while_adapting():
     callback, plain = adapting({4: 16}), GradientNoiseScale()
     run(Keeper(), callback, numbered(), epochs=2)
     run(Keeper(), plain, numbered(), epochs=2)
-    average = callback._measured[0].monitor.windows[Key()].averages[-1]
+    average = callback._measured[0].monitor.readings.windows[Key()].averages[-1]
     weights = [4.0] * 24 + [16.0] * 6
     expected = 0.0
     for weight in weights:
         expected = expected * max(0.9, 0.99 ** (weight / 4)) + weight
     assert average._sums["W"] == pytest.approx(expected, rel=1e-12)
-    plain = plain._measured[0].monitor.windows[Key()].averages[-1]
+    plain = plain._measured[0].monitor.readings.windows[Key()].averages[-1]
     assert plain._sums["W"] == pytest.approx(4 * sum(0.99**k for k in range(48)))
 
 

@@ -422,7 +422,7 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
         def on_fit_start(self, trainer, pl_module):
             monitor = callback._measured[0].monitor
             monitors.append(monitor)
-            windows = monitor.windows[Key("optimizer")]
+            windows = monitor.readings.windows[Key("optimizer")]
             update = windows.update
             windows.update = lambda m, *age: (taken.append((m.q_small, m.q_big)), update(m, *age))[1]
 

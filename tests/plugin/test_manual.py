@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_noise import Examples, GradientNoiseScale, Key, estimate_noise_scale
-from lightning_noise.measure.monitor import ONE_GROUP
+from lightning_noise.measure.readings import ONE_GROUP
 from tests.plugin.gans import Gan, Joint, by_hand, gan_data
 from tests.plugin.toys import Regression, data, fit
 

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from lightning_noise import GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
-from lightning_noise.measure.monitor import NO_BACKWARD, ONE_GROUP
+from lightning_noise.measure.monitor import NO_BACKWARD
+from lightning_noise.measure.readings import ONE_GROUP
 from tests.plugin.toys import Regression, Summed, data, fit, rows, trainer
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_noise import Examples, GradientNoiseScale, estimate_noise_scale
-from lightning_noise.measure.monitor import NOT_FINITE
+from lightning_noise.measure.readings import NOT_FINITE
 from tests.plugin.precision_world import scaler
 from tests.plugin.toys import Regression, data, fit
 from tests.reference import Recorder, errors, monitor
