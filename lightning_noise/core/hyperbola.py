@@ -53,7 +53,7 @@ class Profile:
         count = round((self._to - self._from) / _GRID)
         u = min((self._from + i * _GRID for i in range(count + 1)), key=self.rss)
         for _ in range(100):
-            step = self._gauss_newton(u)
+            step = max(-_GRID, min(_GRID, self._gauss_newton(u)))  # far from all sizes the slope vanishes
             while abs(step) > 1e-3 and self.rss(u + step) > self.rss(u):  # a shorter step is safe, and RSS too flat to compare
                 step /= 2
             if abs(step) < 1e-13 or not self._from < u + step < self._to:

@@ -175,6 +175,7 @@ def test_fewer_than_four_sizes_are_refused_with_sizes_to_add(sizes, said):
     ("law", "said"),
     [
         (lambda size: 1e6 / size, "scale perfectly, without a bend: b_crit lies far above 128. Add the sizes 512, 2048"),
+        (lambda size: {16: 1000, 32: 450, 64: 200, 128: 95}[size], "scale perfectly.*Add the sizes 512, 2048"),
         (lambda size: truth(size, b_crit=600), "scale perfectly, without a bend.*Add the sizes 512, 2048"),
         (lambda size: 700.0, "do not fall, so there is no bend: b_crit lies far below 16. Add the sizes 1, 4"),
         (lambda size: 10.0 * size, "show no bend.*Add the sizes 4, 8, 256, 512, and more seeds"),
@@ -183,7 +184,7 @@ def test_fewer_than_four_sizes_are_refused_with_sizes_to_add(sizes, said):
             "show no bend: perfect scaling and constant steps fit as well",
         ),
     ],
-    ids=["perfect scaling", "bend out of reach", "constant", "rising", "scatter"],
+    ids=["perfect scaling", "faster than 1/B", "bend out of reach", "constant", "rising", "scatter"],
 )
 def test_no_bend_is_refused_with_sizes_to_add(law, said):
     sizes = [16, 32, 64, 128]
