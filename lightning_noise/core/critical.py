@@ -60,7 +60,7 @@ class CriticalBatchSize(NamedTuple):
         >>> round(found.b_crit, 6), round(found.s_min, 6), round(found.e_min, 3), found.residual < 1e-12
         (1000.0, 1000.0, 1000000.0, True)
         """
-        if not 0 < confidence < 1:
+        if not isinstance(confidence, (int, float)) or not 0 < confidence < 1:
             raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}.")
         sizes, logs = _average_seeds(batch_sizes, steps)
         _refuse_few(sizes)

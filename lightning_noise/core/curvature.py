@@ -122,6 +122,8 @@ def relative_error(average: RunningAverage) -> float | None:
 
 def gradient_rules_error(average: RunningAverage) -> bool:
     """Whether GᵀMG is less precise than tr(MΣ), so that larger probes are worth more than further ones."""
+    if average.n_eff < 2:  # hardly a probe was finite
+        return True
     trace, grad_sq = average.means()
     spread = average.covariance()
     return grad_sq <= 0 or trace <= 0 or spread.grad_sq / grad_sq**2 > spread.trace / trace**2

@@ -130,7 +130,8 @@ class Pause:
 
     def _gradient(self, content: Any) -> list[Tensor]:
         loss, _ = _split(self._loss(content))
-        return [g.detach() for g in torch.autograd.grad(loss, self._parameters, materialize_grads=True)]
+        found = [g.detach() for g in torch.autograd.grad(loss, self._parameters, materialize_grads=True)]
+        return [g.to_dense() if g.layout != torch.strided else g for g in found] if self._curved else found
 
     # ---- curvature ------------------------------------------------------------------------------------------------------
 
@@ -175,6 +176,10 @@ def _split(returned: Any) -> tuple[Tensor, Tensor | None]:
     loss, outputs = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"loss_fn must return the mean loss as a tensor with one number, or (loss, outputs), got {returned!r}.")
+    if not loss.requires_grad:
+        raise ValueError(
+            "loss_fn must return a loss that depends on the module's parameters, but it has no graph: it was detached."
+        )
     return loss.reshape(()), outputs
 
 

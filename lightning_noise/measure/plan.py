@@ -47,7 +47,7 @@ class Plan:
             self.probes = STAGE
             return True
         wished = self.used if self.needed is None else min(self.needed - self.used, self.used)
-        self.probes = min(max(STAGE, math.ceil(wished / probe_examples)), int(left // probe_examples))
+        self.probes = int(min(max(STAGE, math.ceil(wished / probe_examples)), left / probe_examples))
         return self.probes > 0
 
     def _forecast(self, errors: Sequence[float | None]) -> float | None:

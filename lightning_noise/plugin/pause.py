@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import lightning as L
@@ -106,6 +107,7 @@ def measure_noise_scale(
     (True, True, 0.0)
     """
     names = _check(geometry, relative_error, max_examples, optimizer)
+    _check_data(module, loader)
     size_of, parameters = resolve(batch_size_fn), [p for p in module.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("module has no parameter that requires a gradient, so there is no noise scale. Unfreeze some of it.")
@@ -209,18 +211,27 @@ def _announce(plan: Plan) -> None:
 
 
 def _check(geometry: str | Sequence[str], error: float, most: int, optimizer: Optimizer | None) -> tuple[str, ...]:
-    names = (geometry,) if isinstance(geometry, str) else tuple(geometry)
+    names = (geometry,) if isinstance(geometry, str) else tuple(geometry) if isinstance(geometry, Iterable) else ()
     if not names or len(set(names)) < len(names) or any(name not in GEOMETRIES for name in names):
         raise ValueError(f"geometry must be one or several different ones of {list(GEOMETRIES)}, got {geometry!r}.")
-    if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 < error < math.inf:
+    if isinstance(error, bool) or not isinstance(error, Real) or not 0 < error < math.inf:
         raise ValueError(f"relative_error must be a number > 0, got {error!r}. 0.2 means 20 %.")
-    if isinstance(most, bool) or not isinstance(most, (int, float)) or not most > 0:
+    if isinstance(most, bool) or not isinstance(most, Real) or not most > 0:
         raise ValueError(f"max_examples must be a number > 0, got {most!r}.")
     if "optimizer" in names:
         if optimizer is None:
             raise TypeError("geometry 'optimizer' needs optimizer=, the one in use, whose state holds the preconditioner.")
         check_optimizer(optimizer)
     return names
+
+
+def _check_data(module: nn.Module, loader: Iterable[Any]) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, whose parameters are differentiated, got {module!r}.")
+    if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        raise TypeError(
+            f"loader must yield batches when it is iterated, such as a DataLoader or a list of them, got {loader!r}."
+        )
 
 
 def _loss_of(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.Module]:
@@ -262,8 +273,9 @@ def _weighted(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Weigh
 
 @contextmanager
 def _random_state_kept(loader: Iterable[Any]) -> Iterator[None]:
-    """As Lightning's ``isolate_rng``, and the generators that a DataLoader and its sampler own."""
-    owners = (loader, getattr(loader, "sampler", None))
+    """As Lightning's ``isolate_rng``, and the generators that a DataLoader and its samplers own."""
+    batches = getattr(loader, "batch_sampler", None)
+    owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     own = {id(g): (g, g.get_state()) for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
     states = _collect_rng_states(include_cuda=torch.cuda.is_available())
     try:

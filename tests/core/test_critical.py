@@ -207,7 +207,7 @@ def test_only_positive_numbers(bad):
 def test_other_bad_arguments():
     with pytest.raises(ValueError, match="one length, got 5 and 4"):
         CriticalBatchSize.fit([4, 8, 16, 32, 64], [4, 3, 2, 1])
-    for confidence in (0, 1, 95, math.nan):
+    for confidence in (0, 1, 95, math.nan, "0.95", None):
         with pytest.raises(ValueError, match="confidence must lie in"):
             CriticalBatchSize.fit(WIDE, WIDE, confidence=confidence)
     found = CriticalBatchSize.fit(WIDE, [truth(size) for size in WIDE])

@@ -1,3 +1,4 @@
+import math
 import random
 
 import lightning as L
@@ -7,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_noise import measure_noise_scale
 from lightning_noise.probes.curvature import DifferencesDisagreeError
@@ -249,6 +250,10 @@ def test_finite_differences_where_there_is_no_double_backward():
     ("arguments", "error", "message"),
     [
         ({"geometry": "flat"}, ValueError, "geometry must be one"),
+        ({"geometry": None}, ValueError, "geometry must be one.* got None"),
+        ({"module": squares}, TypeError, "module must be a torch.nn.Module"),
+        ({"loader": None}, TypeError, "loader must yield batches .* got None"),
+        ({"loss_fn": lambda m, b: torch.ones(())}, ValueError, "loss_fn must return a loss that depends on"),
         ({"geometry": ("hessian", "hessian")}, ValueError, "different"),
         ({"relative_error": 0}, ValueError, "relative_error"),
         ({"relative_error": True}, ValueError, "relative_error"),
@@ -262,7 +267,61 @@ def test_finite_differences_where_there_is_no_double_backward():
 def test_bad_arguments(bumpy, arguments, error, message):
     module, loader = bumpy
     with pytest.raises(error, match=message):
-        measure_noise_scale(module, loader, **{"loss_fn": squares, "progress": False, **arguments})
+        measure_noise_scale(**{"module": module, "loader": loader, "loss_fn": squares, "progress": False, **arguments})
+
+
+def test_numbers_of_numpy_and_no_limit(bumpy):
+    module, loader = bumpy
+    given = {"relative_error": np.float32(0.5), "max_examples": np.int64(600)}
+    assert measure_noise_scale(module, loader, loss_fn=squares, progress=False, **given).examples <= 600
+    free = measure_noise_scale(
+        module, loader, loss_fn=squares, geometry="euclidean", relative_error=1.0, max_examples=math.inf, progress=False
+    )
+    assert free["euclidean"].resolved
+
+
+@pytest.mark.parametrize("geometry", ["euclidean", "hessian"])
+@pytest.mark.parametrize("finite", [0, 1])
+def test_a_loss_that_is_not_finite_is_not_measured(bumpy, geometry, finite):
+    module, loader = bumpy
+    calls = []
+
+    def loss(part, batch):
+        calls.append(1)
+        return squares(part, batch) * (1.0 if len(calls) <= 4 * finite else math.nan)
+
+    found = measure_noise_scale(module, loader, loss_fn=loss, geometry=geometry, max_examples=600, progress=False)
+    assert not found[geometry].resolved and found[geometry].b_simple is None
+    assert found[geometry].steps == (finite if geometry == "hessian" else 2 * finite)
+    assert found.eps_max is None
+
+
+def test_the_generator_of_a_batch_sampler_is_kept(bumpy):
+    module, loader = bumpy
+    generator = torch.Generator().manual_seed(5)
+    sampler = BatchSampler(RandomSampler(loader.dataset, generator=generator), 16, drop_last=True)
+    before = generator.get_state()
+    measure_noise_scale(
+        module, DataLoader(loader.dataset, batch_sampler=sampler), loss_fn=squares, max_examples=200, progress=False
+    )
+    assert torch.equal(before, generator.get_state())
+
+
+def test_an_embedding_with_sparse_gradients():
+    """It has no double backward; the differences give what a dense one gives by it."""
+    tokens, found = torch.randint(0, 12, (256, 5), generator=torch.Generator().manual_seed(1)), []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Embedding(12, 6, sparse=sparse), nn.Linear(6, 12)).double()
+
+        def loss(part, batch):
+            return F.cross_entropy(part(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+
+        batches = tokens.split(8)
+        found.append(measure_noise_scale(module, batches, loss_fn=loss, geometry="hessian", max_examples=200, progress=False))
+    dense, sparse = (one["hessian"] for one in found)
+    assert sparse.grad_sq == pytest.approx(dense.grad_sq, rel=1e-3)
+    assert sparse.trace == pytest.approx(dense.trace, rel=1e-3)
 
 
 def test_bad_modules_loaders_and_optimizers(bumpy):
