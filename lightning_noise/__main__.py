@@ -19,12 +19,17 @@ class UsageError(Exception):
 def _study(args: argparse.Namespace) -> int:
     """Runs a study file, stores its table and says what it found."""
     try:
-        from lightning_noise.study import run_file  # needs Optuna, which the other commands do not
+        from lightning_noise.study import StorageError, StudyFileError, run_file  # needs Optuna, the other commands do not
     except ImportError as error:
-        raise UsageError(f"a study needs more packages ({error}): pip install 'lightning-noise[study]'") from error
+        raise UsageError(
+            f"a study needs more packages ({error.__cause__ or error}): pip install 'lightning-noise[study]'"
+        ) from error
     if not args.file.is_file():
         raise UsageError(f"there is no study file {args.file}")
-    result = run_file(str(args.file), quick=args.quick, storage=args.storage)
+    try:
+        result = run_file(str(args.file), quick=args.quick, storage=args.storage)
+    except (StudyFileError, StorageError) as error:
+        raise UsageError(str(error)) from error
     table = args.csv or Path(args.file.stem).with_suffix(".csv")
     result.to_csv(table)
     _say(f"{result.summary()}\ntable: {table}")

@@ -102,7 +102,7 @@ def read_table(path: str | Path, *, needs: Sequence[str] = NEEDED) -> list[dict[
     Raises:
         ValueError: a needed column is absent, or a value is not what its column holds; names the line, or that there is no row.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = [name for name in needs if name not in (reader.fieldnames or ())]
         if missing:

@@ -6,6 +6,11 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+
+class StudyFileError(ValueError):
+    """The file holds no study that can be run."""
+
+
 _loaded: dict[str, ModuleType] = {}
 
 
@@ -22,7 +27,7 @@ def load(path: str | Path) -> ModuleType:
         name = f"lightning_noise_study_{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
         spec = importlib.util.spec_from_file_location(name, full)
         if spec is None or spec.loader is None:
-            raise ValueError(f"study file {path} must be a Python file whose name ends in .py.")
+            raise StudyFileError(f"study file {path} must be a Python file whose name ends in .py.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_noise.study.files import load
+from lightning_noise.study.files import StudyFileError, load
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.study import BatchSizeStudy
 
@@ -21,16 +21,16 @@ def run_file(path: str | Path, *, quick: bool = False, storage: str | Path | Non
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file defines no study, or ``quick`` is wanted of one without ``make_study``.
+        StudyFileError: the file defines no study, or ``quick`` is wanted of one without ``make_study``.
     """
     module = load(path)
     make = getattr(module, "make_study", None)
     if make is None and quick:
-        raise ValueError(f"quick needs a function make_study(quick) in {path}, but there is only a fixed study.")
+        raise StudyFileError(f"quick needs a function make_study(quick) in {path}, but there is only a fixed study.")
     study = make(quick) if make is not None else getattr(module, "study", None)
     studies = [one for one in (study if isinstance(study, list) else [study]) if isinstance(one, BatchSizeStudy)]
     if not studies or (isinstance(study, list) and len(studies) < len(study)):
-        raise ValueError(f"{path} must define study = BatchSizeStudy(...) or make_study(quick), got {study!r}.")
+        raise StudyFileError(f"{path} must define study = BatchSizeStudy(...) or make_study(quick), got {study!r}.")
     return run_all(studies, storage=storage)
 
 

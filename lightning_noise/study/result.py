@@ -41,9 +41,9 @@ class StudyResult:
     Args:
         table: one dict a run and goal, in a fixed order: goal, global_size, seed, trial, phase ("search" or "rerun"),
             learning_rate, ``param_<name>`` of other searched parameters, status ("reached", "incomplete", "diverged"), steps
-            (first crossing; None without), examples, best_value, boundary (a parameter lies in the outer tenth of its range),
-            best (winner of the search), pruned (ended before its budget), refined (of the closer search), and noise scales of
-            the reruns (b_simple_start, …).
+            (first crossing; None without), examples, best_value, mode ("min" or "max", of the goal), boundary (a parameter lies
+            in the outer tenth of its range), best (winner of the search), pruned (ended before its budget), refined (of the
+            closer search), and noise scales of the reruns (b_simple_start, …).
         fits: goal → :class:`CriticalBatchSize` from the reruns; a goal whose steps cannot be fitted is absent.
         warnings: everything that bears on the trust in the result.
         run_warnings: those of them that the runs themselves gave.
@@ -89,12 +89,13 @@ class StudyResult:
         best = (row for row in self._of(goal) if row["best"] and row["learning_rate"] is not None)
         return {row["global_size"]: row["learning_rate"] for row in best}
 
-    def best_values(self, goal: str, *, mode: str = "min") -> dict[int, float]:
+    def best_values(self, goal: str, *, mode: str | None = None) -> dict[int, float]:
         """Batch size → best value of any search trial under the fixed budget (Shallue et al. 2018, figures 9 and 10).
 
         Sizes where a run was ended before its budget are absent: it might have come further. ``BatchSizeStudy(prune=False)``
-        gives every run its whole budget.
+        gives every run its whole budget. ``mode`` is "min" or "max"; None: that of the goal.
         """
+        mode = mode or next((row["mode"] for row in self._of(goal) if row.get("mode")), "min")
         pick = min if mode == "min" else max
         return {
             size: pick(row["best_value"] for row in rows if row["best_value"] is not None)

@@ -46,6 +46,7 @@ def _row(
         "steps": steps,
         "examples": None if steps is None else steps * size,
         "best_value": best_value,
+        "mode": goal.mode,
         "boundary": on_boundary(plan.space, parameters),
         "best": best,
         "pruned": outcome.pruned,

@@ -114,6 +114,8 @@ def runs(monkeypatch):
     calls = []
 
     class Floor:
+        StudyFileError = StorageError = LookupError
+
         @staticmethod
         def run_file(path, *, quick, storage):
             calls.append((path, quick, storage))
@@ -139,6 +141,20 @@ def test_study_without_its_packages_or_file(runs, tmp_path, capsys, monkeypatch)
     monkeypatch.setitem(sys.modules, "lightning_noise.study", None)
     assert main(["study", str(tmp_path / "nowhere.py")]) == 2
     assert "pip install 'lightning-noise[study]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("content", "message"), [("x = 1", "must define study = BatchSizeStudy"), (None, "is a folder")])
+def test_a_file_without_a_study_and_a_bad_storage_are_said_in_a_line(tmp_path, capsys, content, message):
+    file = tmp_path / "mine.py"
+    file.write_text(content or "from tests.study import cheap\nstudy = cheap.study(None)\n")
+    assert main(["study", str(file), "--storage", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_table_with_the_mark_that_excel_writes(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("global_size,steps\n8,1000\n32,300\n128,120\n512,80\n2048,70\n", encoding="utf-8-sig")
+    assert main(["fit", str(tmp_path / "t.csv")]) == 0
+    assert "b_crit 113 examples" in capsys.readouterr().out
 
 
 def test_an_error_inside_a_study_keeps_its_traceback(runs, tmp_path, monkeypatch):

@@ -103,6 +103,7 @@ def test_fixed_budget_figures_are_for_whole_runs_only():
     result = StudyResult.from_table(rows)
     assert result.best_values("g") == {8: 0.1, 16: 0.25}
     assert result.best_values("g", mode="max") == {8: 0.4, 16: 0.3}
+    assert StudyResult.from_table({**one, "mode": "max"} for one in rows).best_values("g") == {8: 0.4, 16: 0.3}
     assert result.share_reached("g") == pytest.approx({8: 2 / 3, 16: 1 / 2, 32: 1 / 2})
 
 
