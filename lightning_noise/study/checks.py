@@ -1,6 +1,8 @@
 """Checks of a study's arguments, where they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
 
 from lightning_noise.study.goal import Budget, Goal
 
@@ -13,6 +15,28 @@ def check_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}.")
 
 
+def check_functions(make_module: Callable[..., Any], make_data: Callable[..., Any]) -> None:
+    """Refuses what cannot be called, before anything is trained."""
+    for name, rule, given in (
+        ("make_module", "from parameters to a LightningModule", make_module),
+        ("make_data", "(global_size, seed) -> loaders", make_data),
+    ):
+        if not callable(given):
+            raise TypeError(f"{name} must be a function {rule}, got {given!r}.")
+
+
+def check_space(search_space: Mapping[str, Any]) -> None:
+    """Refuses what is no mapping, and one without a learning rate."""
+    if not isinstance(search_space, Mapping):
+        raise TypeError(
+            f"search_space must be a dict of ranges, such as {{'learning_rate': (1e-3, 1.0)}}, got {search_space!r}."
+        )
+    if "learning_rate" not in search_space:
+        raise ValueError(
+            f"search_space must hold 'learning_rate', got {sorted(search_space)}: steps at an untuned rate say nothing."
+        )
+
+
 def check_names(goals: Sequence[Goal]) -> None:
     """Refuses no goal, what is none, and two of one name."""
     if not goals or not all(isinstance(goal, Goal) for goal in goals):
@@ -23,7 +47,10 @@ def check_names(goals: Sequence[Goal]) -> None:
 
 
 def check_sizes(batch_sizes: Sequence[int], budget: Budget) -> tuple[int, ...]:
-    """The sizes in ascending order, each of them once and within the budget."""
+    """The sizes in ascending order, each of them once and within the budget; NumPy's whole numbers are taken too."""
+    if not isinstance(batch_sizes, Iterable):
+        raise TypeError(f"batch_sizes must be a sequence of ints >= 1, such as [16, 64, 256, 1024], got {batch_sizes!r}.")
+    batch_sizes = [int(size) if isinstance(size, Integral) and not isinstance(size, bool) else size for size in batch_sizes]
     for size in batch_sizes:
         check_count("every one of batch_sizes", size, 1)
     if not batch_sizes or len(set(batch_sizes)) < len(batch_sizes):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import NamedTuple
 
 DIVERGED = 10.0  # times the way from the first reading to the target, in the wrong direction
@@ -37,13 +38,14 @@ class Goal:
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
             raise TypeError(f"metric must be the name of a logged metric, got {self.metric!r}.")
-        if isinstance(self.target, bool) or not isinstance(self.target, (int, float)) or not math.isfinite(self.target):
+        if isinstance(self.target, bool) or not isinstance(self.target, Real) or not math.isfinite(self.target):
             raise ValueError(f"target must be a finite number, got {self.target!r}.")
+        object.__setattr__(self, "target", float(self.target))  # NumPy's numbers cannot be stored
         if self.mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' (less is better) or 'max', got {self.mode!r}.")
         if self.on not in ("train", "validation"):
             raise ValueError(f"on must be 'train' or 'validation', got {self.on!r}.")
-        if not 0 <= self.smoothing < math.inf:
+        if not isinstance(self.smoothing, (int, float)) or not 0 <= self.smoothing < math.inf:
             raise ValueError(f"smoothing must be a number of examples >= 0, got {self.smoothing!r}. 0 does not smooth.")
         if not self.name:
             object.__setattr__(self, "name", f"{self.metric} {'<=' if self.mode == 'min' else '>='} {self.target:g}")

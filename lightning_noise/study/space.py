@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import optuna
@@ -26,7 +27,7 @@ class LogUniform:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high < math.inf:
+        if not _numbers(self.low, self.high) or not 0 < self.low < self.high < math.inf:
             raise ValueError(
                 f"LogUniform needs 0 < low < high, got ({self.low!r}, {self.high!r}). A range that holds 0: Uniform(low, high)."
             )
@@ -44,7 +45,7 @@ class Uniform:
     high: float
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.low < self.high < math.inf:
+        if not _numbers(self.low, self.high) or not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"Uniform needs finite low < high, got ({self.low!r}, {self.high!r}).")
 
     def at(self, global_size: int) -> BaseDistribution:  # the same at every size
@@ -96,6 +97,10 @@ class CentredLearningRate:
         """The range at this size as an Optuna distribution."""
         centre = self.eps_max * eps_opt(global_size, self.b, 1.0) ** self.alpha
         return FloatDistribution(centre / self.spread, centre * self.spread, log=True)
+
+
+def _numbers(*values: object) -> bool:
+    return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
 
 
 def distributions(space: Mapping[str, Any], global_size: int) -> Distributions:

@@ -38,6 +38,13 @@ def opened(storage: str | Path | BaseStorage | None, name: str) -> Iterator[Base
         yield storage
     elif isinstance(storage, str) and "://" in storage:
         yield get_storage(storage)
+    elif storage is not None and not isinstance(storage, (str, Path)):
+        raise StorageError(f"storage must be a path, a URL of Optuna's or an Optuna storage, got {storage!r}.")
+    elif storage is not None and Path(storage).is_dir():
+        raise StorageError(
+            f"storage must be a journal file, but {storage} is a folder. Name a file in it, such as "
+            f"{Path(storage) / 'study.journal'}."
+        )
     else:
         path = Path(storage or f"{name}.journal")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from optuna.storages import BaseStorage
 
-from lightning_noise.study.checks import check_count, check_names, check_sizes
+from lightning_noise.study.checks import check_count, check_functions, check_names, check_sizes, check_space
 from lightning_noise.study.goal import Budget, Goal
 from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.progress import Bar, bar
@@ -84,18 +84,16 @@ class BatchSizeStudy:
         trainer_options: Mapping[str, Any] | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.goals = (goal,) if isinstance(goal, Goal) else tuple(goal)
+        check_functions(make_module, make_data)
+        self.goals = tuple(goal) if isinstance(goal, (list, tuple)) else (goal,)
         check_names(self.goals)
         self.batch_sizes = check_sizes(batch_sizes, budget)
         for label, count in {"trials": trials, "seeds": seeds, "threads": threads}.items():
             check_count(label, count, 1)
         for label, count in {"refine": refine, "workers": workers, "seed": seed}.items():
             check_count(label, count, 0)
+        check_space(search_space)
         self.search_space = {key: range_of(key, given) for key, given in search_space.items()}
-        if "learning_rate" not in self.search_space:
-            raise ValueError(
-                f"search_space must hold 'learning_rate', got {sorted(search_space)}: steps at an untuned rate say nothing."
-            )
         self.name, self.storage, self.budget = name, storage, budget
         self.trials, self.seeds, self.refine, self.seed = trials, seeds, refine, seed
         self.prune, self.workers, self.progress = prune, workers, progress

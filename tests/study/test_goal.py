@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lightning_noise.study import Budget, Goal
@@ -67,12 +68,17 @@ def test_smoothing_is_in_examples_and_delays_by_about_as_many():
         ({"target": True}, ValueError, "target must be a finite number, got True"),
         ({"mode": "least"}, ValueError, "mode must be 'min'.*got 'least'"),
         ({"on": "test"}, ValueError, "on must be 'train' or 'validation', got 'test'"),
+        ({"smoothing": "64"}, ValueError, "smoothing must be a number of examples >= 0, got '64'"),
         ({"smoothing": -1}, ValueError, "smoothing must be a number of examples >= 0, got -1"),
     ],
 )
 def test_bad_goals_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         Goal(**{"metric": "loss", "target": 1.0, **arguments})
+
+
+def test_a_target_of_numpy_can_be_stored():
+    assert type(Goal(metric="loss", target=np.float32(0.5)).target) is float
 
 
 def test_budgets():

@@ -58,6 +58,8 @@ def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
     ("make", "error", "message"),
     [
         (lambda: LogUniform(0.0, 1.0), ValueError, r"0 < low < high, got \(0.0, 1.0\).*Uniform"),
+        (lambda: LogUniform("a", "b"), ValueError, r"0 < low < high, got \('a', 'b'\)"),
+        (lambda: Uniform(0.0, None), ValueError, r"finite low < high, got \(0.0, None\)"),
         (lambda: Uniform(1.0, 1.0), ValueError, "finite low < high"),
         (lambda: Choice(()), ValueError, "one or more plain values"),
         (lambda: Choice((object,)), ValueError, "one or more plain values"),

@@ -3,6 +3,8 @@
 import os
 import pickle
 import random
+import subprocess
+import sys
 from itertools import pairwise
 
 import lightning as L
@@ -266,7 +268,13 @@ def test_the_journal_is_named_after_the_study(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"make_module": None}, TypeError, "make_module must be a function from parameters to a LightningModule, got None"),
+        ({"make_data": [1]}, TypeError, r"make_data must be a function \(global_size, seed\) -> loaders, got \[1\]"),
         ({"goal": []}, TypeError, "goal must be a Goal"),
+        ({"goal": None}, TypeError, r"goal must be a Goal or a sequence of them, got \(None,\)"),
+        ({"goal": "val_loss"}, TypeError, r"goal must be a Goal or a sequence of them, got \('val_loss',\)"),
+        ({"batch_sizes": 8}, TypeError, "batch_sizes must be a sequence of ints >= 1, .* got 8"),
+        ({"search_space": None}, TypeError, "search_space must be a dict of ranges, .* got None"),
         ({"goal": [Goal(metric="a", target=1), Goal(metric="a", target=1)]}, ValueError, "different names, got .*Goal\\(name"),
         ({"batch_sizes": []}, ValueError, "batch_sizes must hold different sizes"),
         ({"batch_sizes": [8, 8]}, ValueError, r"batch_sizes must hold different sizes, one or more, got \[8, 8\]"),
@@ -286,6 +294,27 @@ def test_the_journal_is_named_after_the_study(tmp_path, monkeypatch):
 def test_bad_arguments_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         cheap.study(None, **changes)
+
+
+def test_sizes_of_numpy_and_of_a_generator():
+    assert cheap.study(None, batch_sizes=2 ** np.arange(5, 2, -1)).batch_sizes == (8, 16, 32)
+    assert all(type(size) is int for size in cheap.study(None, batch_sizes=np.array([8, 16])).batch_sizes)
+    assert cheap.study(None, batch_sizes=(2**k for k in (3, 4))).batch_sizes == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"), [(3, "must be a path, a URL.* got 3"), (".", "journal file, but . is a folder")]
+)
+def test_bad_storages_are_refused(storage, message):
+    with pytest.raises(StorageError, match=message):
+        cheap.study(storage).run()
+
+
+def test_the_extra_is_named_where_optuna_is_missing():
+    code = "import sys; sys.modules['optuna'] = None; import lightning_noise; lightning_noise.BatchSizeStudy"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: lightning_noise.study needs more packages" in done.stderr
+    assert "pip install 'lightning-noise[study]'" in done.stderr
 
 
 def test_worker_processes_need_functions_that_can_be_sent(tmp_path):
