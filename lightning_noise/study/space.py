@@ -128,7 +128,8 @@ def range_of(name: str, given: Any) -> Any:
 
 def points(space: Distributions, number: int, seed: int) -> list[Parameters]:
     """The first ``number`` points of a scrambled Sobol sequence in ``space``; they depend on nothing but the arguments."""
-    with quiet(), warnings.catch_warnings():
+    # the sampler takes a parameter of a single value, as in the closer search, for a condition, and warns at every point
+    with quiet(optuna.logging.ERROR), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # QMCSampler is marked so since Optuna 3.0
         warnings.filterwarnings("ignore", message="The balance properties of Sobol", category=UserWarning)
         sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
@@ -138,10 +139,10 @@ def points(space: Distributions, number: int, seed: int) -> list[Parameters]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Optuna tells of every study it makes; here its warnings are enough."""
+def quiet(level: int = optuna.logging.WARNING) -> Iterator[None]:
+    """Optuna tells of every study it makes; here its warnings are enough, or what ``level`` says."""
     before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    optuna.logging.set_verbosity(max(before, level))
     try:
         yield
     finally:

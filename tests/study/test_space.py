@@ -2,6 +2,7 @@
 
 import math
 
+import optuna
 import pytest
 
 from lightning_noise.study import CentredLearningRate, Choice, LogUniform, Uniform
@@ -71,3 +72,15 @@ def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
 def test_bad_ranges_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_the_closer_search_round_a_choice_is_quiet(caplog):
+    space = distributions({"learning_rate": [0.1, 0.5], "weight_decay": Uniform(0, 1)}, 16)
+    near = around(space, points(space, 4, 3)[1], 4)
+    optuna.logging.enable_propagation()
+    try:
+        found = points(near, 4, 7)
+    finally:
+        optuna.logging.disable_propagation()
+    assert caplog.records == []
+    assert len({one["learning_rate"] for one in found}) == 1 and len({one["weight_decay"] for one in found}) == 4
