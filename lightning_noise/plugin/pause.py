@@ -14,6 +14,7 @@ from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from lightning_noise.core.averaging import RunningAverage
@@ -116,7 +117,7 @@ def measure_noise_scale(
     own = [p for p in subject.parameters() if p.requires_grad]  # of the private copy, where there is one
     pause = Pause(lambda batch: loss(subject, batch), own, names, weighted)
     device = parameters[0].device
-    with _random_state_kept(loader), frozen(subject), torch.enable_grad():
+    with _random_state_kept(loader), _iterator_kept(loader), frozen(subject), torch.enable_grad():
         batches = Batches(loader, lambda batch: Batch(move_data_to_device(batch, device), local_size(batch, size_of)))
         return _run(pause, batches, names, Plan(relative_error, max_examples), progress)
 
@@ -284,3 +285,16 @@ def _random_state_kept(loader: Iterable[Any]) -> Iterator[None]:
         _set_rng_states(states)
         for generator, state in own.values():
             generator.set_state(state)
+
+
+@contextmanager
+def _iterator_kept(loader: Iterable[Any]) -> Iterator[None]:
+    """A DataLoader with persistent workers has one iterator: starting it anew would disturb a training that is under way."""
+    if not isinstance(loader, DataLoader) or not loader.persistent_workers:
+        yield
+        return
+    kept, loader._iterator = loader._iterator, None  # no public way
+    try:
+        yield
+    finally:
+        loader._iterator = kept

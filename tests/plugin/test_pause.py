@@ -307,6 +307,16 @@ def test_the_generator_of_a_batch_sampler_is_kept(bumpy):
     assert torch.equal(before, generator.get_state())
 
 
+def test_a_loader_with_persistent_workers_goes_on_where_it_was(bumpy):
+    module, loader = bumpy
+    own = DataLoader(loader.dataset, batch_size=64, num_workers=1, persistent_workers=True)
+    batches = iter(own)
+    next(batches)
+    measure_noise_scale(module, own, loss_fn=squares, geometry="euclidean", max_examples=100, progress=False)
+    assert torch.equal(torch.cat([batch[0] for batch in batches]), loader.dataset.tensors[0][64:])
+    assert own._iterator is batches
+
+
 def test_an_embedding_with_sparse_gradients():
     """It has no double backward; the differences give what a dense one gives by it."""
     tokens, found = torch.randint(0, 12, (256, 5), generator=torch.Generator().manual_seed(1)), []
