@@ -55,6 +55,7 @@ class Adapter:
         self.decided: float | None = None  # the last decision, in the user's unit
         self._decided_at = 0  # optimizer steps
         self._epoch_steps: float | None = None  # optimizer steps of an epoch at the starting size
+        self._epoch = 0  # the last one begun; the trainer's own number is ahead where the end of one is made up for
         self._mark: tuple[int, float] | None = None  # optimizer steps and examples at the start of the present period
         self.history: list[Period] = []
 
@@ -145,6 +146,7 @@ class Adapter:
 
     def begin_epoch(self, trainer: L.Trainer) -> None:
         """Brings the following plan into force; its loaders have just been prepared."""
+        self._epoch = trainer.current_epoch
         self._resizer.settle()
         if not self.changes:
             return
@@ -188,7 +190,7 @@ class Adapter:
 
     def end_epoch(self, trainer: L.Trainer) -> None:
         """Decides once all steps of the epoch have been read, and has the loaders prepared anew where they change."""
-        self._close_period(trainer)
+        self._close_period()
         self._decide(trainer, within_epoch=False)
         if self.following is not None and self.current is not None and self.start is not None:
             self._resizer.factor = Fraction(self.following.local_size, self.start.local_size)
@@ -205,16 +207,16 @@ class Adapter:
         done = host.batches_done(trainer)
         if self.following is not None and all(done % plan.accumulation == 0 for plan in (self.current, self.following) if plan):
             self._running.flush()
-            self._close_period(trainer)
+            self._close_period()
             self._bring_into_force(trainer, self.following)
             set_pace(trainer, self._pace(math.inf, math.inf))
 
-    def _close_period(self, trainer: L.Trainer) -> None:
+    def _close_period(self) -> None:
         size, (steps, examples) = self._running.global_size, self._mark or (0, 0.0)
         self._mark = (self._running.optimizer_steps, self._running.readings.examples)
         if size is not None and self._mark[0] > steps:
             used = (self._mark[0] - steps, self._mark[1] - examples)
-            self.history.append(Period(trainer.current_epoch, self._in_use(size), *used, self._running.estimate().b_simple))
+            self.history.append(Period(self._epoch, self._in_use(size), *used, self._running.estimate().b_simple))
 
     def _in_use(self, measured: float) -> float:
         """The size in use in the user's unit: as planned where that is examples, else as measured."""
@@ -256,7 +258,7 @@ class Adapter:
         if plan == self.current:
             return Outcome(plan, self.factor, size)
         factor = learning_rate_factor(rule, start, plan.global_size * unit, estimate, alpha=alpha)
-        when = "as soon as windows align" if within_epoch else f"from epoch {trainer.current_epoch + 1} on"
+        when = "as soon as windows align" if within_epoch else f"from epoch {self._epoch + 1} on"
         texts.append(
             f"global size {size:.0f} → {plan.global_size * unit:.0f} {when} ({plan}{f'; {note}' if note else ''}), "
             f"learning-rate factor {factor:.3g}; {decision.reason}"
@@ -290,6 +292,7 @@ class Adapter:
             "decided": self.decided,
             "decided_at": self._decided_at,
             "epoch_steps": self._epoch_steps,
+            "epoch": self._epoch,
             "mark": None if self._mark is None else list(self._mark),
             "history": [list(period) for period in self.history],
         }
@@ -304,6 +307,7 @@ class Adapter:
             self.start, self.current, self.following = plans["start"], plans["current"], plans["following"]
             self.factor, self._following_factor = state["factors"]
         self.decided, self._decided_at, self._epoch_steps = state["decided"], state["decided_at"], state["epoch_steps"]
+        self._epoch = state.get("epoch", 0)
         self._mark = None if state["mark"] is None else (state["mark"][0], state["mark"][1])
         self.history = [Period(*period) for period in state["history"]]
         self._restore_sizes()

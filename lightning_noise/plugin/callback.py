@@ -109,6 +109,7 @@ class GradientNoiseScale(Callback):
         self._warned = False
         self._published = 0
         self._epoch_whole = False
+        self._open_epoch: int | None = None  # begun and not ended
 
     @property
     def state_key(self) -> str:
@@ -167,10 +168,10 @@ class GradientNoiseScale(Callback):
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
         self._state, self._size_known, self._rescan, self._warned = None, False, True, False
-        self._published, self._epoch_whole = 0, False
+        self._published, self._epoch_whole, self._open_epoch = 0, False, None
         if not state:
             return
-        self._epoch_whole = state["epoch_whole"]
+        self._epoch_whole, self._open_epoch = state["epoch_whole"], state.get("open_epoch")
         if self._curvature is not None:
             self._curvature.load_state_dict(state.get("curvature", {}))
         for one in self._measured:
@@ -181,13 +182,22 @@ class GradientNoiseScale(Callback):
         """Compares the loaders, which are there now, with the batch size that a checkpoint asks for."""
         if self._adapter:
             self._adapter.check(trainer)
+        if self._open_epoch is not None and self._open_epoch < trainer.current_epoch:
+            self._catch_up(trainer, pl_module)
+
+    def _catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that ends it nor the next one's."""
+        self.on_train_epoch_end(trainer, pl_module)
+        if self._adapter and self._adapter.following is not None:
+            host.prepare_training_loaders(trainer)
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
         whole = self._epoch_whole and host.finite_data(trainer)
         for one in self._measured:
             one.monitor.readings.next_epoch(whole=whole)
-        self._epoch_whole, self._rescan = False, True
+        self._epoch_whole, self._rescan, self._open_epoch = False, True, trainer.current_epoch
         if self._adapter:
             self._adapter.begin_epoch(trainer)
 
@@ -199,7 +209,7 @@ class GradientNoiseScale(Callback):
             self._rescan = False
         first = not self._size_known
         self._count_examples(batch)
-        if first and self._one_example(trainer, batch):
+        if first and not self._steps_read and self._one_example(trainer, batch):  # a resumed epoch may have one example left
             raise MisconfigurationException(ONE_EXAMPLE)
         if self._curvature is not None:
             self._curvature.batch(trainer, pl_module, batch, self._size)
@@ -250,7 +260,7 @@ class GradientNoiseScale(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
         self._flush()
-        self._epoch_whole = host.epoch_is_whole(trainer)
+        self._epoch_whole, self._open_epoch = host.epoch_is_whole(trainer), None
         if self._adapter:
             self._adapter.end_epoch(trainer)
         if self._steps_read != self._published or self._adapter:
@@ -364,7 +374,8 @@ class GradientNoiseScale(Callback):
         adaptation = {"adaptation": self._adapter.state_dict()} if self._adapter else {}
         curvature = {"curvature": self._curvature.state_dict()} if self._curvature is not None else {}
         monitors = {one.name: one.monitor.state_dict() for one in self._measured}
-        return {"monitors": monitors, "epoch_whole": self._epoch_whole, **adaptation, **curvature}
+        epoch = {"epoch_whole": self._epoch_whole, "open_epoch": self._open_epoch}
+        return {"monitors": monitors, **epoch, **adaptation, **curvature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit."""

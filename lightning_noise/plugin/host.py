@@ -241,3 +241,11 @@ def steps_in_epoch(trainer: L.Trainer) -> float:
 def forget_training_loaders(trainer: L.Trainer) -> None:
     """Makes the trainer prepare its training loaders once more before the first epoch of a fit."""
     trainer.fit_loop._combined_loader = None  # as Trainer.fit does; the public setting waits for the epoch's number to change
+
+
+def prepare_training_loaders(trainer: L.Trainer) -> None:
+    """Prepares the training loaders once more, at once: where Lightning is about to run an epoch without announcing it."""
+    forget_training_loaders(trainer)
+    trainer.fit_loop.setup_data()
+    done = trainer.fit_loop.epoch_loop.batch_progress.current  # below the new number of batches it would count as half an epoch
+    done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]

@@ -101,6 +101,40 @@ def test_resume_is_exact(tmp_path, when, strategy):
     assert again.expected == module.expected == 5 * 24  # schedules are planned alike
 
 
+class AtBorder(Resumable):
+    """At the end of an epoch it starts anew."""
+
+    def state_dict(self):
+        return {"at": self.at % len(self)}
+
+
+def go_on(path, callback, step=None, examples=96):
+    """Five epochs with a checkpoint after every step, or from the one at ``step``."""
+    saver = [] if step else [ModelCheckpoint(path, save_top_k=-1, every_n_train_steps=1, filename="{step}")]
+    ckpt_path = path / f"step={step}.ckpt" if step else None
+    module, noise = Planned(asks=False), callback()
+    loader = AtBorder(data(examples).dataset, batch_size=4)
+    fit(module, loader, noise, *saver, enable_checkpointing=not step, epochs=5, accumulate=1, ckpt_path=ckpt_path)
+    return module, noise
+
+
+def test_resume_after_the_last_batch_of_an_epoch_is_exact(tmp_path):
+    """From there Lightning begins the next epoch without the hooks that end the one and begin the other."""
+    whole, noise = go_on(tmp_path, callback)
+    for step in (24, 36, 46):  # the batch grows, accumulation takes over, it shrinks
+        module, resumed = go_on(tmp_path, callback, step)
+        assert whole.sizes[-len(module.sizes) :] == module.sizes and len(module.sizes) < len(whole.sizes)
+        assert resumed.state_dict() == noise.state_dict()
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
+
+
+def test_an_epoch_is_resumed_at_a_last_batch_of_one_example(tmp_path):
+    _, noise = go_on(tmp_path, GradientNoiseScale, examples=97)
+    module, resumed = go_on(tmp_path, GradientNoiseScale, 24, examples=97)
+    assert module.sizes[0] == (0, 1, 1)
+    assert resumed.state_dict() == noise.state_dict()
+
+
 @pytest.mark.parametrize("every", [51, 70])
 def test_resume_within_an_epoch_is_exact(tmp_path, every):
     """From a checkpoint while a change waits for its windows to align, and from one after it."""
