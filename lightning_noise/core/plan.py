@@ -29,17 +29,25 @@ class Bounds(NamedTuple):
         epoch_examples: examples that one rank sees in an epoch; a step cannot use more.
         epoch_local: largest micro-batch that leaves an epoch as many batches as the trainer needs.
         epoch_batches: micro-batches of an epoch, where their number is fixed; no more can be accumulated.
+        multiple: the micro-batch is a multiple of this, so that several loaders keep their proportions exactly.
     """
 
     max_local_size: int | None = None
     epoch_examples: int | None = None
     epoch_local: int | None = None
     epoch_batches: int | None = None
+    multiple: int = 1
 
     @property
     def greatest_local(self) -> int | None:
         """The largest local size that all bounds allow."""
-        return min((b for b in (self.max_local_size, self.epoch_local) if b is not None), default=None)
+        most = min((b for b in (self.max_local_size, self.epoch_local) if b is not None), default=None)
+        return most if most is None else max(1, most // self.multiple) * self.multiple
+
+    @property
+    def limits_local(self) -> bool:
+        """Whether it is ``max_local_size`` that says how large a micro-batch may be."""
+        return self.max_local_size is not None and self.max_local_size <= (self.epoch_local or self.max_local_size)
 
 
 class Fitted(NamedTuple):
@@ -62,6 +70,8 @@ def plan_for(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds(
     Fitted(plan=Plan(local_size=25, accumulation=4, world_size=2), note='max_local_size=32, so accumulation takes over')
     >>> plan_for(1000, start, start, Bounds(epoch_examples=60))
     Fitted(plan=Plan(local_size=60, accumulation=1, world_size=2), note='an epoch has no more than 120 examples')
+    >>> plan_for(100, start, start, Bounds(multiple=8)).plan
+    Plan(local_size=48, accumulation=1, world_size=2)
     """
     notes = []
     grow = wanted > current.global_size
@@ -72,12 +82,14 @@ def plan_for(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds(
     accumulation, most = start.accumulation, bounds.greatest_local
     if most is not None and per_rank / accumulation > most:
         accumulation = math.ceil(per_rank / most)
-        why = f"max_local_size={most}" if most == bounds.max_local_size else f"an epoch needs batches of at most {most}"
+        why = f"max_local_size={bounds.max_local_size}" if bounds.limits_local else f"an epoch needs batches of at most {most}"
         notes.append(f"{why}, so accumulation takes over")
     if bounds.epoch_batches is not None and accumulation > bounds.epoch_batches:
         accumulation = max(start.accumulation, bounds.epoch_batches)
         notes.append(f"an epoch has no more than {bounds.epoch_batches} batches")
-    local = _towards_current(per_rank / accumulation, grow)
+    local = _towards_current(per_rank / accumulation / bounds.multiple, grow) * bounds.multiple
+    if grow and local * accumulation > per_rank:  # the least multiple is more than an equal share
+        accumulation = max(start.accumulation, int(per_rank // local))
     if local * accumulation * start.world_size == 1:  # one example is one group of gradients: nothing could be measured
         local = 2
     plan = Plan(local if most is None else min(local, most), accumulation, start.world_size)

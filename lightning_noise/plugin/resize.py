@@ -138,13 +138,15 @@ def bounds(trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int],
     """
     known = [(epoch_examples(loader), size) for loader, size in zip(loaders, sizes, strict=True)]
     lengths = [Fraction(length * sizes[0], size) for length, size in known if length is not None]
+    multiple = sizes[0] // math.gcd(*sizes)  # else the loader whose size is rounded down has more batches, and others repeat
     limit = trainer.limit_train_batches
     fixed = limit if isinstance(limit, int) else None
     if not lengths:
-        return Bounds(max_local_size, epoch_batches=fixed)
+        return Bounds(max_local_size, epoch_batches=fixed, multiple=multiple)
     share = Fraction(limit) if isinstance(limit, float) else Fraction(1)
     batches = math.ceil(_least_batches(trainer) / share)
-    return Bounds(max_local_size, max(sizes[0], int(min(lengths) * share)), max(1, int(min(lengths) / batches)), fixed)
+    examples, local = max(sizes[0], int(min(lengths) * share)), max(1, int(min(lengths) / batches))
+    return Bounds(max_local_size, examples, local, fixed, multiple)
 
 
 def _least_batches(trainer: L.Trainer) -> int:

@@ -14,6 +14,10 @@ PLANS = [  # wanted, current, start, bounds → local, accumulation
     (64, (4, 2, 1), (4, 2, 1), {}, (32, 2)),  # the user's accumulation stays
     (64, (4, 2, 1), (4, 2, 1), {"max_local_size": 4}, (4, 16)),
     (70, (4, 2, 1), (4, 2, 1), {"max_local_size": 16}, (14, 5)),
+    (70, (4, 2, 1), (4, 2, 1), {"multiple": 4}, (32, 2)),
+    (70, (4, 2, 1), (4, 2, 1), {"max_local_size": 15, "multiple": 4}, (8, 6)),
+    (70, (4, 2, 1), (4, 2, 1), {"epoch_local": 3, "multiple": 4}, (4, 17)),
+    (30, (36, 2, 1), (8, 2, 1), {"multiple": 4}, (16, 2)),
     (1, (4, 2, 1), (4, 2, 1), {}, (1, 2)),
     (1, (4, 1, 1), (4, 1, 1), {}, (2, 1)),  # one example would be one group
     (1, (4, 1, 2), (4, 1, 2), {}, (1, 1)),

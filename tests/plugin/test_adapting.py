@@ -99,6 +99,17 @@ def test_a_factor_for_each_of_several_loaders():
     assert [loader.batch_size for loader in loaders.values()] == [4, 2]
 
 
+def test_several_loaders_keep_their_proportions_and_none_repeats():
+    """Half of 11 is 5, and with 5 the second loader would have a batch more, for which the first begins anew."""
+    module = Keeper()
+    loaders = {"a": numbered(8), "b": DataLoader(Numbered(48), batch_size=4)}
+    run(module, adapting({16: 24, 24: 22, 20: 74}), loaders, accumulate=2)
+    assert module.sizes(0) == [8, 12, 12, 12] and module.sizes(1) == [4, 6, 6, 6]
+    run(module := Keeper(), adapting({16: 74, 72: 22, 24: 17}), loaders, accumulate=2)
+    assert module.sizes(0) == [8, 36, 12, 10] and module.sizes(1) == [4, 18, 6, 5]
+    assert module.numbers(0) == [ALL] * 4 and module.numbers(1) == [list(range(48))] * 4
+
+
 def test_shrinking_does_not_truncate_the_epoch():
     module = Keeper()
     run(module, adapting({16: 4, 4: 3, 3: 24}), numbered(16))
