@@ -80,7 +80,7 @@ class _Limits:
         return _keep(global_size, f"{self._says(estimate)}, which does not exclude the size in use")
 
     def _grow(self, estimate: NoiseEstimate, low: float, size: float) -> Decision:
-        b = low if estimate.b_simple is None else estimate.b_simple
+        b = low if estimate.b_simple is None or estimate.high is None else estimate.b_simple
         goal = max(self.target(b), self.least or 0.0)
         if self.greatest is not None and goal > self.greatest:
             goal = self.greatest

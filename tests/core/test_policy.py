@@ -92,6 +92,14 @@ CASES = [
     # ---- not resolved: the lower end is the target, for growing only
     Case("unresolved", TrackNoiseScale(), seen(None, 180), 100, 180, "grow: b_simple is at least 180, predicted gain 9 %"),
     Case(
+        "a value without an upper end",
+        TrackNoiseScale(),
+        seen(400.0, 180)._replace(high=None, resolved=False),
+        100,
+        180,
+        "grow: b_simple is at least 180, predicted gain 9 %",
+    ),
+    Case(
         "unresolved below",
         TrackNoiseScale(shrink=True),
         seen(None, 20),
