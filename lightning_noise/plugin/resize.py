@@ -1,5 +1,6 @@
 """Another batch size for the training loaders: given as Lightning prepares them, taken back at the end."""
 
+import copy
 import math
 import weakref
 from collections.abc import Callable
@@ -44,8 +45,11 @@ class Resizer:
 
         def process_dataloader(dataloader: Any) -> Any:
             prepared = inner(dataloader)
-            if trainer.training:  # not validation loaders, which may be prepared between training batches
-                self.resize(prepared)
+            if not trainer.training:  # validation loaders, which may be prepared between training batches
+                return _apart(prepared, self.original_size(prepared)) if self._holds(prepared) else prepared
+            if _validates(trainer, prepared):
+                prepared = _apart(prepared, local_size(prepared))
+            self.resize(prepared)
             return prepared
 
         strategy.process_dataloader = process_dataloader
@@ -87,11 +91,14 @@ class Resizer:
         self._originals.setdefault(id(loader), (weakref.ref(loader), size))
         _set_size(loader, max(1, int(size * self.factor)))
 
+    def _holds(self, loader: Any) -> bool:
+        reference, _ = self._originals.get(id(loader), (None, 0))
+        return reference is not None and reference() is loader
+
     def original_size(self, loader: DataLoader[Any]) -> int:
         """The batch size that the user gave the loader."""
         self._originals = {key: kept for key, kept in self._originals.items() if kept[0]() is not None}
-        reference, size = self._originals.get(id(loader), (None, 0))
-        return size if reference is not None and reference() is loader else local_size(loader)
+        return self._originals[id(loader)][1] if self._holds(loader) else local_size(loader)
 
 
 def local_size(loader: DataLoader[Any]) -> int:
@@ -107,6 +114,22 @@ def _set_size(loader: DataLoader[Any], size: int) -> None:
         loader.batch_sampler.batch_size = size
     if loader.batch_size is not None:  # it is None beside a batch_sampler of the user's own
         object.__setattr__(loader, "batch_size", size)  # DataLoader forbids the plain way; its length depends on it
+
+
+def _validates(trainer: L.Trainer, loader: Any) -> bool:
+    """Whether a loader for training is also, the very same object, one for validation."""
+    if trainer.val_dataloaders is None or fault(loader) is not None:
+        return False
+    return any(other is loader for other in CombinedLoader(trainer.val_dataloaders).flattened)
+
+
+def _apart(loader: DataLoader[Any], size: int) -> DataLoader[Any]:
+    """A loader of its own over the same data, of batch size ``size``; a shallow copy does for subclasses too."""
+    own = copy.copy(loader)
+    own._iterator = None  # its workers are the other one's
+    object.__setattr__(own, "batch_sampler", copy.copy(loader.batch_sampler))  # DataLoader forbids the plain way
+    _set_size(own, size)
+    return own
 
 
 def fault(loader: Any) -> str | None:

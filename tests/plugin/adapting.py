@@ -115,11 +115,11 @@ def own_sampler():
     return DataLoader(Numbered(), batch_sampler=BatchSampler(RandomSampler(Numbered()), 4, False))
 
 
-def run(module, callback, data=None, *, epochs=4, accumulate=1, callbacks=(), before=(), **arguments):
+def run(module, callback, data=None, *, epochs=4, accumulate=1, callbacks=(), before=(), val=None, **arguments):
     """Fits and hands out the trainer."""
     fitted = trainer(*before, callback, *callbacks, epochs=epochs, accumulate=accumulate, **arguments)
     if isinstance(data, L.LightningDataModule):
         fitted.fit(module, datamodule=data)
     else:
-        fitted.fit(module, data)
+        fitted.fit(module, data, val)
     return fitted

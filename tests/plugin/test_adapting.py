@@ -99,6 +99,15 @@ def test_a_factor_for_each_of_several_loaders():
     assert [loader.batch_size for loader in loaders.values()] == [4, 2]
 
 
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_a_loader_for_both_training_and_validation_changes_for_training_only(sanity):
+    module, loader = Keeper(), numbered(8)
+    run(module, adapting({8: 16, 16: 4}), loader, epochs=3, num_sanity_val_steps=sanity, val=loader)
+    assert module.sizes() == [8, 16, 4] and module.numbers() == [ALL] * 3
+    assert all(kept["val"][-12:] == [8] * 12 for kept in module.epochs.values())
+    assert loader.batch_size == loader.batch_sampler.batch_size == 8
+
+
 def test_several_loaders_keep_their_proportions_and_none_repeats():
     """Half of 11 is 5, and with 5 the second loader would have a batch more, for which the first begins anew."""
     module = Keeper()
