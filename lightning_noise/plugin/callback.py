@@ -14,18 +14,19 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.policy import BatchSizePolicy
 from lightning_noise.core.windows import Trajectory
-from lightning_noise.measure.monitor import Monitor
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
 from lightning_noise.plugin.adapt import Adapter
 from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
+from lightning_noise.plugin.batch_sizes import BatchSizes
 from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
+from lightning_noise.plugin.findings import gather
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
 from lightning_noise.plugin.publish import curvature_values, log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
 from lightning_noise.plugin.twin import Callback, MisconfigurationException
-from lightning_noise.plugin.verdict import Findings, curvature_line, optimizer_line, twins_text, verdict
+from lightning_noise.plugin.verdict import Findings, twins_text, verdict
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
 
@@ -95,16 +96,13 @@ class GradientNoiseScale(Callback):
             prog_bar=prog_bar,
             loss_fn=loss_fn,
         )
-        self._batch_size_fn = host.resolve(batch_size_fn)
+        self._sizes = BatchSizes(batch_size_fn)
         self._adapter = Adapter(self.settings.adaptive, self.settings.unit) if self.settings.adaptive else None
         self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
         self._measured: list[Measured] = []
         self._steps: Steps | None = None
         self._curvature: CurvatureWatch | None = None
         self._module: weakref.ref[L.LightningModule] | None = None
-        self._size: float | None = None
-        self._rows: int | None = None
-        self._size_known = False
         self._rescan = False
         self._warned = False
         self._published = 0
@@ -167,7 +165,7 @@ class GradientNoiseScale(Callback):
         return self._measured[0].monitor.estimate(Key(first), confidence=confidence)
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
-        self._state, self._size_known, self._rescan, self._warned = None, False, True, False
+        self._state, self._rescan, self._warned, self._sizes.known = None, True, False, False
         self._published, self._epoch_whole, self._open_epoch = 0, False, None
         if not state:
             return
@@ -207,39 +205,28 @@ class GradientNoiseScale(Callback):
             for one in self._measured:
                 one.monitor.watch(host.trained_parameters(pl_module, trainer.optimizers[one.place]))
             self._rescan = False
-        first = not self._size_known
-        self._count_examples(batch)
+        first = not self._sizes.known
+        self._sizes.count(batch)
         if first and not self._steps_read and self._one_example(trainer, batch):  # a resumed epoch may have one example left
             raise MisconfigurationException(ONE_EXAMPLE)
         if self._curvature is not None:
-            self._curvature.batch(trainer, pl_module, batch, self._size)
+            self._curvature.batch(trainer, pl_module, batch, self._sizes.size)
         self._running.batch()
 
     def _one_example(self, trainer: L.Trainer, batch: Any) -> bool:
         single = self._measured[0].choice.probe == Examples.name and trainer.lightning_module.automatic_optimization
         return single and host.rows(batch) == 1 == trainer.accumulate_grad_batches
 
-    def _count_examples(self, batch: Any) -> None:
-        try:
-            self._size = host.local_size(batch, self._batch_size_fn)
-            self._rows = host.rows(batch, self._size) if self._batch_size_fn is not None else None
-            self._size_known = True
-        except host.BatchSizeError as error:
-            if not self._size_known:
-                raise MisconfigurationException(f"`GradientNoiseScale`: {error}") from error
-            self._size = None
-            rank_zero_warn(f"GradientNoiseScale passes over this step: {error}")
-
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         """Opens the gate of the probe, after curvatures have been taken: their gradients are not the step's."""
         if self._curvature is not None:
             self._curvature.before_backward(trainer, pl_module, loss)
-        self._running.begin(self._size, 1 / trainer.accumulate_grad_batches, self._rows)
+        self._running.begin(self._sizes.size, 1 / trainer.accumulate_grad_batches, self._sizes.rows)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
         if self._curvature is not None:
-            self._curvature.after_backward(self._size)
+            self._curvature.after_backward(self._sizes.size)
         with _refusing():
             self._running.end(last=host.ends_step(trainer), loss_scale=host.loss_scale(trainer, pl_module.device))
 
@@ -307,29 +294,15 @@ class GradientNoiseScale(Callback):
             trainer.print("\n".join(verdict(self._findings(trainer, module, one)) for one in self._measured))
 
     def _findings(self, trainer: L.Trainer, module: L.LightningModule, measured: Measured) -> Findings:
-        monitor = measured.monitor
-        return Findings(
-            estimate=monitor.estimate(),
-            average=monitor.readings.windows[Key()].current(),
-            trajectory=monitor.readings.trajectories[Key()],
-            choice=measured.choice,
-            global_size=monitor.global_size,
+        return gather(
+            trainer,
+            module,
+            measured,
             learning_rate=self._learning_rate(trainer, measured),
-            data_size=monitor.readings.data_size,
-            skipped=dict(monitor.skipped),
-            twins=monitor.readings.twins,
             unit=self.settings.unit,
-            optimizer=measured.name,
-            story=tuple(self._adapter.story()) if self._adapter else (),
-            geometries=self._geometry_lines(monitor),
-            warnings=(*host.cautions(trainer, module), *host.left_out(monitor.probe), *sorted(monitor.notes)),
+            story=self._adapter.story() if self._adapter else (),
+            curvatures=self._curvature.averages if self._curvature is not None else {},
         )
-
-    def _geometry_lines(self, monitor: Monitor) -> tuple[str, ...]:
-        metric = Key("optimizer")
-        lines = [optimizer_line(monitor.estimate(metric))] if metric in monitor.readings.windows else []
-        averages = {} if self._curvature is None else self._curvature.averages
-        return (*lines, *(curvature_line(geometry, average) for geometry, average in averages.items()))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Removes every hook."""
