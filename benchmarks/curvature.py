@@ -17,7 +17,7 @@ import csv
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +76,9 @@ class Cost(NamedTuple):
     overhead: float
 
 
-def cost(name: str, module: nn.Module, loss: object, batches: Sequence[object], groups: int, pairs: int) -> Cost:
+def cost(
+    name: str, module: nn.Module, loss: Callable[..., torch.Tensor], batches: Sequence[object], groups: int, pairs: int
+) -> Cost:
     """Alternates steps with and without a probe."""
     parameters, size = list(module.parameters()), len(batches)
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
@@ -87,7 +89,7 @@ def cost(name: str, module: nn.Module, loss: object, batches: Sequence[object], 
         start = time.process_time()
         window = Accumulated(parameters, groups - 1) if probing else None
         for index in range(groups):
-            value = loss(module, batches[(turn * groups + index) % size]) / groups  # type: ignore[operator]
+            value = loss(module, batches[(turn * groups + index) % size]) / groups
             if window is not None and window.is_complete:
                 window.probe(hessian_forms(value, parameters, window.vectors()) * groups, 1 / groups)
                 window = None

@@ -35,7 +35,7 @@ COLORS = {"euclidean": "#1f77b4", "hessian": "#d62728", "gauss_newton": "#ff7f0e
 
 def loss_of(module: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """(cross entropy, mean over the batch; logits)."""
-    logits = module.net(batch[0])  # type: ignore[operator]
+    logits = module.net(batch[0])  # type: ignore[operator]  # nn.Module does not declare net
     return F.cross_entropy(logits, batch[1]), logits
 
 

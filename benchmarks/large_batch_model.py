@@ -62,7 +62,7 @@ def load(seed: int) -> Digits:
 
 def loss_of(module: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """Cross entropy, mean over the batch."""
-    return F.cross_entropy(module.net(batch[0]), batch[1])  # type: ignore[operator]
+    return F.cross_entropy(module.net(batch[0]), batch[1])  # type: ignore[operator]  # as in geometries.py
 
 
 def train(data: Digits, steps: int, learning_rate: float, seed: int) -> DigitsNet:

@@ -174,7 +174,8 @@ class _Track:
         self._before: Stamps = ()
         self._after: Stamps = ()
         self._stepped: Stamps = ()
-        self._open: tuple[float | None] | None = None
+        self._open = False
+        self._size: float | None = None  # examples of the pass that is open
         self._fault: str | None = None
         self._counted = 0  # the latest batch whose examples were counted
         self._first = True
@@ -196,7 +197,7 @@ class _Track:
         elif not self._passes:
             left = self._before == self._stepped and any(stamp is not None for stamp in self._before)
             self._fault = NOT_ZEROED if left else None
-        self._open = (size,)
+        self._open, self._size = True, size
         self.monitor.begin(size, 1.0, examples=examples)
 
     def _zeroed_in_part(self) -> bool:
@@ -204,15 +205,15 @@ class _Track:
         return any(a == b for a, b in pairs if a is not None)
 
     def end(self, serial: int, batch: int, loss_scale: Tensor | float | None) -> None:
-        if self._open is None:
+        if not self._open:
             return
-        (size,), self._open = self._open, None
+        self._open = False
         self._after = self._stamps()
         if self._after == self._before:
             self.monitor.cancel()
             return
         row, fault = self.monitor.take(loss_scale=loss_scale)
-        self._passes.append(_Pass(row, fault, size, batch, serial))
+        self._passes.append(_Pass(row, fault, self._size, batch, serial))
         refusal = self.monitor.probe_refusal if self._first else None
         if refusal is not None:
             raise CannotMeasureError(refusal)

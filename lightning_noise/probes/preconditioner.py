@@ -64,7 +64,8 @@ def _adam(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
         return None
     second = state["max_exp_avg_sq"] if "max_exp_avg_sq" in state else state["exp_avg_sq"]
     beta = group["betas"][1]
-    correction = 1 - beta ** torch.as_tensor(state["step"], device=second.device, dtype=torch.float64)
+    step = state["step"]  # on the host unless the optimizer is capturable or fused: then it is not read
+    correction = 1 - beta ** (float(step) if step.device.type == "cpu" else step.double())
     return _inverse((second / correction).to(second.dtype), group["eps"])
 
 
