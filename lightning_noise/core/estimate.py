@@ -10,6 +10,8 @@ from lightning_noise.core.student_t import student_t_quantile
 
 LEAST_N_EFF = 5.0 - 1e-9  # (five equal steps, rounded) below this a variance of the steps says nothing: "not measured yet"
 
+LARGE_SHARE = 1 / 3  # of the data set: a noise scale above it is "of the order of the data set"
+
 
 class NoiseEstimate(NamedTuple):
     """B_simple = tr(Σ)/|G|² with its interval; ``None`` where a value cannot be said.
@@ -84,6 +86,20 @@ def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_siz
     resolved = high is not None and low is not None
     b_simple = trace / grad_sq if resolved else None
     return NoiseEstimate(grad_sq, trace, b_simple, low, high, resolved, average.steps, average.n_eff)
+
+
+def repeats_dominate(estimate: NoiseEstimate, data_size: float) -> bool:
+    """Whether a noise scale over repeated examples says nothing about new data.
+
+    The gradient of the whole data set is then nearly zero: the noise scale is of the order of the data set, or has no upper
+    end at all.
+
+    >>> repeats_dominate(NoiseEstimate(1.0, 100.0, 100.0, 80.0, 125.0, True, 400, 180.0), data_size=2000)
+    False
+    >>> repeats_dominate(NoiseEstimate(1.0, 900.0, 900.0, 800.0, 1000.0, True, 400, 180.0), data_size=2000)
+    True
+    """
+    return not estimate.resolved or (estimate.low or 0.0) > data_size * LARGE_SHARE
 
 
 def steps_to_resolve(average: RunningAverage) -> float | None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.estimate import NoiseEstimate, repeats_dominate
 from lightning_noise.core.tradeoff import exchange_rate_size
 
 DECISION_CONFIDENCE = 0.99  # decisions are many and errors cost a run: wider than the 95 % interval that is shown
@@ -208,6 +208,38 @@ def starting_from(policy: BatchSizePolicy, global_size: float) -> BatchSizePolic
     16
     """
     return replace(policy, least=global_size) if isinstance(policy, _Limits) and policy.least is None else policy
+
+
+def trusting(policy: BatchSizePolicy, data_size: float | None) -> BatchSizePolicy:
+    """The policy for a run over a finite data set, some of whose examples have been used more than once.
+
+    It does not grow on a noise scale that says nothing about new data: one of the order of the data set, or one without an
+    upper end (see :func:`~lightning_noise.core.estimate.repeats_dominate`). A policy of the user's own is returned as it is.
+
+    Args:
+        policy: what decides.
+        data_size: examples of the data set; ``None`` while none has been used twice.
+
+    >>> unresolved = NoiseEstimate(0.0, 100.0, None, 1900.0, None, False, 400, 180.0)
+    >>> trusting(TrackNoiseScale(), 2000.0)(unresolved, 64).global_size
+    64
+    >>> trusting(TrackNoiseScale(), None)(unresolved, 64).global_size
+    128
+    """
+    if data_size is None or not isinstance(policy, _Limits):
+        return policy
+
+    def decide(estimate: NoiseEstimate, global_size: float) -> Decision:
+        decision = policy(estimate, global_size)
+        if decision.global_size <= global_size or not repeats_dominate(estimate, data_size):
+            return decision
+        return _keep(
+            global_size,
+            f"{policy._says(estimate)}, which says nothing about new data: the data set has {_number(data_size)} examples, "
+            "and they repeat",
+        )
+
+    return decide
 
 
 def _keep(size: float, why: str) -> Decision:

@@ -1,7 +1,7 @@
 """Three windows over the same steps: the interval is for an average over the past, and the past is not now."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import NoiseEstimate, estimate_from, ratio_interval
@@ -53,51 +53,3 @@ class Windows:
         """Restores :meth:`state_dict`; a window with another decay than any saved one starts from the nearest saved one."""
         for average in self.averages:
             average.load_state_dict(min(state, key=lambda saved: abs(saved["decay"] - average.decay)))
-
-
-class Reading(NamedTuple):
-    """One resolved value on the way: at which measured step, and the value with its interval, in examples."""
-
-    step: int
-    b_simple: float
-    low: float
-    high: float
-
-
-class Trajectory:
-    """What the verdict tells of a run: the first resolved value, the mean over resolved steps, the last resolved value."""
-
-    def __init__(self) -> None:
-        self.first: Reading | None = None
-        self.last: Reading | None = None
-        self.resolved_steps = 0
-        self._sum = 0.0
-
-    def add(self, estimate: NoiseEstimate) -> None:
-        """Takes note of the estimate after one more measured step; unresolved ones are not values and do not count."""
-        if estimate.b_simple is None or estimate.low is None or estimate.high is None:
-            return
-        self.last = Reading(estimate.steps, estimate.b_simple, estimate.low, estimate.high)
-        self.first = self.first or self.last
-        self.resolved_steps += 1
-        self._sum += estimate.b_simple
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of the smoothed resolved value over measured steps, in examples."""
-        return self._sum / self.resolved_steps if self.resolved_steps else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain Python values, exact."""
-        return {
-            "first": self.first and list(self.first),
-            "last": self.last and list(self.last),
-            "resolved_steps": self.resolved_steps,
-            "sum": self._sum,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`."""
-        self.first = Reading(*state["first"]) if state["first"] else None
-        self.last = Reading(*state["last"]) if state["last"] else None
-        self.resolved_steps, self._sum = state["resolved_steps"], state["sum"]

@@ -13,11 +13,10 @@ from torch.nn import Parameter
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.measure.readings import Readings
-from lightning_noise.measure.table import Reduce, RowTable
+from lightning_noise.measure.table import NO_SIZE, Reduce, RowTable
 from lightning_noise.measure.window import Window
 from lightning_noise.probes.base import Probe
 
-NO_SIZE = "the number of examples could not be told"
 NO_BACKWARD = "no backward pass was seen before the optimizer's step"
 
 
@@ -175,15 +174,21 @@ class Monitor:
         if self._window is not None and self._window.measured:
             self.probe.end()
 
-    def step(self, *, loss_scale: Tensor | float | None = None) -> None:
+    def step(
+        self,
+        *,
+        loss_scale: Tensor | float | None = None,
+        learning_rate: Tensor | float | None = None,
+    ) -> None:
         """All backward passes of an optimizer step are done and ``.grad`` is still as they left it.
 
         Args:
             loss_scale: factor on the loss that is still in the gradients, on their device (so that nothing has to be read).
+            learning_rate: of the step, so that the end of a decaying schedule can be told from the rest of a run.
         """
         used = self._window.local_size if self._window is not None else 0.0
         row, fault = self.take(loss_scale=loss_scale)
-        self.commit(row, fault=fault, used=used, new=used)
+        self.commit(row, fault=fault, used=used, new=used, learning_rate=learning_rate)
 
     def take(self, *, loss_scale: Tensor | float | None = None) -> tuple[Tensor | None, str | None]:
         """What the probe has seen since it was last asked, and why it cannot be used.
@@ -203,7 +208,15 @@ class Monitor:
             row[:, :2] /= torch.as_tensor(loss_scale, device=row.device).double() ** 2
         return row, None
 
-    def commit(self, row: Tensor | None, *, fault: str | None = None, used: float, new: float) -> None:
+    def commit(
+        self,
+        row: Tensor | None,
+        *,
+        fault: str | None = None,
+        used: float,
+        new: float,
+        learning_rate: Tensor | float | None = None,
+    ) -> None:
         """The optimizer steps on the gradient that ``row`` (keys, 4) describes; ``None``: it cannot be used.
 
         Args:
@@ -211,6 +224,7 @@ class Monitor:
             fault: why it cannot be used.
             used: examples that this rank used in the step.
             new: those of them that no earlier step used.
+            learning_rate: of the step; a tensor is read when rows are.
         """
         window, self._window = self._window, None
         self._optimizer_steps += 1
@@ -223,7 +237,7 @@ class Monitor:
         if self.replicas > 1:
             row[:, :3] /= self.replicas
             row[:, 3] /= self.replicas**2
-        self._table.append(row, used, fault)
+        self._table.append(row, used, fault, learning_rate)
 
     def cancel(self) -> None:
         """The backward pass that was begun is none of this optimizer's: as if it had never been begun."""

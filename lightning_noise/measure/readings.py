@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key, Moments
-from lightning_noise.core.windows import Trajectory, Windows
+from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.core.windows import Windows
 from lightning_noise.measure.table import Flushed, StepRecord
 
 HEADLINE = Key()
@@ -57,15 +58,20 @@ class Readings:
         self.twins = self.twins or _twins(flushed.by_rank)
 
     def _take(self, record: StepRecord) -> None:
-        self._sizes.append(record.global_size)
-        self._first_size = self._first_size or record.global_size
+        if record.global_size > 0:  # a step without a backward pass used nothing
+            self._sizes.append(record.global_size)
+            self._first_size = self._first_size or record.global_size
         age = record.global_size / self._first_size if self._decay_by_examples and self._first_size else 1.0
         for (key, windows), moments in zip(self.windows.items(), record.moments, strict=True):
             reason = _unusable(moments, record.fault)
             if reason is None:
                 windows.update(moments, age)
                 if key in self.trajectories:
-                    self.trajectories[key].add(windows.estimate(data_size=self.data_size))
+                    self.trajectories[key].add(
+                        windows.estimate(data_size=self.data_size),
+                        rate=record.learning_rate,
+                        size=record.global_size,
+                    )
             elif key == HEADLINE and reason:
                 self.skipped[reason] += 1
 

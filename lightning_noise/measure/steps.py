@@ -35,6 +35,10 @@ SEVERAL_STEPS = (
     "{name} stepped several times within one batch: the number holds if each of these steps used as many examples as "
     "that batch has"
 )
+SEVERAL_PASSES = (
+    "{name} evaluates the gradient several times per step: only the first evaluation, at the weights before the step, is "
+    "measured and counted"
+)
 NO_PASS = (
     "no backward pass was seen before the step of {name}. Call self.manual_backward(loss) in place of loss.backward(), before "
     "the step"
@@ -62,19 +66,29 @@ class Steps(Protocol):
 
 
 class AnnouncedSteps:
-    """Steps of one optimizer where the host knows which backward pass is the last before it steps."""
+    """Steps of one optimizer where the host knows which backward pass is the last before it steps.
 
-    def __init__(self, monitor: Monitor) -> None:
+    An optimizer that evaluates its closure several times per step (SAM) makes several backward passes over one batch. The
+    first one, at the weights before the step, is measured and the others are ignored.
+    """
+
+    def __init__(self, monitor: Monitor, optimizer: Optimizer) -> None:
         self._monitor = monitor
+        self._optimizer = optimizer
         self._first = True
+        self._seen = False  # a backward pass over the present batch
 
     def batch(self) -> None:
         """Tells a probe that watches forward passes that one begins."""
+        self._seen = False
         self._monitor.prepare()
 
     def begin(self, size: float | None, weight: float, examples: int | None) -> None:
         """Opens the gate of the probe."""
-        self._monitor.begin(size, weight, examples=examples)
+        if self._seen:
+            self._monitor.notes.add(SEVERAL_PASSES.format(name=type(self._optimizer).__name__))
+        else:
+            self._monitor.begin(size, weight, examples=examples)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """Closes the gate; after the last pass reads the gradient, still scaled and not yet clipped.
@@ -82,10 +96,13 @@ class AnnouncedSteps:
         Raises:
             CannotMeasureError: what a probe can only find out in its first backward pass.
         """
+        if self._seen:
+            return
+        self._seen = True
         self._monitor.end()
         if not last:
             return
-        self._monitor.step(loss_scale=loss_scale)
+        self._monitor.step(loss_scale=loss_scale, learning_rate=learning_rate(self._optimizer))
         refusal = self._monitor.probe_refusal if self._first else None
         self._first = False
         if refusal is not None:
@@ -232,7 +249,13 @@ class _Track:
         new = sum(one.size or 0.0 for one in passes if one.batch > self._counted)
         self._counted = max([self._counted, *(one.batch for one in passes)])
         fault = fault or next((one.fault for one in passes if one.fault is not None), None)
-        self.monitor.commit(combine([one.row for one in passes]), fault=fault, used=used, new=new)
+        self.monitor.commit(
+            combine([one.row for one in passes]),
+            fault=fault,
+            used=used,
+            new=new,
+            learning_rate=learning_rate(self.optimizer),
+        )
         self.monitor.prepare()
 
     def _judge(self, passes: Sequence[_Pass], others: Iterable["_Track"]) -> str | None:
@@ -252,6 +275,12 @@ class _Track:
     @property
     def _said(self) -> str:
         return self.name or type(self.optimizer).__name__
+
+
+def learning_rate(optimizer: Optimizer) -> Tensor | float | None:
+    """Learning rate of the first parameter group; a copy where it is a tensor, which is not read here."""
+    rate = optimizer.param_groups[0].get("lr") if optimizer.param_groups else None
+    return rate.detach().clone() if isinstance(rate, Tensor) else rate
 
 
 def combine(rows: Sequence[Tensor | None]) -> Tensor | None:

@@ -12,7 +12,7 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.learning_rate import learning_rate_factor
 from lightning_noise.core.moments import Key
 from lightning_noise.core.plan import Plan, plan_for, plan_within_epoch
-from lightning_noise.core.policy import Decision, starting_from
+from lightning_noise.core.policy import Decision, starting_from, trusting
 from lightning_noise.core.story import Period, tell
 from lightning_noise.measure.monitor import Monitor
 from lightning_noise.plugin import host
@@ -197,6 +197,10 @@ class Adapter:
             if self.following.local_size != self.current.local_size:
                 self._resizer.reload_next_epoch()
 
+    def end_training(self) -> None:
+        """Closes the last period of a run that ended without a further decision."""
+        self._close_period()
+
     def after_batch(self, trainer: L.Trainer) -> None:
         """Inside an epoch: decides now and then, and changes the accumulation where a window of both sizes ends."""
         if not self.settings.within_epoch or trainer.is_last_batch:
@@ -242,7 +246,8 @@ class Adapter:
         size = self._in_use(self._running.global_size or 0.0)
         unit = size / self.current.global_size if self.current is not None else 1.0  # units an example of the loader
         start = self.start.global_size * unit if self.start is not None else size
-        decision = checked(starting_from(self.settings.rule, start)(estimate, size))
+        policy = trusting(starting_from(self.settings.rule, start), self._running.readings.data_size)
+        decision = checked(policy(estimate, size))
         rule, alpha = self.settings.learning_rate, alpha_for(trainer.optimizers[0]).value
         if self.current is None or self.start is None:
             factor = learning_rate_factor(rule, size, decision.global_size, estimate, alpha=alpha)

@@ -13,14 +13,16 @@ from torch.optim import Optimizer
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.policy import BatchSizePolicy
-from lightning_noise.core.windows import Trajectory
+from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.plugin import host
 from lightning_noise.plugin.adapt import Adapter
 from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
 from lightning_noise.plugin.batch_sizes import BatchSizes
+from lightning_noise.plugin.checkpoint import VERSION, check_state, reading_checkpoint
 from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
 from lightning_noise.plugin.findings import gather
+from lightning_noise.plugin.loader_facts import loader_sizes, order_cautions, size_caution
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
 from lightning_noise.plugin.publish import curvature_values, log_values, publish, write_layout
 from lightning_noise.plugin.refusals import refuse
@@ -33,6 +35,10 @@ from lightning_noise.probes.examples import Examples
 ONE_EXAMPLE = (
     "`GradientNoiseScale` needs two groups of gradients per step, but the batch holds one example and there is no "
     "accumulation. Use a batch_size of 2 or more, or Trainer(accumulate_grad_batches=2) or more."
+)
+NESTED = (
+    "`GradientNoiseScale`: give the inner Trainer a callback of its own. This one measures another fit, which "
+    "is still running, and one callback measures one fit at a time."
 )
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
 
@@ -103,8 +109,10 @@ class GradientNoiseScale(Callback):
         self._steps: Steps | None = None
         self._curvature: CurvatureWatch | None = None
         self._module: weakref.ref[L.LightningModule] | None = None
+        self._trainer: weakref.ref[L.Trainer] | None = None  # of the latest fit
         self._rescan = False
         self._warned = False
+        self._size_compared = False
         self._published = 0
         self._epoch_whole = False
         self._open_epoch: int | None = None  # begun and not ended
@@ -141,6 +149,9 @@ class GradientNoiseScale(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
+        if self._steps is not None and not self._serves(trainer) and self._owner_runs():
+            raise MisconfigurationException(NESTED)
+        self._trainer = weakref.ref(trainer)
         refuse(trainer, pl_module)
         measured = measure_each(trainer, pl_module, self.settings)
         curvature = watch_curvature(trainer, pl_module, self.settings)
@@ -152,10 +163,19 @@ class GradientNoiseScale(Callback):
         self._module = weakref.ref(pl_module)
         self._measured, self._steps = measured, steps_of(trainer, pl_module, measured)
         self._curvature = curvature
-        self._take_up(state)
+        with reading_checkpoint(state):
+            self._take_up(state)
         if self._adapter:
             self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state, estimate=self._driving)
         write_layout(trainer, [one.name for one in measured])
+
+    def _serves(self, trainer: L.Trainer) -> bool:
+        """Whether this callback measures the fit of ``trainer``, and not that of another one."""
+        return self._trainer is None or self._trainer() is trainer
+
+    def _owner_runs(self) -> bool:
+        owner = self._trainer() if self._trainer is not None else None
+        return owner is not None and owner.state.status == "running"
 
     def _driving(self, confidence: float) -> NoiseEstimate:
         """What a policy goes by: the noise scale in the first geometry named."""
@@ -166,6 +186,7 @@ class GradientNoiseScale(Callback):
 
     def _take_up(self, state: dict[str, Any] | None) -> None:
         self._state, self._rescan, self._warned, self._sizes.known = None, True, False, False
+        self._size_compared = False
         self._published, self._epoch_whole, self._open_epoch = 0, False, None
         if not state:
             return
@@ -178,10 +199,21 @@ class GradientNoiseScale(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares the loaders, which are there now, with the batch size that a checkpoint asks for."""
+        for caution in order_cautions(trainer):
+            rank_zero_warn(f"GradientNoiseScale: {caution}.")
+        if host.training_is_over(trainer):
+            self._finish_epoch()
+            return
         if self._adapter:
             self._adapter.check(trainer)
         if self._open_epoch is not None and self._open_epoch < trainer.current_epoch:
             self._catch_up(trainer, pl_module)
+
+    def _finish_epoch(self) -> None:
+        """A checkpoint saved after the very last batch: there is no loader, and nothing left to decide."""
+        if self._adapter and self._open_epoch is not None:
+            self._adapter.end_training()
+        self._open_epoch = None
 
     def _catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that ends it nor the next one's."""
@@ -209,9 +241,20 @@ class GradientNoiseScale(Callback):
         self._sizes.count(batch)
         if first and not self._steps_read and self._one_example(trainer, batch):  # a resumed epoch may have one example left
             raise MisconfigurationException(ONE_EXAMPLE)
+        self._compare_size(trainer)
         if self._curvature is not None:
             self._curvature.batch(trainer, pl_module, batch, self._sizes.size)
         self._running.batch()
+
+    def _compare_size(self, trainer: L.Trainer) -> None:
+        """Once per fit; the last batch of an epoch may be a short one."""
+        if self._size_compared or self._sizes.size is None or trainer.is_last_batch:
+            return
+        self._size_compared = True
+        caution = "" if self.settings.batch_size_fn else size_caution(self._sizes.size, loader_sizes(trainer))
+        if caution:
+            rank_zero_warn(f"GradientNoiseScale: {caution}.")
+            self._measured[0].monitor.notes.add(caution)
 
     def _one_example(self, trainer: L.Trainer, batch: Any) -> bool:
         single = self._measured[0].choice.probe == Examples.name and trainer.lightning_module.automatic_optimization
@@ -306,7 +349,8 @@ class GradientNoiseScale(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Removes every hook."""
-        self._close()
+        if self._serves(trainer):
+            self._close()
 
     def _close(self) -> None:
         self._steps = None  # it holds the optimizers
@@ -319,6 +363,8 @@ class GradientNoiseScale(Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Removes every hook: after an error Lightning calls this and not ``teardown``. What was measured stays."""
+        if not self._serves(trainer):
+            return
         self._close()
         if self._curvature is not None and trainer.world_size > 1:
             self._curvature.forget_unread()
@@ -348,15 +394,21 @@ class GradientNoiseScale(Callback):
         curvature = {"curvature": self._curvature.state_dict()} if self._curvature is not None else {}
         monitors = {one.name: one.monitor.state_dict() for one in self._measured}
         epoch = {"epoch_whole": self._epoch_whole, "open_epoch": self._open_epoch}
-        return {"monitors": monitors, **epoch, **adaptation, **curvature}
+        return {"version": VERSION, "monitors": monitors, **epoch, **adaptation, **curvature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit."""
-        self._state = dict(state_dict) or None
-        if self._steps is not None:  # a search for a learning rate or a batch size, or a strategy that restores after its setup
-            self._take_up(self._state)
-        if self._adapter:
-            self._adapter.load_state_dict(state_dict.get("adaptation"))
+        """Takes up the state of a checkpoint at the start of the next fit, or at once where it is restored in mid-fit.
+
+        Raises:
+            CheckpointError: the state is damaged or of a version that this one cannot read.
+        """
+        with reading_checkpoint(state_dict):
+            check_state(state_dict)
+            self._state = dict(state_dict) or None
+            if self._steps is not None:  # a search for a learning rate or batch size, or a strategy that restores late
+                self._take_up(self._state)
+            if self._adapter:
+                self._adapter.load_state_dict(state_dict.get("adaptation"))
 
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
@@ -368,6 +420,7 @@ class GradientNoiseScale(Callback):
             "_steps": None,
             "_curvature": None,
             "_module": None,
+            "_trainer": None,
         }
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.measure.choose import Facts
+from lightning_noise.plugin.loader_facts import order_cautions
 from lightning_noise.plugin.twin import either
 from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Coverage, Examples, UnsupportedModelError
@@ -155,7 +156,7 @@ def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
         repeated = sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
         if repeated > 0:
             found.append(f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch to fill up the ranks")
-    return tuple(found)
+    return (*found, *order_cautions(trainer))
 
 
 def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_size_fn") -> Callable[..., Any] | None:
@@ -241,6 +242,11 @@ def steps_in_epoch(trainer: L.Trainer) -> float:
 def forget_training_loaders(trainer: L.Trainer) -> None:
     """Makes the trainer prepare its training loaders once more before the first epoch of a fit."""
     trainer.fit_loop._combined_loader = None  # as Trainer.fit does; the public setting waits for the epoch's number to change
+
+
+def training_is_over(trainer: L.Trainer) -> bool:
+    """Whether a fit that begins has nothing left to train, as after resuming from the last checkpoint of a finished one."""
+    return bool(trainer.fit_loop.done)  # no public way; what Trainer.fit itself asks
 
 
 def prepare_training_loaders(trainer: L.Trainer) -> None:

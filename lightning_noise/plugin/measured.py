@@ -96,5 +96,5 @@ def _choose_probe(
 def steps_of(trainer: L.Trainer, module: L.LightningModule, measured: list[Measured]) -> Steps:
     """How backward passes become steps: Lightning announces them, or the module makes them by itself."""
     if module.automatic_optimization:
-        return AnnouncedSteps(measured[0].monitor)
+        return AnnouncedSteps(measured[0].monitor, trainer.optimizers[0])
     return FoundSteps([(one.name, one.monitor) for one in measured], trainer.optimizers)

@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature import CurvatureAverage
-from lightning_noise.core.estimate import LEAST_N_EFF, NoiseEstimate, steps_to_resolve
+from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
-from lightning_noise.core.windows import Trajectory
+from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.measure.choose import Choice
+
+WHILE_HIGH = "while the learning rate was at least a third of its peak"
 
 
 class Findings(NamedTuple):
@@ -62,9 +64,13 @@ def _values(findings: Findings) -> str:
     if trajectory.first is None or trajectory.mean is None:
         return f"{_at_end(estimate)} ({unit})"
     first = trajectory.first
+    average, end = f"{number(trajectory.mean)} on average", f"{_at_end(estimate)} at the end"
+    if trajectory.has_decayed:
+        average += f" {WHILE_HIGH}"
+        end += f", at a learning rate of {number(trajectory.last_rate)}, which makes the noise scale large"
     return (
         f"{number(first.b_simple)} [{number(first.low)}, {number(first.high)}] at the start (step {first.step}), "
-        f"{number(trajectory.mean)} on average, {_at_end(estimate)} at the end ({unit}, 95 % interval)"
+        f"{average}, {end} ({unit}, 95 % interval)"
     )
 
 
@@ -76,11 +82,34 @@ def _at_end(estimate: NoiseEstimate) -> str:
     return "not measured yet"
 
 
+class _Basis(NamedTuple):
+    """What the costs are computed from, and how it is named."""
+
+    size: float | None
+    b_simple: float | None
+    low: float | None
+    used: str
+
+
+def _basis(findings: Findings) -> _Basis:
+    """The end of the run, or the end of its part with a high learning rate where the rate has decayed since."""
+    way, estimate, size = findings.trajectory, findings.estimate, findings.global_size
+    if not way.has_decayed or way.high.end is None or size is None:
+        used = f"batch size in use {number(size)} at learning rate {number(findings.learning_rate)}"
+        return _Basis(size, estimate.b_simple, estimate.low, used)
+    step, b_simple, low, high = way.high.end
+    size = way.high.size or size
+    value = f"not resolved, at least {number(low)}" if low else "not measured"
+    if b_simple is not None:
+        value = f"{number(b_simple)} [{number(low)}, {number(high)}]"
+    used = f"batch size in use {number(size)} {WHILE_HIGH}, that is until step {step}, where the noise scale was {value}"
+    return _Basis(size, b_simple, low, used)
+
+
 def _costs(findings: Findings) -> list[str]:
-    size, b, low = findings.global_size, findings.estimate.b_simple, findings.estimate.low
+    size, b, low, used = _basis(findings)
     if size is None:
         return []
-    used = f"batch size in use {number(size)} at learning rate {number(findings.learning_rate)}"
     if b is None and findings.trajectory.mean is not None:
         b = findings.trajectory.mean
         used += f"; with the average of {number(b)}"
@@ -107,14 +136,14 @@ def cautions(findings: Findings) -> list[str]:
     found = []
     if estimate.steps and average.n_eff < LEAST_N_EFF:
         found.append("an interval needs five measured steps, so nothing can be said yet")
-    elif not estimate.resolved and estimate.steps:
+    elif not estimate.resolved and estimate.steps and not findings.trajectory.has_decayed:
         found.append(f"|G|² is not resolved from zero at the end, so there is no upper bound; {_until_resolved(average)}")
     if average.n_eff >= LEAST_N_EFF and average.dominance > 1 / 3:
         found.append(
             f"one step holds {100 * average.dominance:.0f} % of the second moment of the trace: rare, very large "
             f"{unit} rule the average, and no interval can be trusted"
         )
-    if findings.data_size and estimate.low is not None and estimate.low > findings.data_size / 3:
+    if findings.data_size and estimate.low is not None and estimate.low > findings.data_size * LARGE_SHARE:
         found.append(
             f"b_simple is of the order of the data set ({number(findings.data_size)} {unit}) or larger: the gradient of the "
             "whole data set is nearly zero, and the number says nothing about new data"

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_noise.core.moments import Key
-from lightning_noise.core.windows import Trajectory
+from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.plugin.callback import GradientNoiseScale
 from lightning_noise.plugin.twin import MisconfigurationException, either, package_of
 from lightning_noise.study.goal import Goal, GoalOutcome

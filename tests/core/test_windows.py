@@ -6,7 +6,8 @@ import pytest
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.moments import Moments
-from lightning_noise.core.windows import Trajectory, Windows
+from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.core.windows import Windows
 from tests.core.simulate import gaussian_moments
 
 

@@ -247,6 +247,20 @@ def test_table_reads_nothing_until_it_is_flushed(monkeypatch):
     assert table.flush(torch.device("cpu")) == ([], [0.0], 14)
 
 
+def test_a_size_unknown_on_one_rank_is_the_reason_on_all():
+    """What each rank reads is the sum over both; only the second could not determine its batch size."""
+    row = torch.ones(1, 4, dtype=torch.float64)
+    sent, tables = [], [RowTable(1, reduce=lambda t: sent.append(t) or t, world_size=2, rank=rank) for rank in (0, 1)]
+    for table, fault, values in zip(tables, (None, NO_SIZE), (row, row * math.nan), strict=True):
+        table.append(values, 4, fault)
+        table.flush(torch.device("cpu"))
+    for rank, fault in ((0, None), (1, NO_SIZE)):
+        table = RowTable(1, reduce=lambda t: sent[0] + sent[1], world_size=2, rank=rank)
+        table.append(row, 4, fault)
+        (record,) = table.flush(torch.device("cpu")).records
+        assert (record.fault, record.global_size) == (NO_SIZE, 0.0)
+
+
 def test_choice():
     assert choose("auto", Facts(1, 4)) == Choice("micro_batches", "4 micro-batches a step on 1 rank are 4 groups")
     assert choose("micro_batches", Facts(2, 1)).reason == "1 micro-batch a step on 2 ranks are 2 groups"

@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_noise import (
     AdaptiveBatchSize,
@@ -25,6 +25,7 @@ from lightning_noise import (
     NoiseEstimate,
     TrackNoiseScale,
 )
+from lightning_noise.core.estimate import repeats_dominate
 from lightning_noise.core.learning_rate import learning_rate_factor
 from lightning_noise.plugin.adapt_settings import adaptive_settings
 from tests.plugin.adapting import Keeper, Numbered, Script, adapting, numbered, run
@@ -367,3 +368,26 @@ def test_schedules_that_count_steps_are_warned_of_or_kept_in_pace():
     schedule = fitted.lr_scheduler_configs[0].scheduler
     assert schedule.pace == 4 and fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
     run(Wrapped(), adapting(GROW, within_epoch=True), DataLoader(Numbered(600), batch_size=4), epochs=1)
+
+
+class Wide(Regression):
+    """Has more parameters than its data set has examples."""
+
+    def __init__(self):
+        super().__init__(lambda p: torch.optim.AdamW(p, lr=3e-3))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.net = torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+
+
+def test_a_small_data_set_that_repeats_ends_the_growth():
+    """Noisy labels are learned by heart, so that B_simple passes the 300 examples and says nothing about new data."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 20, generator=generator)
+    y = x[:, :1] + torch.randn(300, 1, generator=generator)
+    noise = GradientNoiseScale(adaptive_batch_size=True)
+    loader = DataLoader(TensorDataset(x, y), 8, shuffle=True, generator=generator)
+    fit(Wide(), loader, noise, accumulate=1, epochs=20)
+    assert repeats_dominate(noise.estimate(), data_size=300)
+    sizes = [size for _, size, *_ in noise.state_dict()["adaptation"]["history"]]
+    assert max(sizes) < 300 / 3

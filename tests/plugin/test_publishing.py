@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from lightning_noise import GradientNoiseScale, tradeoff
+from lightning_noise import GradientNoiseScale, Key, tradeoff
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import estimate_from
 from lightning_noise.core.moments import Moments
-from lightning_noise.core.windows import Trajectory
+from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.measure.choose import Choice
 from lightning_noise.plugin.verdict import Findings, number, verdict
 from tests.plugin.toys import Regression, data, fit
@@ -166,7 +166,7 @@ def findings(moments, *, global_size=32.0, data_size=None, skipped=None):
     average, trajectory = RunningAverage(0.99), Trajectory()
     for m in moments:
         average.update(m)
-        trajectory.add(estimate_from(average))
+        trajectory.add(estimate_from(average), rate=0.1)
     return Findings(
         estimate=estimate_from(average, data_size=data_size),
         average=average,
@@ -195,6 +195,38 @@ def test_verdict_of_a_resolved_run():
     assert costs.strip() == "batch size in use 32 at learning rate 0.1: 4 times the least steps, 1.33 times the least examples"
     assert change.strip() == "halving it: +75 % steps, -12 % examples; doubling it: -38 % steps, +25 % examples"
     assert probe.strip() == "probe micro_batches: 4 micro-batches a step on 1 rank are 4 groups; 40 steps measured"
+
+
+def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
+    """B_simple is near 96 at a rate of 0.1 and near 9600 at the end, where the rate is a thousandth of it."""
+    found = findings(steps(96.0, 1.0, 0.1))
+    end = found.estimate._replace(b_simple=9600.0, low=9000.0, high=10000.0, steps=80)
+    way = Trajectory()
+    way.add(found.estimate._replace(b_simple=96.0, low=90.0, high=100.0), rate=0.1, size=32.0)
+    way.add(end, rate=0.0001, size=32.0)
+    found = found._replace(estimate=end, trajectory=way, learning_rate=0.0001)
+    first, costs, *_ = verdict(found).splitlines()
+    assert "96 on average while the learning rate was at least a third of its peak" in first
+    assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
+    assert costs.strip() == (
+        "batch size in use 32 while the learning rate was at least a third of its peak, that is until step 40, where the "
+        "noise scale was 96 [90, 100]: 4 times the least steps, 1.33 times the least examples"
+    )
+
+
+def test_verdict_of_a_cosine_schedule_on_a_real_run(capsys):
+    def cosine(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 160)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    callback = GradientNoiseScale()
+    fit(Regression(cosine), data(shuffle=True), callback, accumulate=1, epochs=10)
+    way = callback.trajectories()[Key()]
+    assert way.has_decayed and way.peak_rate == 0.1
+    # half a cosine is at a third of its peak after acos(-1/3)/pi = 0.608 of it, rounded to bins of 15 %
+    assert 160 * 0.608 - 1 <= way.high.end[0] <= 160 * 0.65
+    assert f"that is until step {way.high.end[0]}" in capsys.readouterr().out
 
 
 def test_verdict_of_an_unresolved_run():

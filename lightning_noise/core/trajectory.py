@@ -1,0 +1,163 @@
+"""The way of a noise scale over a run, kept apart by learning rate: a small rate inflates it."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from lightning_noise.core.estimate import NoiseEstimate
+
+PARTS = 8  # bins per factor of three in the learning rate
+HIGH = 1 / 3  # share of the peak from which on a learning rate counts as high
+TINY = -(10**6)  # the bin of a learning rate of zero
+
+
+class Reading(NamedTuple):
+    """One resolved value on the way: at which measured step, and the value with its interval, in examples."""
+
+    step: int
+    b_simple: float
+    low: float
+    high: float
+
+
+@dataclass
+class Stretch:
+    """The measured steps whose learning rates lie in one bin.
+
+    Args:
+        first, last: resolved values.
+        resolved_steps: number of steps with a resolved value.
+        total: sum of these values.
+        end: the estimate at the latest step, resolved or not, as ``(step, b_simple, low, high)``.
+        size: examples that the latest step used.
+    """
+
+    first: Reading | None = None
+    last: Reading | None = None
+    resolved_steps: int = 0
+    total: float = 0.0
+    end: tuple[int, float | None, float | None, float | None] | None = None
+    size: float | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the smoothed resolved values, in examples."""
+        return self.total / self.resolved_steps if self.resolved_steps else None
+
+
+class Trajectory:
+    """First, mean and last resolved value of a run, and what it measured while the learning rate was high.
+
+    B_simple is inversely proportional to the temperature, learning rate over batch size (McCandlish et al. 2018, section 2),
+    so that the end of a decaying schedule says little about the run. A learning rate is high if it is at least a third of
+    the greatest one (rounded to bins of 15 %). :attr:`mean` is that of the steps with a high rate.
+
+    >>> trajectory = Trajectory()
+    >>> for step, (b, rate) in enumerate([(100.0, 0.1), (200.0, 0.1), (9000.0, 0.001)]):
+    ...     trajectory.add(NoiseEstimate(1.0, b, b, b / 2, b * 2, True, step, 50.0), rate=rate)
+    >>> trajectory.mean, trajectory.high.last.b_simple, trajectory.last.b_simple, trajectory.has_decayed
+    (150.0, 200.0, 9000.0, True)
+    """
+
+    def __init__(self) -> None:
+        self.first: Reading | None = None
+        self.last: Reading | None = None
+        self.peak_rate = 0.0
+        self.last_rate: float | None = None
+        self._stretches: dict[int, Stretch] = {}
+
+    def add(self, estimate: NoiseEstimate, *, rate: float | None = None, size: float | None = None) -> None:
+        """Adds the estimate after one more measured step; unresolved ones count as an end, not as a value.
+
+        Args:
+            estimate: with all steps so far.
+            rate: the learning rate of the step, as scheduled; ``None`` where there is none.
+            size: examples that the step used.
+        """
+        self.last_rate = rate
+        self.peak_rate = max(self.peak_rate, rate or 0.0)
+        stretch = self._stretches.setdefault(_bin(rate), Stretch())
+        stretch.end = (estimate.steps, estimate.b_simple, estimate.low, estimate.high)
+        stretch.size = size
+        if estimate.b_simple is None or estimate.low is None or estimate.high is None:
+            return
+        self.last = Reading(estimate.steps, estimate.b_simple, estimate.low, estimate.high)
+        self.first = self.first or self.last
+        stretch.first = stretch.first or self.last
+        stretch.last = self.last
+        stretch.resolved_steps += 1
+        stretch.total += estimate.b_simple
+
+    @property
+    def high(self) -> Stretch:
+        """All steps whose learning rate was at least a third of the greatest one."""
+        least = _bin(self.peak_rate) - PARTS
+        return _join([part for at, part in self._stretches.items() if at >= least])
+
+    @property
+    def has_decayed(self) -> bool:
+        """Whether the learning rate of the latest step is below a third of the greatest one."""
+        return self.last_rate is not None and _bin(self.last_rate) < _bin(self.peak_rate) - PARTS
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the smoothed resolved values over measured steps with a high learning rate, in examples."""
+        return self.high.mean
+
+    @property
+    def resolved_steps(self) -> int:
+        """Number of measured steps with a resolved value."""
+        return sum(part.resolved_steps for part in self._stretches.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python values, exact."""
+        return {
+            "first": self.first and list(self.first),
+            "last": self.last and list(self.last),
+            "rates": [self.peak_rate, self.last_rate],
+            "stretches": [[at, _plain(part)] for at, part in self._stretches.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`, also that of a version that did not keep learning rates apart."""
+        self.first, self.last = _reading(state["first"]), _reading(state["last"])
+        self.peak_rate, self.last_rate = state.get("rates", (0.0, None))
+        if "stretches" in state:
+            self._stretches = {at: _stretch(part) for at, part in state["stretches"]}
+        else:
+            old = Stretch(self.first, self.last, state["resolved_steps"], state["sum"])
+            self._stretches = {_bin(None): old}
+
+
+def _bin(rate: float | None) -> int:
+    """Without a learning rate every step counts, as if it had the greatest one."""
+    if rate is None:
+        return -TINY
+    return math.floor(PARTS * math.log(rate, 3) + 1e-9) if rate > 0 else TINY
+
+
+def _join(parts: list[Stretch]) -> Stretch:
+    firsts = [part.first for part in parts if part.first is not None]
+    lasts = [part.last for part in parts if part.last is not None]
+    latest = max(parts, key=lambda part: part.end[0] if part.end else 0, default=Stretch())
+    return Stretch(
+        first=min(firsts, default=None),
+        last=max(lasts, default=None),
+        resolved_steps=sum(part.resolved_steps for part in parts),
+        total=math.fsum(part.total for part in parts),
+        end=latest.end,
+        size=latest.size,
+    )
+
+
+def _plain(stretch: Stretch) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(stretch).items()}
+
+
+def _stretch(plain: dict[str, Any]) -> Stretch:
+    end = None if plain["end"] is None else tuple(plain["end"])
+    return Stretch(**{**plain, "first": _reading(plain["first"]), "last": _reading(plain["last"]), "end": end})
+
+
+def _reading(plain: list[Any] | None) -> Reading | None:
+    return Reading(*plain) if plain else None

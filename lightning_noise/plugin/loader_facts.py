@@ -1,0 +1,58 @@
+"""What training loaders say about their batches: of what size, and in what order examples come."""
+
+import math
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
+
+
+def loader_sizes(trainer: L.Trainer) -> list[int]:
+    """Batch sizes of the training loaders, as far as they have one."""
+    sizes = [_batch_size(loader) for loader in _loaders(trainer)]
+    return [size for size in sizes if size is not None]
+
+
+def size_caution(measured: float, sizes: list[int]) -> str:
+    """The warning that a batch seems to hold another number of examples than its loader gives; "" where they agree."""
+    if not sizes or measured in sizes:
+        return ""
+    named = " and ".join(str(size) for size in sorted(set(sizes)))
+    return (
+        f"the first tensor of a batch has {measured:g} rows, but the training loader has a batch size of {named}. If a batch "
+        f"does not hold {measured:g} examples, every noise scale is wrong by that factor: pass batch_size_fn, a function from "
+        "the batch to its number of examples (or tokens)"
+    )
+
+
+def order_cautions(trainer: L.Trainer) -> list[str]:
+    """A warning for every training loader that does not shuffle a data set of more than one batch."""
+    return [text for loader in _loaders(trainer) if (text := _order_caution(loader))]
+
+
+def _order_caution(loader: Any) -> str:
+    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+        return ""
+    sampler = loader.batch_sampler.sampler
+    in_order = isinstance(sampler, SequentialSampler)
+    if isinstance(sampler, DistributedSampler):
+        in_order = not sampler.shuffle
+    if not in_order or (sized_len(sampler) or math.inf) <= loader.batch_sampler.batch_size:
+        return ""
+    return (
+        f"the training loader does not shuffle ({type(sampler).__name__}). If neighbouring examples of the data set are "
+        "alike, as where it is sorted by class, the noise scale is wrong with no other sign: use DataLoader(shuffle=True). "
+        "Where the order of the data set is random, this is fine"
+    )
+
+
+def _loaders(trainer: L.Trainer) -> list[Any]:
+    return list(CombinedLoader(trainer.train_dataloader).flattened)
+
+
+def _batch_size(loader: Any) -> int | None:
+    sampler = getattr(loader, "batch_sampler", None)
+    size = getattr(sampler, "batch_size", None) if sampler is not None else getattr(loader, "batch_size", None)
+    return size if isinstance(size, int) and not isinstance(size, bool) else None
