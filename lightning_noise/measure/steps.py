@@ -77,10 +77,12 @@ class AnnouncedSteps:
         self._optimizer = optimizer
         self._first = True
         self._seen = False  # a backward pass over the present batch
+        self._rate: Tensor | float | None = None
 
     def batch(self) -> None:
         """Tells a probe that watches forward passes that one begins."""
         self._seen = False
+        self._rate = learning_rate(self._optimizer)  # inside the step an adaptive factor may be on it
         self._monitor.prepare()
 
     def begin(self, size: float | None, weight: float, examples: int | None) -> None:
@@ -102,7 +104,7 @@ class AnnouncedSteps:
         self._monitor.end()
         if not last:
             return
-        self._monitor.step(loss_scale=loss_scale, learning_rate=learning_rate(self._optimizer))
+        self._monitor.step(loss_scale=loss_scale, learning_rate=self._rate)
         refusal = self._monitor.probe_refusal if self._first else None
         self._first = False
         if refusal is not None:

@@ -391,3 +391,12 @@ def test_a_small_data_set_that_repeats_ends_the_growth():
     assert repeats_dominate(noise.estimate(), data_size=300)
     sizes = [size for _, size, *_ in noise.state_dict()["adaptation"]["history"]]
     assert max(sizes) < 300 / 3
+
+
+def test_a_rate_that_follows_the_batch_size_is_no_schedule():
+    """The factor is 16 in the end, and yet no step counts as one with a small learning rate."""
+    noise = adapting({4: 64}, learning_rate="linear")
+    run(Keeper(), noise, numbered(), epochs=3)
+    way = noise.trajectories()[Key()]
+    assert noise.state_dict()["adaptation"]["factors"][0] == 16.0
+    assert way.peak_rate == 0.01 and way.high.end[0] == noise.estimate().steps and not way.has_decayed
