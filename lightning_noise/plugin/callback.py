@@ -22,7 +22,7 @@ from lightning_noise.plugin.batch_sizes import BatchSizes
 from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
 from lightning_noise.plugin.findings import gather
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
-from lightning_noise.plugin.publish import curvature_values, log_values, publish, write_layout
+from lightning_noise.plugin.publish import curvature_values, log_values, publish
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
 from lightning_noise.plugin.twin import Callback, MisconfigurationException
@@ -155,7 +155,6 @@ class GradientNoiseScale(Callback):
         self._take_up(state)
         if self._adapter:
             self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state, estimate=self._driving)
-        write_layout(trainer, [one.name for one in measured])
 
     def _driving(self, confidence: float) -> NoiseEstimate:
         """What a policy goes by: the noise scale in the first geometry named."""
@@ -267,7 +266,8 @@ class GradientNoiseScale(Callback):
             values |= curvature_values(self._curvature.averages)
         if values:
             values |= self._adapter.values() if self._adapter else {}
-            publish(trainer, values, step, prog_bar=self.settings.prog_bar)
+            optimizers = [one.name for one in self._measured]
+            publish(trainer, values, step, optimizers=optimizers, prog_bar=self.settings.prog_bar)
 
     def _learning_rate(self, trainer: L.Trainer, measured: Measured) -> float:
         """What the optimizer steps with."""
