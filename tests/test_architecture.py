@@ -19,6 +19,7 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "torch",
         "lightning",
         "lightning_utilities",
+        "tensorboard",  # the records of a custom layout
         "pytorch_lightning",  # the twin package
         "torchmetrics",
         "tqdm",

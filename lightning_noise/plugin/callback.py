@@ -24,7 +24,7 @@ from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
 from lightning_noise.plugin.findings import gather
 from lightning_noise.plugin.loader_facts import loader_sizes, order_cautions, size_caution
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
-from lightning_noise.plugin.publish import curvature_values, log_values, publish, write_layout
+from lightning_noise.plugin.publish import curvature_values, log_values, publish
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
 from lightning_noise.plugin.twin import Callback, MisconfigurationException
@@ -167,7 +167,6 @@ class GradientNoiseScale(Callback):
             self._take_up(state)
         if self._adapter:
             self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state, estimate=self._driving)
-        write_layout(trainer, [one.name for one in measured])
 
     def _serves(self, trainer: L.Trainer) -> bool:
         """Whether this callback measures the fit of ``trainer``, and not that of another one."""
@@ -310,7 +309,8 @@ class GradientNoiseScale(Callback):
             values |= curvature_values(self._curvature.averages)
         if values:
             values |= self._adapter.values() if self._adapter else {}
-            publish(trainer, values, step, prog_bar=self.settings.prog_bar)
+            optimizers = [one.name for one in self._measured]
+            publish(trainer, values, step, optimizers=optimizers, prog_bar=self.settings.prog_bar)
 
     def _learning_rate(self, trainer: L.Trainer, measured: Measured) -> float:
         """What the optimizer steps with."""

@@ -1,4 +1,4 @@
-"""From estimates to log keys, loggers and TensorBoard's layout."""
+"""From estimates to log keys and loggers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.tradeoff import examples_factor, steps_factor
 from lightning_noise.measure.monitor import Monitor
+from lightning_noise.plugin.board import Interval, show
 from lightning_noise.plugin.twin import either
 
 PREFIX = "noise_scale/"
 INTERVAL = ("b_simple", "b_simple_low", "b_simple_high")
-BAND = "noise_scale_band/"
 
 
 def log_values(monitor: Monitor, learning_rate: float, optimizer: str = "") -> dict[str, float]:
@@ -83,48 +83,41 @@ def _headline(estimate: NoiseEstimate) -> dict[str, float | None]:
     }
 
 
-def publish(trainer: L.Trainer, values: Mapping[str, float], step: int, *, prog_bar: bool) -> None:
+def publish(
+    trainer: L.Trainer,
+    values: Mapping[str, float],
+    step: int,
+    *,
+    optimizers: Sequence[str] = ("",),
+    prog_bar: bool = False,
+) -> None:
     """Hands the values to every logger and to ``callback_metrics``; ``step`` is on the x-axis of ``LightningModule.log``.
 
     Not through ``LightningModule.log``: that repeats the last value of a key that is absent from then on.
     """
     for logger in trainer.loggers:
-        bands = _bands(values) if isinstance(logger, either(TensorBoardLogger)) else {}
-        logger.log_metrics({**values, **bands}, step=step)
+        logger.log_metrics(dict(values), step=step)
+        if isinstance(logger, either(TensorBoardLogger)) and trainer.is_global_zero:
+            intervals = {name: _interval(values, prefix(name)) for name in optimizers}
+            show(logger.experiment, intervals, step)
     _replace(trainer.callback_metrics, {name: torch.tensor(value) for name, value in values.items()})
     if prog_bar:
         _replace(trainer.progress_bar_metrics, {name: v for name, v in values.items() if name.endswith("/b_simple")})
 
 
-def _bands(values: Mapping[str, float]) -> dict[str, float]:
-    """Whole intervals once more: TensorBoard's margin chart refuses three series that differ in their steps."""
-    heads = [name.removesuffix("b_simple_high") for name in values if name.endswith("/b_simple_high")]
-    found: dict[str, float] = {}
-    for head in heads:
-        if all(head + name in values for name in INTERVAL):
-            found |= {head.replace(PREFIX, BAND, 1) + name: values[head + name] for name in INTERVAL}
-    return found
+def _interval(values: Mapping[str, float], head: str) -> Interval | None:
+    low = values.get(f"{head}b_simple_low")
+    if low is None:
+        return None
+    return Interval(
+        low=low,
+        b_simple=values.get(f"{head}b_simple"),
+        high=values.get(f"{head}b_simple_high"),
+        global_size=values.get(f"{head}global_size"),
+    )
 
 
 def _replace(metrics: dict[str, Any], values: Mapping[str, Any]) -> None:
     for stale in [name for name in metrics if name.startswith(PREFIX) and name not in values]:
         del metrics[stale]
     metrics.update(values)
-
-
-def layout(optimizers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """TensorBoard's custom scalars: for each optimizer its noise scale with the band, and with the batch size in use."""
-    charts: dict[str, list[Any]] = {}
-    for name in optimizers:
-        of, head = f" of {name}" if name else "", prefix(name)
-        band = head.replace(PREFIX, BAND, 1)
-        charts[f"b_simple{of} with its 95 % interval"] = ["Margin", [band + part for part in INTERVAL]]
-        charts[f"b_simple{of} and the batch size in use"] = ["Multiline", [f"{head}b_simple$", f"{head}global_size$"]]
-    return {"noise scale": charts}
-
-
-def write_layout(trainer: L.Trainer, optimizers: Sequence[str]) -> None:
-    """Writes the custom-scalars layout to TensorBoard, on rank 0."""
-    for logger in trainer.loggers:
-        if isinstance(logger, either(TensorBoardLogger)) and trainer.is_global_zero:
-            logger.experiment.add_custom_scalars(layout(optimizers))

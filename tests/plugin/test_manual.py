@@ -288,7 +288,7 @@ def test_keys_in_the_log_and_the_verdict_name_the_optimizer(tmp_path, capsys):
     for name in ("Adam", "Adam-1"):
         for value in ("b_simple", "b_simple_low", "grad_sq", "trace", "global_size", "learning_rate", "temperature"):
             assert f"noise_scale/{name}/{value}" in tags
-        assert f"noise_scale_band/{name}/b_simple" in tags
+        assert f"noise_scale_band/{name}/log10" in tags
     assert not [tag for tag in tags if tag in ("noise_scale/b_simple", "noise_scale/trace")]
     out = capsys.readouterr().out
     assert "noise scale: b_simple of Adam " in out and "noise scale: b_simple of Adam-1 " in out

@@ -1,4 +1,4 @@
-"""What reaches the loggers, callback_metrics, the progress bar, TensorBoard's layout and the terminal."""
+"""What reaches the loggers, callback_metrics, the progress bar and the terminal."""
 
 import csv
 import math
@@ -8,7 +8,6 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 
 from lightning_noise import GradientNoiseScale, Key, tradeoff
 from lightning_noise.core.averaging import RunningAverage
@@ -63,27 +62,9 @@ def test_tensorboard_gets_every_key_on_the_axis_of_the_loss(tmp_path):
     e, last = callback.estimate(), {tag: values[-1][1] for tag, values in found.items()}
     assert last["noise_scale/b_simple"] == pytest.approx(e.b_simple, rel=1e-6)
     assert last["noise_scale/b_simple_low"] == pytest.approx(e.low, rel=1e-6)
-    for end in ("", "_low", "_high"):  # the margin chart refuses series that differ in their steps
-        band = dict(found[f"noise_scale_band/b_simple{end}"])
-        assert list(band) == [step for step, _ in found["noise_scale/b_simple"]]
-        assert band.items() <= dict(found[f"noise_scale/b_simple{end}"]).items()
     assert last["noise_scale/steps_factor"] == pytest.approx(tradeoff.steps_factor(8, e.b_simple), rel=1e-6)
     assert last["noise_scale/temperature"] == pytest.approx(0.0001 / 8)
     assert float(run.callback_metrics["noise_scale/b_simple"]) == pytest.approx(e.b_simple)
-
-
-def test_tensorboard_layout_shows_the_band(tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    fit(Regression(), data(), GradientNoiseScale(), logger=logger)
-    accumulator = events(logger.log_dir)
-    (event,) = accumulator.Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    margin, lines = layout.category[0].chart
-    (series,) = margin.margin.series
-    assert (series.value, series.lower, series.upper) == tuple(
-        f"noise_scale_band/b_simple{end}" for end in ("", "_low", "_high")
-    )
-    assert list(lines.multiline.tag) == ["noise_scale/b_simple$", "noise_scale/global_size$"]
 
 
 def test_a_run_shorter_than_the_log_interval_shows_its_number(tmp_path):
@@ -113,14 +94,6 @@ class Lost(Regression):
         level = 1.0 if self.global_step < 30 else 0.0
         noise = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(batch_idx + 1000 * self.current_epoch))
         return (self.net(x) * (noise + level)).mean()
-
-
-def test_the_band_is_logged_only_where_it_is_whole(tmp_path):
-    logger = TensorBoardLogger(tmp_path)
-    fit(Lost(), data(examples=128), GradientNoiseScale(decay=0.9), logger=logger, epochs=8, log_every_n_steps=1)
-    found = {tag: [step for step, _ in values] for tag, values in scalars(logger.log_dir).items()}
-    assert len(found["noise_scale/b_simple_low"]) > len(found["noise_scale/b_simple"]) > 0
-    assert all(found[f"noise_scale_band/b_simple{end}"] == found["noise_scale/b_simple"] for end in ("", "_low", "_high"))
 
 
 def test_the_end_of_an_epoch_is_logged_whoever_has_read_the_rows(tmp_path):

@@ -54,7 +54,8 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
     rows = list(csv.DictReader((Path(table.log_dir) / "metrics.csv").read_text().splitlines()))
     written = [(int(row["step"]), float(row["noise_scale/trace"])) for row in rows if row["noise_scale/trace"]]
     assert written == [(step, pytest.approx(value)) for step, value in found["noise_scale/trace"]]
-    assert "custom_scalars__config__" in events(board.log_dir).Tags()["tensors"]
+    beside = events(Path(board.log_dir) / "batch_size")
+    assert "custom_scalars__config__" in beside.Tags()["tensors"]
     assert any(tag.startswith("noise_scale_band/") for tag in found)
     assert not any("noise_scale_band" in name for name in rows[0])
 
@@ -212,7 +213,8 @@ def test_weights_and_random_state_are_bit_identical(two):
 def test_tensorboard_under_ddp_of_the_twin(two):
     found = scalars(two[0]["folder"])
     assert found["noise_scale/trace"][-1][1] == pytest.approx(two[0]["logged"]["noise_scale/trace"])
-    assert "custom_scalars__config__" in events(two[0]["folder"]).Tags()["tensors"]
+    beside = events(Path(two[0]["folder"]) / "batch_size")
+    assert "custom_scalars__config__" in beside.Tags()["tensors"]
     assert two[0]["logged"]["noise_scale/trace"] == two[1]["logged"]["noise_scale/trace"]
 
 

@@ -87,7 +87,7 @@ def everything():
     folder = tempfile.mkdtemp()
     logger = TensorBoardLogger(folder)
     run = trainer(GradientNoiseScale(), package=pl, strategy="ddp_noise", devices=WORLD, logger=logger, log_every_n_steps=2)
-    run.fit(TwinRegression(), data(examples=32 * WORLD))
+    run.fit(TwinRegression(), data(examples=64 * WORLD))
     return {
         "estimates": estimates,
         "reference": reference,

@@ -1,0 +1,161 @@
+"""TensorBoard's page *custom scalars*: B_simple, its interval and the batch size, on a log10 axis.
+
+TensorBoard (2.21) decides the form of what is written here:
+
+- A chart of bands takes whole series only, all at the same steps. So where B_simple is not resolved
+  the line goes on along the lower end, which is valid there too, and the band is ``OPEN`` times as
+  high as the line.
+- It drops the points of a polygon whose *upper* margin is off the axis, and fits the axis to the
+  inner 90 % of all values. So the band is two polygons, and the upper margin of both is the point
+  of the interval that is nearest to the batch size: while the batch size is on the axis, that point
+  is too wherever any part of the band is.
+- Colors belong to runs. So the batch size is a run of its own, in a folder below the logger's,
+  under the tag of the line.
+- A run has one layout, the last one written, and the layouts of different runs are merged. So this
+  one is in that folder too: it neither replaces a layout that the user writes with
+  ``add_custom_scalars`` nor is replaced by it.
+- "Missing Tags" stands below a chart if a run lacks some of its tags, but not if it lacks three, as
+  the batch size does.
+"""
+
+from collections.abc import Mapping
+from math import log10
+from typing import Any, NamedTuple
+
+BAND = "noise_scale_band/"
+FOLDER = "batch_size"
+OPEN = 100.0  # a larger one would squeeze what is known, a smaller one looks like an upper bound
+CAPTION = "log10 of B_simple with its 95 % interval, and of the batch size"
+TITLE = f"{CAPTION} (line on the lower edge: not resolved, no upper bound)"
+
+
+class Interval(NamedTuple):
+    """One noise scale at a step, in examples; ``None`` where a value cannot be determined."""
+
+    low: float
+    b_simple: float | None
+    high: float | None
+    global_size: float | None
+
+
+class Tags(NamedTuple):
+    """The names of an optimizer's series."""
+
+    line: str
+    low: str
+    high: str
+    nearest: str
+
+
+class Points(NamedTuple):
+    """What these series hold at a step."""
+
+    line: float
+    low: float
+    high: float
+    nearest: float
+
+
+def tags(optimizer: str) -> Tags:
+    """The names of an optimizer's series; "" where there is one optimizer.
+
+    >>> tags("").line, tags("Adam-1").low
+    ('noise_scale_band/log10', 'noise_scale_band/Adam-1/log10_low')
+    """
+    head = f"{BAND}{optimizer}/" if optimizer else BAND
+    line = f"{head}log10"
+    return Tags(line, f"{line}_low", f"{line}_high", f"{line}_nearest")
+
+
+def points(interval: Interval) -> Points:
+    """What is drawn of an interval, as log10.
+
+    >>> resolved = Interval(low=50.0, b_simple=100.0, high=300.0, global_size=32.0)
+    >>> [round(10**point) for point in points(resolved)]
+    [100, 50, 300, 50]
+    >>> unresolved = Interval(low=50.0, b_simple=None, high=None, global_size=64.0)
+    >>> [round(10**point) for point in points(unresolved)]
+    [50, 50, 5000, 64]
+    """
+    line = interval.low if interval.b_simple is None else interval.b_simple
+    high = line * OPEN if interval.high is None else min(interval.high, line * OPEN)
+    size = interval.global_size or line
+    nearest = min(max(size, interval.low), high)
+    return Points(log10(line), log10(interval.low), log10(high), log10(nearest))
+
+
+def show(writer: Any, intervals: Mapping[str, Interval | None], step: int) -> None:
+    """Writes the points of every optimizer that has an interval; before the first, the layout.
+
+    ``writer`` is the ``SummaryWriter`` of a logger; ``intervals`` are keyed by optimizer.
+    """
+    for name, interval in intervals.items():
+        if interval is None:
+            continue
+        for tag, point in zip(tags(name), points(interval), strict=True):
+            writer.add_scalar(tag, point, step)
+        run = _batch_size_run(writer, list(intervals))
+        if interval.global_size:
+            _add_size(run, tags(name), log10(interval.global_size), step)
+
+
+def _add_size(run: Any, names: Tags, size: float, step: int) -> None:
+    from torch.utils.tensorboard.summary import scalar
+
+    for tag in (names.line, names.nearest):
+        run.add_summary(scalar(tag, size), step)  # type: ignore[no-untyped-call]
+
+
+def _batch_size_run(writer: Any, optimizers: list[str]) -> Any:
+    """The ``FileWriter`` of the batch size's run.
+
+    Among ``all_writers`` it is flushed and closed with the logger's own.
+    """
+    from torch.utils.tensorboard import FileWriter  # 0.1 s, needed with a TensorBoardLogger alone
+
+    folder = f"{writer.get_logdir()}/{FOLDER}"
+    if folder not in writer.all_writers:
+        writer.all_writers[folder] = FileWriter(folder)
+        writer.all_writers[folder].add_summary(layout(optimizers))
+    return writer.all_writers[folder]
+
+
+def layout(optimizers: list[str]) -> Any:
+    """The ``Summary`` that makes the page; ``add_custom_scalars`` would take one series per chart.
+
+    A category holds one optimizer: TensorBoard then finds the same chart in categories of the same
+    name, and shows it once.
+    """
+    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+    from torch.utils.tensorboard.summary import custom_scalars
+
+    categories = []
+    for name in optimizers:
+        bands = [one._asdict() for one in series(tags(name))]
+        chart = layout_pb2.Chart(title=TITLE, margin={"series": bands})
+        title = f"noise scale of {name}" if name else "noise scale"
+        categories.append(layout_pb2.Category(title=title, chart=[chart]))
+    summary = custom_scalars({})  # type: ignore[no-untyped-call]
+    text = layout_pb2.Layout(category=categories).SerializeToString()
+    summary.value[0].tensor.string_val[0] = text
+    return summary
+
+
+class Series(NamedTuple):
+    """One series of a chart of bands: the tags of its line and of the two edges of its polygon."""
+
+    value: str
+    lower: str
+    upper: str
+
+
+def series(names: Tags) -> list[Series]:
+    """The batch size, then B_simple with the band below, and the lower end with the band above.
+
+    The first two have one name: where there is an interval, the second replaces the first.
+    """
+    return [
+        Series(value=names.line, lower=names.line, upper=names.line),
+        Series(value=names.line, lower=names.low, upper=names.nearest),
+        Series(value=names.low, lower=names.high, upper=names.nearest),
+    ]
