@@ -1,5 +1,6 @@
 """Running weighted averages of the unbiased trace and |G|², with the second moments that give their uncertainty."""
 
+import math
 from typing import Any, NamedTuple
 
 from lightning_noise.core.moments import Moments
@@ -60,9 +61,14 @@ class RunningAverage:
         self.steps += 1
 
     def means(self) -> tuple[float, float]:
-        """(trace, grad_sq), or what stands in their places, debiased by the weight collected; zeros before the first step."""
+        """(trace, grad_sq), or what stands in their places, debiased by the weight collected.
+
+        Both are NaN before the first step: nothing was measured, and 0 would be a measured value.
+        """
         s = self._sums
-        return (s["X"] / s["W"], s["Y"] / s["W"]) if s["W"] else (0.0, 0.0)
+        if not s["W"]:
+            return math.nan, math.nan
+        return s["X"] / s["W"], s["Y"] / s["W"]
 
     @property
     def n_eff(self) -> float:

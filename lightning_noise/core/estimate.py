@@ -17,13 +17,14 @@ class NoiseEstimate(NamedTuple):
     """B_simple = tr(Σ)/|G|² with its interval; ``None`` where a value cannot be said.
 
     Args:
-        grad_sq: average unbiased ``|G|²`` (may be negative while it is not resolved).
-        trace: average unbiased ``tr(Σ)``.
+        grad_sq: average unbiased ``|G|²`` (may be negative while it is not resolved); NaN while
+            ``steps`` is 0.
+        trace: average unbiased ``tr(Σ)``; NaN while ``steps`` is 0.
         b_simple: ``trace / grad_sq`` in examples, ``None`` until it is resolved.
         low: lower end of the interval in examples. A valid one-sided bound on its own, resolved or not.
         high: upper end; ``None`` means no upper bound ("not resolved, at least ``low``").
         resolved: whether the interval is bounded on both sides.
-        steps: optimizer steps measured so far.
+        steps: optimizer steps measured so far; steps that could not be used do not count.
         n_eff: effective number of steps in the average.
     """
 

@@ -26,6 +26,7 @@ class Plan:
         self.pairs = 1  # of micro-batches in a probe
         self.probes = STAGE
         self.used = 0.0
+        self.stage_examples = 0.0  # about what the next stage uses, once the pilot is done
         self.needed: float | None = None  # examples in all, by the latest forecast
 
     def next_stage(self, averages: Sequence[RunningAverage], probe_examples: float) -> bool:
@@ -35,6 +36,7 @@ class Plan:
             averages: of everything measured, one a geometry.
             probe_examples: examples that one probe of the stage just done used.
         """
+        self.stage_examples = 0.0
         errors = [relative_error(average) for average in averages]
         self.needed = self._forecast(errors)
         if self.needed is not None and self.needed <= self.used:
@@ -45,9 +47,11 @@ class Plan:
             self.pairs *= 2
             probe_examples *= 2
             self.probes = STAGE
+            self.stage_examples = self.probes * probe_examples
             return True
         wished = self.used if self.needed is None else min(self.needed - self.used, self.used)
         self.probes = int(min(max(STAGE, math.ceil(wished / probe_examples)), left / probe_examples))
+        self.stage_examples = self.probes * probe_examples
         return self.probes > 0
 
     def _forecast(self, errors: Sequence[float | None]) -> float | None:

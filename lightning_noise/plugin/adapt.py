@@ -20,6 +20,7 @@ from lightning_noise.plugin.adapt_refusals import cannot_adapt, refuse_adapting
 from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
 from lightning_noise.plugin.agree import Outcome, agree, checked
 from lightning_noise.plugin.lr_factor import LearningRateFactor, alpha_for
+from lightning_noise.plugin.print_lines import print_lines
 from lightning_noise.plugin.resize import LoaderError, Resizer, bounds, local_size, training_loaders
 from lightning_noise.plugin.schedules import set_pace, step_counters
 
@@ -237,7 +238,7 @@ class Adapter:
             self.following, self._following_factor = outcome.plan, outcome.factor
         news = before != self.decided if not self.changes else self.following is not None and not _ends(trainer, within_epoch)
         if trainer.is_global_zero and news:
-            trainer.print(f"GradientNoiseScale: {texts[0]}")
+            print_lines(trainer, f"GradientNoiseScale: {texts[0]}")
 
     def _outcome(self, trainer: L.Trainer, within_epoch: bool, texts: list[str]) -> Outcome:
         """On rank 0. ``texts`` receives what is printed."""

@@ -24,6 +24,7 @@ from lightning_noise.plugin.curvature import CurvatureWatch, watch_curvature
 from lightning_noise.plugin.findings import gather
 from lightning_noise.plugin.loader_facts import loader_sizes, order_cautions, size_caution
 from lightning_noise.plugin.measured import Measured, measure_each, steps_of
+from lightning_noise.plugin.print_lines import print_lines
 from lightning_noise.plugin.publish import curvature_values, log_values, publish
 from lightning_noise.plugin.refusals import refuse
 from lightning_noise.plugin.settings import Settings
@@ -334,7 +335,8 @@ class GradientNoiseScale(Callback):
 
     def _print_verdict(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            trainer.print("\n".join(verdict(self._findings(trainer, module, one)) for one in self._measured))
+            for one in self._measured:
+                print_lines(trainer, verdict(self._findings(trainer, module, one)))
 
     def _findings(self, trainer: L.Trainer, module: L.LightningModule, measured: Measured) -> Findings:
         return gather(

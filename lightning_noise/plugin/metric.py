@@ -52,9 +52,14 @@ class NoiseScaleMetric(Metric):
         self.table[row, FIELDS] = 1.0
 
     def compute(self) -> dict[str, Tensor]:
-        """``grad_sq`` and ``trace``; ``b_simple``, ``b_simple_low``, ``b_simple_high`` where they can be said. fp64 scalars."""
+        """``grad_sq`` and ``trace``, and ``b_simple`` with its two ends where determined; in fp64.
+
+        Empty while no step was usable.
+        """
         rows = [row for row in self.table.tolist() if row[FIELDS] > 0]
         estimate = estimate_noise_scale((Moments(*row[:FIELDS]) for row in rows), confidence=self.confidence)
+        if not estimate.steps:
+            return {}
         values = {
             "grad_sq": estimate.grad_sq,
             "trace": estimate.trace,

@@ -11,11 +11,9 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature import Bounded, CurvatureAverage
@@ -24,6 +22,7 @@ from lightning_noise.measure.frozen import frozen
 from lightning_noise.measure.pause import CURVED, Batch, Pause, PauseProbe, Weighted
 from lightning_noise.measure.plan import Plan
 from lightning_noise.plugin.host import BatchSizeFn, local_size, resolve
+from lightning_noise.plugin.pause_progress import show_progress
 from lightning_noise.plugin.twin import either
 from lightning_noise.probes.preconditioner import Preconditioner, check_optimizer, weighted_chunk_norms
 
@@ -149,20 +148,16 @@ class Batches(Iterator[Batch]):
 
 
 def _run(pause: Pause, batches: Batches, names: Sequence[str], plan: Plan, progress: bool) -> NoiseScales:
-    tally = Tally(names)
-    more = told = known = False
-    with tqdm(desc="noise scale", unit=" examples", disable=not progress, leave=False) as bar:
-        while more or not told:
+    tally, more = Tally(names), True
+    with show_progress(plan, shown=progress) as bar:
+        while more:
             used = 0.0
             for _ in range(plan.probes):
                 used = tally.add(pause.probe(batches, plan.pairs))
                 plan.used += used
-                bar.update(used)
+                bar.probe_done()
             more = plan.next_stage(tally.averages, used)
-            bar.total = plan.needed
-            if not told or (plan.needed is not None and not known):
-                _announce(plan)
-            told, known = True, plan.needed is not None
+            bar.stage_done()
     return tally.result(plan, batches.passes)
 
 
@@ -201,14 +196,6 @@ class Tally:
             needed=plan.needed,
             passes=passes,
         )
-
-
-def _announce(plan: Plan) -> None:
-    if plan.needed is None:
-        wish = "a noise scale is not resolved yet, so it is not known how many examples the wished error needs"
-    else:
-        wish = f"a relative error of {plan.target:.0%} needs about {plan.needed:.2g} examples"
-    rank_zero_info(f"measure_noise_scale: after {plan.used:.0f} examples, {wish}; at most {plan.max_examples:.0f} are used.")
 
 
 def _check(geometry: str | Sequence[str], error: float, most: int, optimizer: Optimizer | None) -> tuple[str, ...]:

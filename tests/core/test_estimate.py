@@ -31,6 +31,23 @@ def test_orthogonal_groups_are_not_resolved():
     assert (e.b_simple, e.low, e.high, e.resolved) == (None, None, None, False)
 
 
+NOT_FINITE, OVERFLOWED = Moments(math.nan, 1.0, 1.0, 0.5), Moments(math.inf, 1.0, 1.0, 0.5)
+ONE_GROUP = Moments(2.0, 2.0, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("record", [NOT_FINITE, OVERFLOWED, ONE_GROUP])
+@pytest.mark.parametrize("count", [0, 20])
+def test_unusable_steps_give_no_numbers(record, count):
+    e = estimate_noise_scale([record] * count)
+    assert math.isnan(e.grad_sq) and math.isnan(e.trace)
+    assert e[2:] == (None, None, None, False, 0, 0.0)
+
+
+def test_nothing_is_concluded_from_an_empty_average():
+    average = RunningAverage(0.99)
+    assert ratio_interval(average) is None and steps_to_resolve(average) is None
+
+
 def test_no_noise_at_all_is_not_measured():
     e = estimate_noise_scale([Moments(6.0, 6.0, 1.0, 0.5)] * 20)
     assert (e.trace, e.grad_sq, e.b_simple, e.low) == (0.0, 6.0, None, None)

@@ -1,5 +1,6 @@
 """Two and three real processes against one process that recomputes all of them."""
 
+import math
 import re
 
 import pytest
@@ -219,6 +220,9 @@ def test_metric_alone():
     for _ in range(200):
         metric.update(torch.tensor(6.0), 6.0, 1.0, 0.5)
     assert {k: float(v) for k, v in metric.compute().items()} == {"grad_sq": 6.0, "trace": 0.0}
+    metric.reset()
+    metric.update(math.nan, 6.0, 1.0, 0.5)
+    assert metric.compute() == {}
     metric.reset()
     assert metric.table.shape == (0, 5)
     with pytest.raises(ValueError, match="confidence must lie"):

@@ -173,7 +173,7 @@ def test_frozen_parameters_and_unfreezing_on_the_way():
             values.append(callback.estimate(Key(layer="net.0")).grad_sq)
 
     fit(module, data(), callback, Look(), BackboneFinetuning(unfreeze_backbone_at_epoch=1), epochs=3)
-    assert values[0] == 0 and values[2] != 0
+    assert math.isnan(values[0]) and math.isfinite(values[2])
     assert not any(p._backward_hooks for p in module.parameters())
 
 
@@ -184,7 +184,7 @@ def test_parameters_without_an_optimizer_do_not_count():
 
     callback = GradientNoiseScale(per_layer=2)
     fit(Half(), data(), callback)
-    assert callback.estimate(Key(layer="net.0")).trace == 0
+    assert callback.estimate(Key(layer="net.0")).steps == 0
     assert callback.estimate().trace == callback.estimate(Key(layer="net.2")).trace > 0
 
 

@@ -123,6 +123,23 @@ def test_what_cannot_be_said_has_no_key():
     assert "b_simple_low" in seen[-1][0] and "b_simple" not in seen[-1][0]
 
 
+class Broken(Regression):
+    """Its loss is not finite in any step."""
+
+    def loss(self, batch):
+        return super().loss(batch) * float("nan")
+
+
+def test_a_run_without_a_usable_step_has_no_key_and_no_number(capsys):
+    geometry = ("euclidean", "hessian", "optimizer")
+    callback = GradientNoiseScale(geometry=geometry, every_n_steps=1, per_layer=True)
+    run = fit(Broken(), data(), callback, accumulate=4, log_every_n_steps=1)
+    out = capsys.readouterr().out
+    assert callback.estimate().steps == callback.estimate(Key("hessian")).steps == 0
+    assert not [name for name in run.callback_metrics if name.startswith("noise_scale")]
+    assert "noise scale: b_simple not measured yet" in out and "nan" not in out
+
+
 def test_reads_every_fifty_steps_where_nothing_is_logged():
     waiting = []
 

@@ -1,0 +1,213 @@
+"""Every Python block of README.md and docs/ runs as printed; the blocks of a page share names."""
+
+import re
+from typing import NamedTuple
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_noise import Decision, GradientNoiseScale, NoiseEstimate
+from lightning_noise.probes.examples import registry
+from tests.plugin import toys
+from tests.world import ROOT
+
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# (page, first line of the block) → the reason why it cannot run. Every other block runs.
+CANNOT_RUN: dict[tuple[str, str], str] = {}
+
+
+class Block(NamedTuple):
+    """A block of Python. ``line`` counts the lines of the page before it."""
+
+    page: str
+    line: int
+    code: str
+
+    @property
+    def key(self):
+        return self.page, self.code.splitlines()[0]
+
+
+def blocks(path):
+    text = path.read_text()
+    found = re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    page = str(path.relative_to(ROOT))
+    return [Block(page, text[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+BLOCKS = [block for path in FILES for block in blocks(path)]
+
+
+# ---- names that a page speaks of and leaves to its reader ------------------------------------
+
+
+class Model(toys.Regression):
+    def __init__(self, learning_rate=0.05):
+        super().__init__(lambda parameters: torch.optim.SGD(parameters, lr=learning_rate))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class MyDDPStrategy(DDPStrategy):
+    pass
+
+
+def readme():
+    model, data = Model(), toys.data()
+    batches = list(data)
+    return {
+        "model": model,
+        "data": data,
+        "MyDDPStrategy": MyDDPStrategy,
+        "local_sq": 2.0,  # of one of R ranks with b examples each
+        "mean_sq": 1.5,
+        "R": 2,
+        "b": 16,
+        "loss": nn.functional.mse_loss,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.05),
+        "steps": 4,
+        "K": 4,
+        "micro_batches": lambda step: batches[4 * step : 4 * step + 4],
+    }
+
+
+def adaptive():
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return {"model": model, "data": toys.data(), "optimizer": optimizer, "steps": 1000}
+
+
+def geometries():
+    return {"module": Model(), "loader": toys.data(examples=2048, local_size=16, shuffle=True)}
+
+
+def train_loader(global_size, seed):
+    order = torch.Generator().manual_seed(seed)
+    data = toys.data(examples=512).dataset
+    return DataLoader(data, global_size, shuffle=True, drop_last=True, generator=order)
+
+
+def studies():
+    return {"MyModule": Model, "train_loader": train_loader, "val_loader": toys.data}
+
+
+NAMES = {
+    "README.md": readme,
+    "docs/adaptive.md": adaptive,
+    "docs/geometries.md": geometries,
+    "docs/studies.md": studies,
+}
+
+
+# ---- running ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the blocks of a page in a folder of their own; their names with their values."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_rules", dict(registry._rules))
+    # Lightning takes these for a Trainer that is not given the argument.
+    monkeypatch.setenv("PL_TRAINER_MAX_EPOCHS", "1")
+    monkeypatch.setenv("PL_TRAINER_ACCELERATOR", "cpu")
+
+    def page(name):
+        names = {"__name__": name, **NAMES.get(name, dict)()}
+        for block in BLOCKS:
+            if block.page == name and block.key not in CANNOT_RUN:
+                lines_above = "\n" * block.line  # so that a traceback shows the line of the page
+                exec(compile(lines_above + block.code, str(ROOT / name), "exec"), names)
+        return names
+
+    return page
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS}))
+def test_every_block_runs_as_printed(run, page):
+    run(page)
+
+
+def gone(listed):
+    return sorted(set(listed) - {block.key for block in BLOCKS})
+
+
+def test_a_block_that_is_listed_exists():
+    assert gone(CANNOT_RUN) == []
+    removed = ("README.md", "import tensorflow")
+    assert gone({**CANNOT_RUN, removed: "needs another framework"}) == [removed]
+
+
+def test_a_block_that_is_listed_does_not_run(run, monkeypatch):
+    (block, *_) = (block for block in BLOCKS if block.page == "docs/geometries.md")
+    assert "found" in run(block.page)
+    monkeypatch.setitem(CANNOT_RUN, block.key, "listed")
+    assert "found" not in run(block.page)
+
+
+def test_a_name_that_nothing_defines_is_an_error(run, monkeypatch):
+    monkeypatch.setitem(NAMES, "docs/geometries.md", dict)
+    with pytest.raises(NameError, match="'module' is not defined"):
+        run("docs/geometries.md")
+
+
+# ---- what the blocks define and say ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 7, 3)])
+def test_the_rule_of_the_readme_gives_the_gradients_of_single_examples(run, shape):
+    scale = run("README.md")["Scale"](3)
+    x = torch.randn(shape)
+    grad = 2 * scale(x).detach()  # of the sum of squares
+    found = registry.find_rule(scale)(scale, (x,), grad)["gamma"]
+    singles = [torch.autograd.grad(scale(one).square().sum(), scale.gamma)[0] for one in x]
+    torch.testing.assert_close(found, torch.stack(singles))
+
+
+def test_the_metric_of_the_readme_is_given_the_part_of_one_rank(run):
+    """Of two ranks with 16 examples each: half of |G|² = 2 · 1.5 − 2, tr(Σ) = 32 · (2 − 1.5)."""
+    found = run("README.md")["metric"].compute()
+    assert {name: float(value) for name, value in found.items()} == {"grad_sq": 0.5, "trace": 16.0}
+
+
+def test_the_estimate_of_the_readme_is_resolved(run):
+    """The mean squared norms are 42.8/6 at 32 examples and 25/6 at 128."""
+    names = run("README.md")
+    found = names["estimate_noise_scale"](names["steps"])
+    grad_sq = (128 * 25 - 32 * 42.8) / 6 / 96
+    trace = (42.8 - 25) / 6 / (1 / 32 - 1 / 128)
+    assert found[:3] == pytest.approx((grad_sq, trace, trace / grad_sq))
+    assert found.resolved
+
+
+def test_the_policy_of_the_page_serves_as_one(run):
+    policy = run("docs/adaptive.md")["Doubling"]()
+    estimate = NoiseEstimate(1.0, 1.0, None, None, None, False, 0, 0.0)
+    assert policy(estimate, 32.0) == Decision(64, "grow: twice as large each epoch")
+    assert GradientNoiseScale(adaptive_batch_size=policy).settings.adaptive.rule is policy
+
+
+def test_the_schedule_of_the_page_advances_with_every_step(run):
+    model = Model()
+    model.configure_optimizers = run("docs/adaptive.md")["configure_optimizers"].__get__(model)
+    toys.fit(model, toys.data(), accumulate=1)
+    assert model.lr_schedulers().last_epoch == 16
+
+
+def test_the_study_of_the_page_trains_and_logs_what_its_goals_read(run):
+    names = run("docs/studies.md")
+    train, val = names["make_data"](64, 0)
+    module = names["make_module"]({"learning_rate": 0.1})
+    fitted = toys.fit(module, train, val=val, accumulate=1)
+    assert fitted.global_step == 8
+    assert {goal.metric for goal in names["study"].goals} <= set(fitted.callback_metrics)
+
+
+def test_the_fit_of_the_page_gives_the_numbers_beside_it(run):
+    found = run("docs/studies.md")["found"]
+    ends = (found.end_of_perfect_scaling(), found.overhead_size(0.2))
+    assert [round(value) for value in (found.b_crit, found.low, found.high)] == [1000, 820, 1228]
+    assert [round(value) for value in ends] == [105, 200]
