@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_noise
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.draw import draw_all
 from lightning_noise.report.table import as_runs, goals, read_table
@@ -27,7 +28,12 @@ def _study(args: argparse.Namespace) -> int:
     if not args.file.is_file():
         raise UsageError(f"there is no study file {args.file}")
     try:
-        result = run_file(str(args.file), quick=args.quick, storage=args.storage)
+        result = run_file(
+            str(args.file),
+            quick=args.quick,
+            storage=args.storage,
+            accept_changes=args.accept_changes,
+        )
     except (StudyFileError, StorageError) as error:
         raise UsageError(str(error)) from error
     table = args.csv or Path(args.file.stem).with_suffix(".csv")
@@ -73,12 +79,19 @@ def _share(text: str) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lightning-noise", description="How large a batch is worth it?")
+    version = f"%(prog)s {lightning_noise.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     study = commands.add_parser("study", help="run a study of the batch size and store its table")
     study.add_argument("file", type=Path, help="Python file that defines make_study(quick) or study = BatchSizeStudy(...)")
     study.add_argument("--quick", action="store_true", help="a few small runs, to see that all works")
     study.add_argument("--storage", help="Optuna storage URL or journal file, instead of the study's own")
+    study.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="keep stored runs although the code or options they were made with have changed",
+    )
     study.add_argument("--csv", type=Path, help="where to store the table (default: the file's name with .csv, in this folder)")
     study.set_defaults(run=_study, expected=UsageError)
 

@@ -74,7 +74,7 @@ class CriticalBatchSize(NamedTuple):
         high = None if steep or sizes[-1] < b_crit * REACH * _BELOW_ONE else math.exp(profile.crossing(best, limit, +1))
         s_min = math.exp(profile.log_s_min(best))
         found = cls(b_crit, low, high, s_min, s_min * b_crit, math.sqrt(profile.rss(best) / m))
-        return found._replace(warnings=tuple(_warnings(found, sizes, flat=flat, steep=steep)))
+        return found._replace(warnings=tuple(_warnings(found, sizes, logs, flat=flat, steep=steep)))
 
     def steps(self, global_size: float) -> float:
         """Optimizer steps to the goal at this batch size, S_min (1 + B_crit/B).
@@ -139,7 +139,14 @@ class CriticalBatchSize(NamedTuple):
         return _positive("overhead", overhead) * self.b_crit
 
 
-def _warnings(found: CriticalBatchSize, sizes: Sequence[float], *, flat: bool, steep: bool) -> Iterator[str]:
+def _warnings(
+    found: CriticalBatchSize,
+    sizes: Sequence[float],
+    logs: Sequence[float],
+    *,
+    flat: bool,
+    steep: bool,
+) -> Iterator[str]:
     if found.low is None:
         why = "constant steps fit as well" if flat else "the sizes do not reach down to b_crit/4"
         yield f"b_crit has no lower bound: {why}. {_add_below(sizes, found.b_crit)}"
@@ -148,9 +155,20 @@ def _warnings(found: CriticalBatchSize, sizes: Sequence[float], *, flat: bool, s
         yield f"b_crit has no upper bound: {why}. {_add_above(sizes, found.b_crit)}"
     if found.residual > POOR_FIT:
         yield (
-            f"the curve misses the steps by {100 * found.residual:.0f} % (rms), so the shape itself is in doubt. Look at the "
-            "figure, and see that the learning rate is well tuned at every batch size."
+            f"the curve misses the steps by {100 * found.residual:.0f} % (rms), so the shape "
+            f"itself is in doubt. {_farthest(found, sizes, logs)}"
         )
+
+
+def _farthest(found: CriticalBatchSize, sizes: Sequence[float], logs: Sequence[float]) -> str:
+    """Where a badly tuned rate is most likely, and what to do there."""
+    misses = [log - math.log(found.steps(size)) for size, log in zip(sizes, logs, strict=True)]
+    miss, size = max(zip(misses, sizes, strict=True), key=lambda pair: abs(pair[0]))
+    side = "above" if miss > 0 else "below"
+    return (
+        f"Batch size {size:g} lies farthest from it ({100 * abs(math.expm1(miss)):.0f} % {side}): "
+        "search the learning rate there with more trials and in a wider range, and run more seeds."
+    )
 
 
 def _positive(name: str, value: float) -> float:

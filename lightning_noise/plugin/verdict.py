@@ -53,7 +53,9 @@ def verdict(findings: Findings) -> str:
     of = f"of {findings.optimizer} " if findings.optimizer else ""
     lines = [f"noise scale: b_simple {of}{_values(findings)}", *_costs(findings)]
     lines += findings.geometries
-    lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {findings.estimate.steps} steps measured")
+    steps = findings.estimate.steps
+    measured = "1 step measured" if steps == 1 else f"{steps} steps measured"
+    lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {measured}")
     lines += findings.story
     lines += [f"warning: {text}" for text in cautions(findings)]
     return "\n  ".join(lines)

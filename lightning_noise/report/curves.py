@@ -10,6 +10,7 @@ from lightning_noise.core.hyperbola import Profile
 from lightning_noise.report.table import Row, of_goal
 
 POINTS = 129  # of a drawn curve
+CURVES = 65  # whose envelope is the band
 
 
 class Point(NamedTuple):
@@ -38,7 +39,8 @@ class Curve(NamedTuple):
         fit: through the steps of :func:`steps_by_size`; None where it is refused, and ``refusal`` is the reason then.
         sizes: batch sizes of the curve, evenly spaced in the logarithm; empty without a fit.
         steps: the fitted curve there.
-        low, high: least and greatest of all curves whose b_crit the runs do not exclude, at ``confidence``.
+        low, high: least and greatest of all curves that the runs do not exclude, at ``confidence``:
+            of every b_crit with every S_min, so that it is also the interval of the steps there.
         perfect: steps if scaling were perfect, E_min/B.
     """
 
@@ -143,10 +145,11 @@ def _spaced(start: float, stop: float) -> tuple[float, ...]:
 
 
 def _band(steps: dict[float, float], grid: Sequence[float], confidence: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The envelope of the curves for each b_crit that the runs do not exclude, each with its own best S_min.
+    """The envelope of all curves that the runs do not exclude: RSS(b_crit, S_min) <= limit.
 
-    Where they do not exclude a straight line, b_crit goes on to a sixty-fourth of the smallest size or to 64 times the largest:
-    there the curve is straight over all that is drawn.
+    RSS grows from that of the best S_min by m ln²(S_min / best S_min) for m batch sizes. Where the
+    runs do not exclude a straight line, b_crit goes on to a sixty-fourth of the smallest size or to
+    64 times the largest: there the curve is straight over all that is drawn.
     """
     sizes = list(steps)
     profile = Profile(sizes, list(map(math.log, steps.values())))
@@ -157,13 +160,15 @@ def _band(steps: dict[float, float], grid: Sequence[float], confidence: float) -
         low = profile.crossing(best, limit, -1)
     if profile.rss_of_perfect_scaling > limit:
         high = profile.crossing(best, limit, +1)
-    curves = []
-    for i in range(33):
-        u = low + (high - low) * i / 32
-        s_min = math.exp(profile.log_s_min(u))
-        curves.append([s_min * (1 + math.exp(u) / size) for size in grid])
-    columns = list(zip(*curves, strict=True))
-    return tuple(map(min, columns)), tuple(map(max, columns))
+    below, above = [], []
+    for u in [best, *(low + (high - low) * i / (CURVES - 1) for i in range(CURVES))]:
+        s_min, room = math.exp(profile.log_s_min(u)), max(0.0, limit - profile.rss(u))
+        factor = math.exp(math.sqrt(room / len(sizes)))
+        curve = [s_min * (1 + math.exp(u) / size) for size in grid]
+        below.append([value / factor for value in curve])
+        above.append([value * factor for value in curve])
+    lowest, highest = zip(*below, strict=True), zip(*above, strict=True)
+    return tuple(map(min, lowest)), tuple(map(max, highest))
 
 
 class Frontier(NamedTuple):

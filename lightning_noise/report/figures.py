@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_noise.report.curves import Curve, Frontier, Regimes
-from lightning_noise.report.rates import RateMap, RateRule
+from lightning_noise.report.rates import PRUNED, RateMap, RateRule
 from lightning_noise.report.words import in_digits, interval
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def draw_steps(curve: Curve) -> "Figure":
         fit = curve.fit
         law = rf"fit $S_\mathrm{{min}}(1 + B_\mathrm{{crit}}/B)$: $B_\mathrm{{crit}}$ = {in_digits(fit.b_crit)}"
         axes.plot(curve.sizes, curve.steps, color="black", label=law, zorder=3)
-        band = f"{100 * curve.confidence:g} % interval of $B_\\mathrm{{crit}}$: {interval(fit.low, fit.high)}"
+        bounds = rf"$B_\mathrm{{crit}}$: {interval(fit.low, fit.high)}"
+        band = f"{100 * curve.confidence:g} % interval of the fit, {bounds}"
         axes.fill_between(curve.sizes, curve.low, curve.high, color="0.72", linewidth=0, label=band)
         axes.plot(curve.sizes, curve.perfect, color="0.35", linestyle="--", label=r"perfect scaling: $E_\mathrm{min}/B$")
         axes.set_ylim(min([*curve.low, *(p.steps for p in curve.points)]) / 1.6, max(curve.high) * 1.8)
@@ -169,6 +170,7 @@ def draw_rate_map(found: RateMap) -> "Figure":
     grey = LinearSegmentedColormap.from_list("dark to light", ["0.2", "0.88"])
     norm = Normalize(0, math.log2(4))
     patterns: dict[str, dict[str, Any]] = {
+        PRUNED: {"facecolor": "white", "edgecolor": "0.6", "hatch": "..", "linewidth": 0.5},
         "incomplete": {"facecolor": "white", "edgecolor": "0.45", "hatch": "///", "linewidth": 0.5},
         "diverged": {"facecolor": "white", "edgecolor": "black", "hatch": "xxxx", "linewidth": 0.5},
     }
@@ -195,12 +197,13 @@ def draw_rate_map(found: RateMap) -> "Figure":
     star: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "markersize": 11, "linestyle": ""}
     handles = [
         Patch(facecolor=grey(0.0), label="reached"),
-        Patch(label="incomplete", **patterns["incomplete"]),
+        Patch(label="pruned: could no longer win", **patterns[PRUNED]),
+        Patch(label="incomplete: the budget ended first", **patterns["incomplete"]),
         Patch(label="diverged", **patterns["diverged"]),
         Line2D([], [], marker="*", label="best", **star),
         Line2D([], [], marker="^", label="best, on the edge of the search", **star),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

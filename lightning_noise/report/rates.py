@@ -9,7 +9,8 @@ from lightning_noise.core.student_t import student_t_quantile
 from lightning_noise.report.curves import Curve
 from lightning_noise.report.table import Row, of_goal
 
-RANK = {"reached": 0, "incomplete": 1, "diverged": 2}
+PRUNED = "pruned"  # of a cell: ended before its budget because it could no longer win
+RANK = {"reached": 0, PRUNED: 1, "incomplete": 2, "diverged": 3}
 LONE_CELL = 1.25  # half-height, as a factor, of the cell of a batch size with one rate
 
 
@@ -20,7 +21,8 @@ class Cell(NamedTuple):
         global_size: its batch size.
         learning_rate: its rate.
         low, high: the cell: half-way, in the logarithm, to the next rates that were tried at this batch size.
-        status: ``"reached"``, ``"incomplete"`` or ``"diverged"``.
+        status: ``"reached"``, ``"pruned"`` (ended before its budget, as it could no longer win),
+            ``"incomplete"`` (the budget ended first) or ``"diverged"``.
         excess: its steps relative to the best trial of the batch size; None unless it reached the goal.
         best: it is the winner of its batch size.
         boundary: a winner on the edge of the search space.
@@ -65,7 +67,7 @@ def rate_map(rows: Iterable[Row], goal: str | None = None) -> RateMap:
 def _column(rows: Sequence[Row]) -> Iterator[Cell]:
     """The cells of one batch size, in ascending order of the rate."""
     quickest = min((row["steps"] for row in rows if row["status"] == "reached"), default=None)
-    ranked = sorted(rows, key=lambda row: (not row.get("best"), RANK[row["status"]], row["steps"] or 0.0), reverse=True)
+    ranked = sorted(rows, key=_from_best, reverse=True)
     by_rate = {row["learning_rate"]: row for row in ranked}  # the best of a rate comes last, and stays
     rates = sorted(by_rate)
     borders = [math.sqrt(a * b) for a, b in pairwise(rates)]
@@ -76,7 +78,20 @@ def _column(rows: Sequence[Row]) -> Iterator[Cell]:
         row = by_rate[rate]
         excess = row["steps"] / quickest if quickest is not None and row["status"] == "reached" else None
         best = bool(row.get("best"))
-        yield Cell(row["global_size"], rate, low, high, row["status"], excess, best, best and bool(row.get("boundary")))
+        boundary = best and bool(row.get("boundary"))
+        yield Cell(row["global_size"], rate, low, high, _ending(row), excess, best, boundary)
+
+
+def _from_best(row: Row) -> tuple[bool, int, float]:
+    """Ascending from the winner to what diverged."""
+    return not row.get("best"), RANK[_ending(row)], row["steps"] or 0.0
+
+
+def _ending(row: Row) -> str:
+    """A run that was ended early had not its whole budget, so it is not known to fail."""
+    if row["status"] == "incomplete" and row.get("pruned"):
+        return PRUNED
+    return str(row["status"])
 
 
 class BestRate(NamedTuple):

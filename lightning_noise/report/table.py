@@ -14,6 +14,7 @@
 | ``boundary`` | a searched parameter lies on the edge of its range |
 | ``pruned`` | the run was ended before its budget, for nothing after that could matter |
 | ``refined`` | the trial is one of the closer search around a winner |
+| ``budget_steps`` | optimizer steps that a run at this batch size may take |
 
 Further columns are kept as they are. An empty cell is None.
 """
@@ -88,8 +89,9 @@ READERS: dict[str, Callable[[str], Any]] = {
     "boundary": _flag,
     "pruned": _flag,
     "refined": _flag,
+    "budget_steps": _optional(_whole),
 }
-NEEDED = tuple(name for name in READERS if name not in ("pruned", "refined"))
+NEEDED = tuple(name for name in READERS if name not in ("pruned", "refined", "budget_steps"))
 
 
 def read_table(path: str | Path, *, needs: Sequence[str] = NEEDED) -> list[dict[str, Any]]:

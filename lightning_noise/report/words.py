@@ -15,6 +15,18 @@ def in_digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
+def count(value: float, one: str) -> str:
+    """A number of things, rounded to a whole one, with its noun.
+
+    >>> count(1, "step"), count(17.9, "step"), count(119951.6, "example"), count(0.3, "step")
+    ('1 step', '18 steps', '119952 examples', 'less than 1 step')
+    """
+    whole = round(value)
+    if whole == 0 < value:
+        return f"less than 1 {one}"
+    return f"{whole} {one}" if whole == 1 else f"{whole} {one}s"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """The interval of b_crit, with what is missing said.
 
@@ -31,14 +43,16 @@ def interval(low: float | None, high: float | None) -> str:
 def describe(curve: Curve) -> str:
     """The lines of one goal: the fit, the two other batch sizes that go by similar names, and every warning."""
     sizes = len({point.global_size for point in curve.points})
-    lines = [f"{curve.goal}: {len(curve.points)} runs at {sizes} batch sizes reached it"]
+    found = f"{count(len(curve.points), 'run')} at {count(sizes, 'batch size')}"
+    lines = [f"{curve.goal}: {found} reached it"]
     for size, (missed, runs) in curve.missed.items():
-        lines.append(f"  warning: at batch size {size:g} {missed} of {runs} runs did not reach it")
+        tried = count(runs, "run")
+        lines.append(f"  warning: at batch size {size:g}, {missed} of {tried} did not reach it")
     if curve.fit is None:
         return "\n".join([*lines, f"  no fit: {curve.refusal}"])
     fit, percent = curve.fit, f"{100 * curve.confidence:g} %"
     bounds = f"{percent} interval {interval(fit.low, fit.high)}"
-    least = f"at least {in_digits(fit.s_min)} steps, at least {in_digits(fit.e_min)} examples"
+    least = f"at least {count(fit.s_min, 'step')}, at least {count(fit.e_min, 'example')}"
     lines += [
         f"  b_crit {in_digits(fit.b_crit)} examples, {bounds}: twice the least steps and the least examples",
         f"  {least}; residual {100 * fit.residual:.1f} % (rms of ln S)",

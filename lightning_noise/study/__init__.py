@@ -1,13 +1,13 @@
 """Studies of the critical batch size by experiment. Needs the extra ``study`` (Optuna)."""
 
 try:
+    from lightning_noise.study.errors import StorageError
     from lightning_noise.study.files import StudyFileError
     from lightning_noise.study.from_file import run_all, run_file
     from lightning_noise.study.goal import Budget, Goal
     from lightning_noise.study.result import Comparison, StudyResult
     from lightning_noise.study.runner import TrialError
     from lightning_noise.study.space import CentredLearningRate, Choice, LogUniform, Uniform
-    from lightning_noise.study.storage import StorageError
     from lightning_noise.study.study import BatchSizeStudy
 except ModuleNotFoundError as error:
     raise ImportError(f"lightning_noise.study needs more packages ({error}): pip install 'lightning-noise[study]'") from error

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
 
-DIVERGED = 10.0  # times the way from the first reading to the target, in the wrong direction
+DIVERGED = 10.0  # times the way from the first reading to the target, in the wrong direction; for
+# a metric to be maximised, of the training loss, whose target is taken to be 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,12 @@ class Budget:
 class GoalOutcome(NamedTuple):
     """What came of one goal in one run.
 
-    ``status`` is "reached", "incomplete" (the run ended first) or "diverged" (a reading was not finite, or worse than the first
-    one by ten times the way from there to the target); ``steps`` is the first crossing, linear between the readings around it;
-    ``best_value`` the best smoothed reading.
+    ``status`` is "reached", "incomplete" (the run ended first) or "diverged": a reading was not
+    finite, or worse than the first one by ten times the way from there to the target. A metric to
+    be maximised, such as an accuracy, cannot get that much worse, so there it is the training loss
+    that was not finite, or above its first reading by ten times its absolute value.
+    ``steps`` is the first crossing, linear between the readings around it; ``best_value`` the best
+    smoothed reading.
     """
 
     status: str
@@ -113,6 +117,9 @@ class GoalWatch:
         self._best: float | None = None
         self._crossing: float | None = None
         self._diverged = False
+        self._first_loss: float | None = None
+        self._loss: float | None = None  # smoothed
+        self._loss_examples = 0.0
 
     @property
     def decided(self) -> bool:
@@ -141,20 +148,41 @@ class GoalWatch:
         if self._crossing is None and now <= self._target and self._last is not None:
             before, above = self._last
             self._crossing = before + (step - before) * (above - self._target) / (above - now)
-        far = self._start + DIVERGED * abs(self._start - self._target)
-        self._diverged = self._crossing is None and now > far
+        if self.goal.mode == "min":
+            far = self._start + DIVERGED * abs(self._start - self._target)
+            self._diverged = self._crossing is None and now > far
         self._last = (step, now)
 
-    def diverge(self) -> None:
-        """The run broke down for another reason: an open goal has diverged."""
-        self._diverged = self._crossing is None
+    def update_loss(self, examples: float, loss: float) -> None:
+        """Takes the training loss of a step, before which the run had seen ``examples`` examples.
+
+        A loss that is not finite ends every open goal, one that is far above the first one a goal
+        whose metric is to be maximised.
+        """
+        if self.decided:
+            return
+        if not math.isfinite(loss):
+            self._diverged = True
+            return
+        if self.goal.mode == "min":
+            return
+        passed, self._loss_examples = examples - self._loss_examples, examples
+        now = self._blend(self._loss, loss, passed)
+        self._loss = now
+        self._first_loss = now if self._first_loss is None else self._first_loss
+        scale = abs(self._first_loss)
+        self._diverged = scale > 0 and now > self._first_loss + DIVERGED * scale
 
     def _smooth(self, examples: float, value: float) -> float:
         passed, self._examples = examples - self._examples, examples
-        if self._last is None or self.goal.smoothing == 0:
+        return self._blend(None if self._last is None else self._last[1], value, passed)
+
+    def _blend(self, before: float | None, value: float, passed: float) -> float:
+        """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
+        if before is None or self.goal.smoothing == 0:
             return value
         keep = math.exp(-passed / self.goal.smoothing)
-        return keep * self._last[1] + (1 - keep) * value
+        return keep * before + (1 - keep) * value
 
     def outcome(self) -> GoalOutcome:
         """What is known now."""

@@ -28,14 +28,18 @@ class Bar:
             return
         self._bar.total = max(expected, done)
         self._bar.n = done
-        self._bar.set_postfix_str("best " + " ".join(f"{size}:{steps:.4g}" for size, steps in best.items()), refresh=True)
+        found = " ".join(f"{size}:{steps:.0f}" for size, steps in best.items())
+        self._bar.set_postfix_str(f"best {found}", refresh=True)
 
 
 @contextmanager
-def bar(name: str, done: int, *, progress: bool | None) -> Iterator[Bar]:
-    """The bar of study ``name``, of which ``done`` runs were found in the storage; it is closed after the context."""
+def bar(name: str, done: int, expected: int, *, progress: bool | None) -> Iterator[Bar]:
+    """The bar of study ``name``, of which ``done`` runs were found in the storage.
+
+    It is closed after the context.
+    """
     if not wanted(progress):
         yield Bar(None)
         return
-    with tqdm(total=done, initial=done, desc=name, unit="run", dynamic_ncols=True) as shown:
+    with tqdm(total=expected, initial=done, desc=name, unit="run", dynamic_ncols=True) as shown:
         yield Bar(shown)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from lightning_noise.core.critical import CriticalBatchSize
 from lightning_noise.plugin.verdict import number
-from lightning_noise.report.curves import steps_by_size
 from lightning_noise.report.draw import draw_all
 from lightning_noise.report.table import write_table
+from lightning_noise.report.words import count, interval
+from lightning_noise.study.doubts import doubts, measured
 from lightning_noise.study.rows import Row
 from lightning_noise.study.trial import RERUN, SEARCH
 
@@ -43,7 +44,8 @@ class StudyResult:
             learning_rate, ``param_<name>`` of other searched parameters, status ("reached", "incomplete", "diverged"), steps
             (first crossing; None without), examples, best_value, mode ("min" or "max", of the goal), boundary (a parameter lies
             in the outer tenth of its range), best (winner of the search), pruned (ended before its budget), refined (of the
-            closer search), and noise scales of the reruns (b_simple_start, …).
+            closer search), budget_steps (that a run at this size may take), and noise scales of the
+            reruns (b_simple_start, …).
         fits: goal → :class:`CriticalBatchSize` from the reruns; a goal whose steps cannot be fitted is absent.
         warnings: everything that bears on the trust in the result.
         run_warnings: those of them that the runs themselves gave.
@@ -61,8 +63,8 @@ class StudyResult:
         fits, told = {}, list(said)
         for goal in dict.fromkeys(row["goal"] for row in rows):
             of_goal = [row for row in rows if row["goal"] == goal]
-            steps, doubts = _measured(of_goal)
-            told += [f"{goal}: {doubt}" for doubt in [*doubts, *_on_boundary(of_goal)]]
+            steps = measured(of_goal)
+            told += [f"{goal}: {doubt}" for doubt in doubts(of_goal)]
             try:
                 fits[goal] = CriticalBatchSize.fit(list(steps), list(steps.values()))
             except ValueError as error:
@@ -82,7 +84,7 @@ class StudyResult:
         Where some reruns did not reach it but more than half did it is the median, in which those count as never; the other
         sizes are absent.
         """
-        return _measured(self._of(goal))[0]
+        return measured(self._of(goal))
 
     def learning_rates(self, goal: str) -> dict[float, float]:
         """Batch size → learning rate of the winner, where one was searched."""
@@ -153,10 +155,9 @@ class StudyResult:
         fit = self.fits.get(goal)
         if fit is None:
             return ["  b_crit cannot be said"]
-        found = (
-            f"  b_crit {number(fit.b_crit)} [{number(fit.low)}, {number(fit.high)}] examples (95 % interval): at least "
-            f"{number(fit.s_min)} steps, at least {number(fit.e_min)} examples"
-        )
+        bounds = f"95 % interval {interval(fit.low, fit.high)}"
+        least = f"at least {count(fit.s_min, 'step')}, at least {count(fit.e_min, 'example')}"
+        found = f"  b_crit {number(fit.b_crit)} examples, {bounds}: {least}"
         ending = "_average"
         columns = dict.fromkeys(name for row in self.table for name in row)
         scales = [name.removesuffix(ending) for name in columns if name.endswith(ending)]
@@ -173,11 +174,14 @@ class StudyResult:
 
     def _size_lines(self, goal: str) -> list[str]:
         rates = self.learning_rates(goal)
-        return [
-            f"  {size:>8} examples a step: {number(steps)} steps, {number(steps * size)} examples"
-            + (f", learning rate {number(rates[size])}" if size in rates else "")
-            for size, steps in self.steps(goal).items()
-        ]
+        lines = []
+        for size, steps in self.steps(goal).items():
+            taken = f"{count(steps, 'step')}, {count(steps * size, 'example')}"
+            line = f"  {count(size, 'example'):>17} per step: {taken}"
+            if size in rates:
+                line += f", learning rate {number(rates[size])}"
+            lines.append(line)
+        return lines
 
     def _of(self, goal: str) -> list[Row]:
         rows = [row for row in self.table if row["goal"] == goal]
@@ -191,34 +195,6 @@ class StudyResult:
             if row["phase"] == SEARCH:
                 found.setdefault(row["global_size"], []).append(row)
         return found
-
-
-def _measured(rows: Iterable[Row]) -> tuple[dict[float, float], list[str]]:
-    """Size → steps of the reruns of one goal, and what is wrong with them."""
-    runs: dict[float, list[Row]] = {row["global_size"]: [] for row in rows}
-    for row in rows:
-        if row["phase"] == RERUN:
-            runs[row["global_size"]].append(row)
-    doubts = []
-    for size, found in runs.items():
-        reached = sum(row["status"] == "reached" for row in found)
-        told = f"at global size {size} {reached} of {len(found)} reruns of the winner reached it"
-        if not found:
-            doubts.append(f"no trial reached it at global size {size}: more budget, more trials or another range")
-        elif 2 * reached <= len(found):
-            doubts.append(f"{told}, so the size is left out")
-        elif reached < len(found):
-            doubts.append(f"{told}, so its steps are the median over all of them")
-    return steps_by_size(row for found in runs.values() for row in found), doubts
-
-
-def _on_boundary(rows: Iterable[Row]) -> list[str]:
-    sizes = [row["global_size"] for row in rows if row["best"] and row["boundary"]]
-    if not sizes:
-        return []
-    return [
-        f"the winner lies on the boundary of the search space at global size {', '.join(map(str, sizes))}: widen the ranges"
-    ]
 
 
 def _geometric_mean(values: Iterable[float | None]) -> float | None:

@@ -51,5 +51,6 @@ def _row(
         "best": best,
         "pruned": outcome.pruned,
         "refined": phase == SEARCH and trial >= plan.trials,
+        "budget_steps": plan.budget_steps,
         **{name: outcome.noise.get(name) for name in noise},
     }

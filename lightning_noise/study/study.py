@@ -1,7 +1,9 @@
 """Trains to a goal at many batch sizes, each with its own tuned learning rate, and fits the critical batch size."""
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,17 @@ import lightning as L
 from optuna.storages import BaseStorage
 
 from lightning_noise.study.checks import check_count, check_functions, check_names, check_sizes, check_space
+from lightning_noise.study.fingerprint import Fingerprint, fingerprint
 from lightning_noise.study.goal import Budget, Goal
+from lightning_noise.study.opening import Opened, opened
 from lightning_noise.study.plan import SizePlan
-from lightning_noise.study.progress import Bar, bar
+from lightning_noise.study.progress import bar
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.rows import rows_of
 from lightning_noise.study.runner import Runner, started
 from lightning_noise.study.space import distributions, range_of
-from lightning_noise.study.storage import Key, Shelf, opened
-from lightning_noise.study.trial import Outcome, Recipe
+from lightning_noise.study.storage import UNKNOWN_CODE, Key, Shelf, in_words
+from lightning_noise.study.trial import Outcome, Recipe, Task
 
 
 class BatchSizeStudy:
@@ -42,6 +46,7 @@ class BatchSizeStudy:
         budget: what one run may use.
         storage: of finished runs: a path of a journal file (None: ``<name>.journal``), any URL of Optuna's
             (``sqlite:///a.db``), or an Optuna storage. One process at a time may run a study.
+            A finished study can also be read where nothing can be written.
         name: of the study, inside the storage.
         refine: runs of the closer search for each winner; 0 leaves it out.
         seed: all runs of the search have it, the reruns the following ones.
@@ -51,7 +56,8 @@ class BatchSizeStudy:
         noise_scale: measures B_simple in the reruns; a dict gives arguments of ``GradientNoiseScale`` (with the
             geometry "hessian" also B_noise, where the version has it).
         workers: processes that train; 0 trains in this one.
-        threads: of torch in each process.
+        threads: of torch in each process. Another number changes rounding alone, so a study may go
+            on with it.
         trainer_options: more arguments of ``Trainer``, such as ``{"accelerator": "gpu"}``; CPU by default.
         progress: shows a bar; None: on a terminal, not in continuous integration.
 
@@ -123,40 +129,63 @@ class BatchSizeStudy:
         whole = {size: steps // every[size] * every[size] for size, steps in budgets.items()}
         return Recipe(make_module, make_data, self.goals, every, whole, self.prune, noise, dict(trainer_options), threads)
 
-    def run(self) -> StudyResult:
+    def run(self, *, accept_changes: bool = False) -> StudyResult:
         """Runs what the storage does not hold yet, and gives the result of all.
 
+        Args:
+            accept_changes: keeps stored runs although ``make_module``, ``make_data``,
+                ``trainer_options`` or ``noise_scale``, or code that they use, are not those that
+                the runs were made with. The result's warnings report it.
+
         Raises:
-            StorageError: the storage is in use, or holds a study of this name with other settings.
+            StorageError: the storage is in use, cannot be used, or holds a study of this name with
+                other settings or, without ``accept_changes``, with runs of other code.
             TrialError: a run raised an error, or its process died three times. Finished runs are kept.
         """
         plans = [self._plan(size) for size in self.batch_sizes]
         done: dict[Key, Outcome] = {}
         with opened(self.storage, self.name) as storage:
             shelves = {plan.global_size: self._shelf(storage, plan) for plan in plans}
+            notes = self._agree(shelves.values(), accept_changes=accept_changes)
             for shelf in shelves.values():
                 done |= {key: outcome for key, _, outcome in shelf.load()}
             if any(plan.next_tasks(done) for plan in plans):
-                with started(self.recipe, self.workers) as runner, bar(self.name, len(done), progress=self.progress) as shown:
-                    self._work(plans, done, shelves, runner, shown)
-        return StudyResult.from_table(rows_of(plans, self.goals, done), warnings=_warnings(done))
+                storage.check_writing()
+                self._work(plans, done, shelves)
+        table = rows_of(plans, self.goals, done)
+        return StudyResult.from_table(table, warnings=[*notes, *_warnings(done)])
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        recipe = self.recipe
+        names = ("make_module", "make_data", "trainer_options", "noise_scale")
+        return fingerprint({name: getattr(recipe, name) for name in names})
+
+    def _agree(self, shelves: Iterable[Shelf], *, accept_changes: bool) -> list[str]:
+        """What the shelves say about the code behind their runs, each text once."""
+        notes: dict[str, None] = {}
+        for shelf in shelves:
+            found = shelf.agree(self._fingerprint, accept_changes=accept_changes)
+            notes |= dict.fromkeys(found)
+        if UNKNOWN_CODE in notes:
+            warnings.warn(f"study {self.name!r}: {UNKNOWN_CODE}", stacklevel=3)
+        return list(notes)
 
     def _work(
-        self, plans: Sequence[SizePlan], done: dict[Key, Outcome], shelves: Mapping[int, Shelf], runner: Runner, shown: Bar
+        self,
+        plans: Sequence[SizePlan],
+        done: dict[Key, Outcome],
+        shelves: Mapping[int, Shelf],
     ) -> None:
-        running: set[Key] = set()
-        while True:
-            waiting = [task for plan in plans for task in plan.next_tasks(done) if task.key not in running]
-            for task in waiting[: runner.free]:
-                running.add(task.key)
-                runner.submit(task)
-            if not running:
-                return
-            for task, outcome in runner.wait():
+        total = _expected(plans, done)
+        with (
+            started(self.recipe, self.workers) as runner,
+            bar(self.name, len(done), total, progress=self.progress) as shown,
+        ):
+            for task, outcome in _outcomes(runner, plans, done):
                 shelves[task.global_size].keep(task, outcome)
                 done[task.key] = outcome
-                running.remove(task.key)
-            shown.show(len(done), sum(plan.expected(done) for plan in plans), self._best(plans, done))
+                shown.show(len(done), _expected(plans, done), self._best(plans, done))
 
     def _best(self, plans: Sequence[SizePlan], done: Mapping[Key, Outcome]) -> dict[int, float]:
         found = {}
@@ -181,15 +210,40 @@ class BatchSizeStudy:
             prune=self.prune,
         )
 
-    def _shelf(self, storage: BaseStorage, plan: SizePlan) -> Shelf:
+    def _shelf(self, storage: Opened, plan: SizePlan) -> Shelf:
+        noise = self.recipe.noise_scale
         settings = {
             "goals": [asdict(goal) for goal in self.goals],
             "budget_steps": plan.budget_steps,
             "validate_every": plan.every,
-            "noise_scale": None if self.recipe.noise_scale is None else repr(sorted(self.recipe.noise_scale.items())),
+            "noise_scale": None if noise is None else in_words(noise),
             **{key: getattr(self, key) for key in ("trials", "seeds", "refine", "seed", "prune")},
         }
         return Shelf(storage, self.name, plan.global_size, plan.space, settings)
+
+
+def _expected(plans: Sequence[SizePlan], done: Mapping[Key, Outcome]) -> int:
+    return sum(plan.expected(done) for plan in plans)
+
+
+def _outcomes(
+    runner: Runner,
+    plans: Sequence[SizePlan],
+    done: Mapping[Key, Outcome],
+) -> Iterator[tuple[Task, Outcome]]:
+    """Runs everything that the plans ask for, which depends on ``done``: put each outcome there."""
+    running: set[Key] = set()
+    while True:
+        tasks = [task for plan in plans for task in plan.next_tasks(done)]
+        waiting = [task for task in tasks if task.key not in running]
+        for task in waiting[: runner.free]:
+            running.add(task.key)
+            runner.submit(task)
+        if not running:
+            return
+        for task, outcome in runner.wait():
+            yield task, outcome
+            running.remove(task.key)
 
 
 def _warnings(done: Mapping[Key, Outcome]) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """The callback that reads the goals' metrics from a trainer and ends the run when nothing is left to find out."""
 
-import math
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
@@ -65,10 +64,11 @@ class WatchGoals(Callback):
         # Lightning hands out the loss of a micro-batch divided by the number of micro-batches in a step
         loss = fmean(self._losses) * trainer.accumulate_grad_batches if self._losses else None
         for watch in self.watches.values():
-            if on == "train" and loss is not None and not math.isfinite(loss):
-                watch.diverge()
-            elif watch.goal.on == on:
-                watch.update(step, step * self._global_size, self._value(trainer, watch.goal, loss))
+            examples = step * self._global_size
+            if on == "train" and loss is not None:
+                watch.update_loss(examples, loss)
+            if watch.goal.on == on:
+                watch.update(step, examples, self._value(trainer, watch.goal, loss))
                 self.readings += 1
 
     def _value(self, trainer: L.Trainer, goal: Goal, loss: float | None) -> float:

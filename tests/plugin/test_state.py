@@ -91,6 +91,11 @@ def test_an_interrupted_run_prints_its_verdict(capsys):
     assert "4 steps measured" in capsys.readouterr().out
 
 
+def test_a_single_step_is_told_in_the_singular(capsys):
+    fit(Regression(), data(), GradientNoiseScale(), max_steps=1)
+    assert "; 1 step measured\n" in capsys.readouterr().out
+
+
 def test_an_error_in_the_backward_pass_leaves_no_hook():
     class Failing(Regression):
         def training_step(self, batch, batch_idx):

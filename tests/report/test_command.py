@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import lightning_noise
 from lightning_noise.__main__ import main
 from lightning_noise.report.table import write_table
 from tests.report.synthetic import study
@@ -36,6 +37,20 @@ def test_fit_in_a_process(tmp_path):
     ]
 
 
+def test_the_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lightning-noise {lightning_noise.__version__}\n"
+
+
+def test_a_single_run_is_told_in_the_singular(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("global_size,steps\n8,100\n16,\n")
+    main(["fit", str(tmp_path / "t.csv")])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "the goal: 1 run at 1 batch size reached it"
+    assert said[1] == "  warning: at batch size 16, 1 of 1 run did not reach it"
+
+
 def test_the_script_is_installed_under_its_name():
     assert 'lightning-noise = "lightning_noise.__main__:main"' in (ROOT / "pyproject.toml").read_text()
 
@@ -44,7 +59,7 @@ def test_fit_of_every_goal_with_its_warnings(table, capsys):
     assert main(["fit", str(table)]) == 0
     said = capsys.readouterr().out
     assert "error 3 %: 29 runs at 10 batch sizes reached it" in said
-    assert "warning: at batch size 8 1 of 3 runs did not reach it" in said
+    assert "warning: at batch size 8, 1 of 3 runs did not reach it" in said
     assert "loss < 1: 29 runs" in said
     assert main(["fit", str(table), "--goal", "loss < 1", "--confidence", "0.5"]) == 0
     said = capsys.readouterr().out
@@ -117,8 +132,8 @@ def runs(monkeypatch):
         StudyFileError = StorageError = LookupError
 
         @staticmethod
-        def run_file(path, *, quick, storage):
-            calls.append((path, quick, storage))
+        def run_file(path, *, quick, storage, accept_changes):
+            calls.append((path, quick, storage, accept_changes))
             return Result()
 
     monkeypatch.setitem(sys.modules, "lightning_noise.study", Floor)
@@ -131,7 +146,13 @@ def test_study_runs_the_file_stores_the_table_and_says_what_it_found(runs, tmp_p
     assert main(["study", "mine.py"]) == 0
     assert capsys.readouterr().out == "b_crit 300\ntable: mine.csv\n"
     assert main(["study", "mine.py", "--quick", "--storage", "sqlite:///s.db", "--csv", "other.csv"]) == 0
-    assert runs == [("mine.py", False, None), ("mine.py", True, "sqlite:///s.db")]
+    assert main(["study", "mine.py", "--accept-changes"]) == 0
+    url = "sqlite:///s.db"
+    assert runs == [
+        ("mine.py", False, None, False),
+        ("mine.py", True, url, False),
+        ("mine.py", False, None, True),
+    ]
     assert main(["fit", "other.csv"]) == 0
 
 

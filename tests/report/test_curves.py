@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy.stats import t as student_t
 
 from lightning_noise import CriticalBatchSize
 from lightning_noise.report.curves import frontier, runs_that_count, steps_by_size, steps_curve
@@ -40,6 +41,25 @@ def test_the_band_is_the_envelope_of_the_interval():
         assert narrow.low[i] < narrow.steps[i] < narrow.high[i]
     last = math.log(wide.low[-1] / wide.low[-9]) / math.log(wide.sizes[-1] / wide.sizes[-9])
     assert -1 < last < 0
+
+
+def test_the_band_is_the_interval_of_the_steps_everywhere():
+    """Against the least RSS of all curves through a given number of steps at a size."""
+    sizes, factors = (4, 16, 64, 256, 1024), (1.3, 0.7, 1.3, 0.9, 1.1)
+    steps = [100 * (1 + 64 / size) * factor for size, factor in zip(sizes, factors, strict=True)]
+    curve = steps_curve([run(size, count) for size, count in zip(sizes, steps, strict=True)])
+
+    def rss(b_crit, size, count):
+        s_min = count / (1 + b_crit / size)
+        curve = [s_min * (1 + b_crit / one) for one in sizes]
+        return sum(math.log(a / b) ** 2 for a, b in zip(curve, steps, strict=True))
+
+    limit = 5 * curve.fit.residual**2 * (1 + student_t.ppf(0.975, 3) ** 2 / 3)
+    for i in range(0, len(curve.sizes), 16):
+        for end in (curve.low[i], curve.high[i]):
+            trials = (math.exp(k / 50) for k in range(-250, 600))
+            least = min(rss(b_crit, curve.sizes[i], end) for b_crit in trials)
+            assert least == pytest.approx(limit, rel=0.02)
 
 
 def test_where_a_straight_line_is_not_excluded_the_band_reaches_it():

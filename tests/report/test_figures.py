@@ -74,14 +74,23 @@ def test_frontier():
 
 
 def test_rate_map_tells_the_ends_of_trials_apart_without_colour():
-    found = rate_map(study())
+    rows = study()
+    for row in rows:
+        row["pruned"] = row["global_size"] > 64
+    found = rate_map(rows)
     figure = figures.draw_rate_map(found)
     boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert len(boxes) == len(found.cells)
     hatches = {cell.status: set() for cell in found.cells}
     for cell, box in zip(found.cells, boxes, strict=True):
         hatches[cell.status].add(box.get_hatch())
-    assert hatches == {"reached": {None}, "incomplete": {"///"}, "diverged": {"xxxx"}}
+    assert hatches == {
+        "reached": {None},
+        "pruned": {".."},
+        "incomplete": {"///"},
+        "diverged": {"xxxx"},
+    }
+    assert "pruned: could no longer win" in texts(figure)
     markers = [line.get_marker() for line in figure.axes[0].lines]
     assert (markers.count("*"), markers.count("^")) == (len(SIZES) - 1, 1)
     assert is_grey(figure)

@@ -51,6 +51,18 @@ def test_trials_of_one_rate_share_a_cell_and_the_best_of_them_speaks():
     assert lone.status == "incomplete" and lone.low < 0.1 < lone.high
 
 
+def test_a_pruned_trial_is_not_incomplete():
+    rows = [
+        trial(0.1, pruned=True),
+        trial(0.2, "incomplete", pruned=True),
+        trial(0.4, "incomplete", pruned=False),
+        trial(0.8, "diverged", pruned=True),
+        trial(0.8, "incomplete", pruned=True),
+    ]
+    statuses = [cell.status for cell in rate_map(rows).cells]
+    assert statuses == ["reached", "pruned", "incomplete", "pruned"]
+
+
 def test_trials_without_a_rate_are_no_part_of_the_map():
     assert len(rate_map([trial(None), trial(0.2)]).cells) == 1
     with pytest.raises(ValueError, match="no search trial with a learning rate"):

@@ -93,6 +93,13 @@ def test_the_bar_tells_runs_done_the_best_and_time_left(capsys):
     assert "<00:00" in last  # time left
 
 
+def test_the_bar_has_its_total_from_the_start(capsys):
+    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "progress": True}).run()
+    first = capsys.readouterr().err.split("\r")[1]
+    assert "study:   0%" in first
+    assert "| 0/3 [00:00<?" in first
+
+
 def test_no_bar_in_continuous_integration_or_off_a_terminal(capsys, monkeypatch):
     cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "progress": None}).run()
     captured = capsys.readouterr()

@@ -39,6 +39,41 @@ def test_far_but_not_too_far_may_come_back():
     assert watch([(0, 3.0), (1, 22.9), (2, 0.0)]).status == "reached"
 
 
+def accuracy(losses, readings=(), **changes):
+    """What came of an accuracy goal while the training loss was this at every step."""
+    goal = {"metric": "accuracy", "target": 0.9, "mode": "max", **changes}
+    found = GoalWatch(Goal(**goal))
+    for step, value in readings:
+        found.update(step, step, value)
+    for step, loss in enumerate(losses):
+        found.update_loss(step, loss)
+    return found.outcome().status
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 2.3 * 11 + 0.1])
+def test_an_accuracy_diverges_by_the_training_loss(bad):
+    assert accuracy([2.3, 2.0, bad, 2.3]) == "diverged"
+    assert accuracy([2.3, 2.0, 25.2, 2.3]) == "incomplete"
+    assert accuracy([2.3, bad], [(0, 0.1), (1, 0.95)]) == "reached"
+
+
+def test_the_loss_is_smoothed_as_the_goal_is():
+    assert accuracy([2.0, *[1.0] * 9, 30.0]) == "diverged"
+    assert accuracy([2.0, *[1.0] * 9, 30.0], smoothing=10) == "incomplete"
+    assert accuracy([2.0, *[30.0] * 30], smoothing=10) == "diverged"
+
+
+def test_losses_from_below_0_and_from_0_on():
+    assert accuracy([-2.0, 17.9]) == "incomplete"
+    assert accuracy([-2.0, 18.1]) == "diverged"
+    assert accuracy([0.0, 1.0]) == "incomplete"  # nothing to compare with
+
+
+def test_a_minimised_goal_goes_by_its_own_metric():
+    assert accuracy([2.3, 1e6], mode="min", target=0.1) == "incomplete"
+    assert accuracy([2.3, math.nan], mode="min", target=0.1) == "diverged"
+
+
 def test_what_was_reached_stays_reached():
     assert watch([(0, 3.0), (1, 0.0), (2, math.nan)]) == ("reached", pytest.approx(2 / 3), 0.0)
 

@@ -57,9 +57,11 @@ def test_the_noise_scale_stands_beside_it():
     beside = result.compare("g")
     assert (beside.start, beside.average, beside.end, beside.ratio) == pytest.approx((20, 128, 500, 2))
     assert result.compare("g", "b_noise")[5:] == (None,) * 4
-    assert "b_crit 64 [64, 64] examples" in result.summary()
+    least = "at least 100 steps, at least 6400 examples"
+    said = f"  b_crit 64 examples, 95 % interval 64 to 64: {least}"
+    assert said in result.summary().splitlines()
     assert "b_simple of the tuned runs: 20 at the start, 128 on average (2 b_crit), 500 at the end" in result.summary()
-    assert "      64 examples a step: 200 steps, 12800 examples, learning rate 0.64" in result.summary()
+    assert "      64 examples per step: 200 steps, 12800 examples, learning rate 0.64" in result.summary()
 
 
 def test_reruns_that_fail_are_told_and_not_averaged_away():
@@ -69,11 +71,49 @@ def test_reruns_that_fail_are_told_and_not_averaged_away():
     result = StudyResult.from_table(rows)
     assert result.steps("g")[8] == 900
     assert 16 not in result.steps("g")
-    assert (
-        "g: at global size 8 2 of 3 reruns of the winner reached it, so its steps are the median over all of them"
-        in result.warnings
+    median, left_out, budget = (text.removeprefix("g: ") for text in result.warnings[:3])
+    told = "at global size 8, 2 of 3 reruns of the winner reached it, so its steps are the median"
+    assert median == f"{told} over all of them"
+    told, fix = left_out.split(", so the size is left out. ")
+    assert told == "at global size 16, 1 of 2 reruns of the winner reached it"
+    assert fix == (
+        "Its winner may have been a lucky run at too high a learning rate (0.16): "
+        "lower the upper end of the range below it, or raise the budget"
     )
-    assert "g: at global size 16 1 of 2 reruns of the winner reached it, so the size is left out" in result.warnings
+    told, fix = budget.split(". ")
+    assert told.endswith("biases the fit: 1 of 3 at global size 8, 1 of 2 at global size 16")
+    assert fix == "Raise Budget(steps=..., examples=...) and run under another name"
+
+
+def test_reruns_that_end_at_the_budget_name_it():
+    rows = [{**one, "budget_steps": 300} for one in table()]
+    rows += [row(8, None, budget_steps=300), row(8, None, budget_steps=300, status="diverged")]
+    rows += [row(16, None, budget_steps=1), row(32, None, budget_steps=9, pruned=True)]
+    (told,) = (text for text in StudyResult.from_table(rows).warnings if "biases the fit" in text)
+    assert "1 of 4 at global size 8 (budget: 300 steps), 1 of 3 at global size 16 (" in told
+    assert "(budget: 1 step). Raise Budget(steps=..., examples=...)" in told
+
+
+def test_a_rerun_that_is_alone_is_counted_in_the_singular():
+    rows = [one for one in table() if one["global_size"] != 8] + [row(8, None, learning_rate=None)]
+    told = (
+        "g: at global size 8, 0 of 1 rerun of the winner reached it, so the size is left out. Its "
+        "winner may have been a lucky run: search another range, or raise the budget"
+    )
+    assert told in StudyResult.from_table(rows).warnings
+
+
+def test_counts_are_whole_and_an_open_end_is_in_words():
+    rows = [row(size, 0.9 + 10 / size, learning_rate=None) for size in (1, 2, 4, 8, 16, 32)]
+    lines = StudyResult.from_table(rows).summary().splitlines()
+    assert "          1 example per step: 11 steps, 11 examples" in lines
+    assert "        32 examples per step: 1 step, 39 examples" in lines
+    steep = [row(size, 1000 * factor / size) for size, factor in STEEP]
+    assert "examples, 95 % interval at least " in StudyResult.from_table(steep).summary()
+    assert "unbounded" not in StudyResult.from_table(steep).summary()
+
+
+STEEP = ((8, 1.0), (16, 1.02), (32, 0.98), (64, 1.1), (128, 1.3), (256, 1.6))
 
 
 def test_what_cannot_be_fitted_has_no_fit():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lightning_noise.study import Budget, Goal, StorageError, TrialError
-from lightning_noise.study.storage import opened
+from lightning_noise.study.opening import opened
 from lightning_noise.study.trial import run
 from tests.study import cheap
 
@@ -84,6 +84,21 @@ def test_a_run_that_blows_up_has_diverged(goal):
     outcome = one(goal=goal, parameters={"learning_rate": 5.0})
     assert outcome.goals[0].status == "diverged"
     assert not outcome.pruned
+
+
+class Scored(cheap.Regression):
+    """Logs a score in (0, 1], which no blow-up can bring far below where it starts."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("score", torch.exp(-self.loss(batch)))
+
+
+def test_a_run_that_blows_up_has_diverged_by_its_accuracy_too():
+    goal = Goal(metric="score", target=0.58, mode="max")
+    found = {"make_module": lambda p: Scored(**p), "goal": goal}
+    outcome = one(cap=20, parameters={"learning_rate": 2.5}, **found)  # all losses are finite
+    assert outcome.goals[0].status == "diverged"
+    assert one(parameters={"learning_rate": 0.3}, **found).goals[0].status == "reached"
 
 
 class NotFinite(cheap.Regression):

@@ -1,0 +1,66 @@
+"""What decides the result of a run beside a study's settings: the code and the options it uses."""
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_noise.study.source import definitions
+
+MOST_TEXT = 30_000  # characters kept for each part; MySQL has 65 535 bytes for an attribute
+LONGEST = 6_000  # characters of one definition
+SHOWN = 24  # lines of a difference in an error
+
+Fingerprint = dict[str, dict[str, str]]
+
+
+def fingerprint(parts: Mapping[str, Any]) -> Fingerprint:
+    """Part (``make_module``, …) → name of a definition → its text, bounded.
+
+    Of a text beyond the bound the rest counts by its hash.
+    """
+    return {part: _bounded(definitions(value)) for part, value in parts.items()}
+
+
+def _bounded(texts: Mapping[str, str]) -> dict[str, str]:
+    room = MOST_TEXT
+    kept = {}
+    for name, text in texts.items():
+        kept[name] = _cut(text, min(LONGEST, room))
+        room = max(0, room - len(kept[name]))
+    return kept
+
+
+def _cut(text: str, room: int) -> str:
+    if len(text) <= room:
+        return text
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+    return f"{text[:room]}\n… {len(text)} characters in all, sha256 {digest}"
+
+
+def changed(stored: Fingerprint, present: Fingerprint) -> list[str]:
+    """The parts that differ."""
+    parts = sorted({*stored, *present})
+    return [part for part in parts if stored.get(part) != present.get(part)]
+
+
+def difference(stored: Fingerprint, present: Fingerprint) -> str:
+    """Both sides of every definition that differs, as a short diff."""
+    lines: list[str] = []
+    for part in changed(stored, present):
+        before, now = stored.get(part, {}), present.get(part, {})
+        for name in dict.fromkeys([*before, *now]):
+            if before.get(name) != now.get(name):
+                title = f"{part}, {name}" if name else part
+                lines += [f"{title} (- stored, + now):", *_diff(before.get(name), now.get(name))]
+    if len(lines) > SHOWN:
+        lines = [*lines[:SHOWN], f"… and {len(lines) - SHOWN} more lines"]
+    return "\n".join(lines)
+
+
+def _diff(before: str | None, now: str | None) -> list[str]:
+    stored = [] if before is None else before.splitlines()
+    present = [] if now is None else now.splitlines()
+    lines = list(difflib.unified_diff(stored, present, lineterm="", n=1))
+    # the first two lines name files, of which there are none
+    return [f"  {line}" for line in lines[2:] if not line.startswith("@@")]

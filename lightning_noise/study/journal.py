@@ -1,0 +1,63 @@
+"""Optuna's journal files: one line of JSON for each thing that was written."""
+
+import json
+from pathlib import Path
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from lightning_noise.study.errors import StorageError
+
+
+def read(path: Path, *, writable: bool) -> JournalStorage:
+    """The storage in a journal file, which is made where there is none.
+
+    A process that was killed while it wrote may leave half a line, which would spoil the next one:
+    it is cut off where the file can be written, and ignored where it cannot.
+
+    Raises:
+        StorageError: the file cannot be read, or is no journal, or is damaged.
+    """
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise StorageError(f"storage {path} cannot be read ({error}).") from error
+    whole = content.rfind(b"\n") + 1
+    _check(path, content[:whole], content[whole:])
+    if writable and whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except Exception as error:  # lines of JSON that Optuna did not write can fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        told = f"{path} holds no journal of Optuna's ({reason})"
+        raise StorageError(f"Give another storage: {told}.") from error
+
+
+def _check(path: Path, whole: bytes, rest: bytes) -> None:
+    for number, line in enumerate(whole.splitlines(), start=1):
+        if not _is_entry(line):
+            raise _damaged(path, number)
+    if rest and not whole and not rest.startswith(b"{"):  # a file of something else: not cut
+        raise _damaged(path, 1)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _damaged(path: Path, number: int) -> StorageError:
+    if number == 1:
+        return StorageError(
+            f"Give another storage: {path} is no journal of Optuna's, or is damaged from its first "
+            "line on. A SQLite database is given as a URL, such as sqlite:///study.db."
+        )
+    return StorageError(
+        f"storage {path} is damaged: line {number} is no entry of a journal. Restore the file, or "
+        f"keep the runs before that line (head -n {number - 1} {path} > repaired.journal) and go "
+        "on with storage='repaired.journal'."
+    )

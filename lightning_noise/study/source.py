@@ -1,0 +1,259 @@
+"""The source text that a callable depends on, as far as it can be read, and values as stable text.
+
+Read are functions and classes outside of the standard library and of installed packages: what a
+function names (globals, closures, imports inside of it), the base classes and methods of a class,
+and so on. Comments, docstrings and layout do not count. Not seen is what is looked up at run time
+(``getattr`` with a made-up name, a configuration file, the content of the data).
+"""
+
+import dis
+import functools
+import importlib
+import importlib.util
+import inspect
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+
+from lightning_noise.study.text import (
+    MOST_BYTES,
+    digest,
+    of_class,
+    of_code,
+    of_tensor,
+    without_address,
+)
+
+MOST_DEFINITIONS = 200
+MOST_ITEMS = 1000  # of a container whose values are read
+DEPTH = 4  # of containers and objects inside of each other
+
+_INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")
+_LIBRARIES = [Path(sysconfig.get_paths()[key]) for key in _INSTALLED]
+_PACKAGES = {"site-packages", "dist-packages"}
+_PLAIN = (str, int, float, complex, bytes, type(None), type(Ellipsis))
+_CACHED = type(functools.cache(len))
+_MISSING = object()
+
+
+def definitions(value: object) -> dict[str, str]:
+    """``value`` as text under the name "", and each definition behind it under its own name."""
+    return _Reader().read(value)
+
+
+class _Reader:
+    """Follows references from one value; each definition is read once."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, str] = {}
+        self._seen: dict[int, object] = {}  # holds the objects, so that no id is used twice
+        self._open: deque[FunctionType | type] = deque()
+
+    def read(self, value: object) -> dict[str, str]:
+        self._found[""] = self._text(value, DEPTH)
+        while self._open and len(self._found) < MOST_DEFINITIONS:
+            found = self._open.popleft()
+            if isinstance(found, FunctionType):
+                self._note(found.__qualname__, of_code(found.__code__))
+                self._follow(found)
+            else:
+                self._read_class(found)
+        return self._found
+
+    def _note(self, name: str, text: str) -> None:
+        """Two definitions of one name are numbered in the order in which they are met."""
+        key, count = name, 1
+        while key in self._found:
+            count += 1
+            key = f"{name} ({count})"
+        self._found[key] = text
+
+    def _add(self, found: FunctionType | type) -> None:
+        if id(found) not in self._seen and _is_own(found.__module__):
+            self._seen[id(found)] = found
+            self._open.append(found)
+
+    def _read_class(self, found: type) -> None:
+        functions = list(_functions(found))
+        self._note(found.__qualname__, of_class(found, functions))
+        for base in found.__mro__[1:]:
+            self._add(base)
+        for name, value in vars(found).items():
+            if isinstance(value, _PLAIN) and not name.startswith("_"):
+                self._note(f"{found.__qualname__}.{name}", repr(value))
+        for function in functions:
+            self._follow(function)
+
+    def _follow(self, function: FunctionType) -> None:
+        """Everything that the body of ``function`` refers to."""
+        codes = list(_nested(function.__code__))
+        names = dict.fromkeys(name for code in codes for name in code.co_names)
+        state = set(_assigned(codes))
+        for name in names:
+            if name not in state:
+                self._meet(name, function.__globals__.get(name, _MISSING), names)
+        for module in _imported(codes, function.__globals__):
+            self._meet(module.__name__, module, names)
+        cells = function.__closure__ or ()
+        for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+            with suppress(ValueError):  # an empty cell
+                if name not in state:
+                    self._meet(name, cell.cell_contents, names)
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        for value in defaults:
+            self._text(value, DEPTH)
+
+    def _meet(self, name: str, value: object, names: Mapping[str, None]) -> None:
+        value = _unwrapped(value)
+        if value is _MISSING or id(value) in self._seen:
+            return
+        if isinstance(value, FunctionType | type):
+            self._add(value)
+        elif isinstance(value, ModuleType):
+            self._meet_module(value, names)
+        elif not isinstance(value, BuiltinFunctionType):
+            if not isinstance(value, _PLAIN):  # plain ones are shared: two names may hold the same
+                self._seen[id(value)] = value
+            self._note(name, self._text(value, DEPTH))
+
+    def _meet_module(self, module: ModuleType, names: Mapping[str, None]) -> None:
+        if not _is_own(module.__name__):
+            return
+        self._seen[id(module)] = module
+        for name in names:
+            self._meet(name, vars(module).get(name, _MISSING), names)
+
+    def _text(self, value: Any, depth: int) -> str:
+        """``value`` in words that are the same in every process."""
+        value = _unwrapped(value)
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if isinstance(value, FunctionType | type):
+            self._add(value)
+            return value.__qualname__
+        if isinstance(value, functools.partial):
+            inner = (value.func, value.args, value.keywords)
+            return f"partial({', '.join(self._text(one, depth) for one in inner)})"
+        if isinstance(value, MethodType):
+            self._text(value.__func__, depth)
+            return f"{self._text(value.__self__, depth)}.{value.__name__}"
+        if isinstance(value, ModuleType):
+            return value.__name__
+        if isinstance(value, torch.Tensor):
+            return of_tensor(value)
+        if isinstance(value, torch.nn.Module):
+            self._add(type(value))
+            return f"{value!r} {self._text(value.state_dict(), depth)}"
+        if depth == 0:
+            return type(value).__qualname__
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(self._pairs(value, depth)) + "}"
+        if isinstance(value, list | tuple | set | frozenset):
+            return f"{type(value).__name__}({', '.join(self._items(value, depth))})"
+        return self._object(value, depth)
+
+    def _pairs(self, value: Mapping[Any, Any], depth: int) -> Iterator[str]:
+        pairs = sorted((self._text(key, depth - 1), key) for key in list(value)[:MOST_ITEMS])
+        for text, key in pairs:
+            yield f"{text}: {self._text(value[key], depth - 1)}"
+        if len(value) > MOST_ITEMS:
+            yield f"{len(value)} in all"
+
+    def _items(self, value: Any, depth: int) -> list[str]:
+        found = [self._text(one, depth - 1) for one in list(value)[:MOST_ITEMS]]
+        if isinstance(value, set | frozenset):
+            found.sort()
+        if len(value) > MOST_ITEMS:
+            found.append(f"{len(value)} in all")
+        return found
+
+    def _object(self, value: Any, depth: int) -> str:
+        kind = type(value)
+        self._add(kind)
+        with suppress(TypeError, ValueError):
+            return f"{kind.__qualname__}({digest(memoryview(value).cast('B')[:MOST_BYTES])})"
+        if not isinstance(getattr(value, "__dict__", None), dict):
+            return without_address(value)
+        state = vars(value)
+        if not _is_own(kind.__module__):  # private attributes there often change with every use
+            state = {name: part for name, part in state.items() if not name.startswith("_")}
+        return f"{kind.__qualname__}({', '.join(self._pairs(state, depth))})"
+
+
+def _unwrapped(value: Any) -> Any:
+    """The function inside of a cache; a decorator written in Python is read like any function."""
+    if isinstance(value, _CACHED):
+        return inspect.unwrap(value)
+    return value
+
+
+def _is_own(module: str | None) -> bool:
+    """Whether a module is the user's: neither of the standard library nor installed."""
+    root = (module or "builtins").partition(".")[0]
+    if root == "__main__":
+        return True
+    if root in sys.stdlib_module_names or root == "lightning_noise":
+        return False
+    file = getattr(sys.modules.get(module or ""), "__file__", None)
+    return file is None or not _is_installed(Path(file))
+
+
+def _is_installed(file: Path) -> bool:
+    inside = any(file.is_relative_to(folder) for folder in _LIBRARIES)
+    return inside or not _PACKAGES.isdisjoint(file.parts)
+
+
+def _functions(found: type) -> Iterator[FunctionType]:
+    """The methods that a class itself defines."""
+    for value in vars(found).values():
+        candidates: tuple[object, ...] = (value,)
+        if isinstance(value, staticmethod | classmethod):
+            candidates = (value.__func__,)
+        elif isinstance(value, property):
+            candidates = (value.fget, value.fset)
+        for function in candidates:
+            if isinstance(function, FunctionType) and function.__module__ == found.__module__:
+                yield function
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    """A code object and those of the functions inside of it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+def _assigned(codes: list[CodeType]) -> Iterator[str]:
+    """Names outside of itself that a function assigns to: state of the process, not code."""
+    for code in codes:
+        for step in dis.get_instructions(code):
+            in_closure = step.opname == "STORE_DEREF" and step.argval in codes[0].co_freevars
+            if in_closure or step.opname == "STORE_GLOBAL":
+                yield step.argval
+
+
+def _imported(codes: list[CodeType], names: Mapping[str, Any]) -> Iterator[ModuleType]:
+    """The user's modules that function bodies import; running the function would import them."""
+    for code in codes:
+        before: list[Any] = []
+        for step in dis.get_instructions(code):
+            if step.opname == "IMPORT_NAME":
+                with suppress(Exception):  # what cannot be imported is told by the run itself
+                    yield from _own_module("." * (before[-2] or 0) + step.argval, names)
+            before.append(step.argval)
+
+
+def _own_module(name: str, names: Mapping[str, Any]) -> Iterator[ModuleType]:
+    full = importlib.util.resolve_name(name, names.get("__package__"))
+    root = full.partition(".")[0]
+    spec = importlib.util.find_spec(root) if root not in sys.stdlib_module_names else None
+    if spec is not None and spec.origin is not None and not _is_installed(Path(spec.origin)):
+        yield importlib.import_module(full)

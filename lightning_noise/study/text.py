@@ -1,0 +1,84 @@
+"""Code and values as text that is the same in every process."""
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Sequence
+from types import CodeType, FunctionType
+
+import torch
+
+MOST_BYTES = 2**26  # of a tensor or array whose content is read
+
+
+def of_code(code: CodeType) -> str:
+    """The source of a function; of one that cannot be read a hash of its bytecode."""
+    try:
+        if code.co_name == "<lambda>":
+            return _of_lambda(code)
+        return _plain_source(inspect.getsource(code))
+    except (OSError, TypeError, SyntaxError):
+        return f"source not readable, bytecode {digest(_bytecode(code))}"
+
+
+def _of_lambda(code: CodeType) -> str:
+    """The lambdas that begin in the line of this one: the text around them is not theirs."""
+    lines, _ = inspect.findsource(code)
+    nodes = ast.walk(ast.parse("".join(lines)))
+    found = [node for node in nodes if isinstance(node, ast.Lambda)]
+    return "\n".join(ast.unparse(node) for node in found if node.lineno == code.co_firstlineno)
+
+
+def of_class(found: type, functions: Sequence[FunctionType]) -> str:
+    """The source of a class; of one that cannot be read that of its ``functions``."""
+    try:
+        return _plain_source(inspect.getsource(found))
+    except (OSError, TypeError):  # as in a notebook, where the methods can still be read
+        return "\n".join(of_code(function.__code__) for function in functions)
+
+
+def _plain_source(text: str) -> str:
+    """Without comments, docstrings and layout."""
+    text = textwrap.dedent(text)
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return text.strip()
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _bytecode(code: CodeType) -> bytes:
+    parts = [code.co_code, repr(code.co_names).encode()]
+    for constant in code.co_consts:
+        inner = isinstance(constant, CodeType)
+        parts.append(_bytecode(constant) if inner else repr(constant).encode())
+    return b"\0".join(parts)
+
+
+def of_tensor(value: torch.Tensor) -> str:
+    """Shape, type and a hash of the content."""
+    shape = f"{tuple(value.shape)}, {value.dtype}"
+    try:
+        flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        return f"tensor({shape}, {digest(flat[:MOST_BYTES].numpy().tobytes())})"
+    except (RuntimeError, TypeError):  # sparse, quantized, or of a meta device
+        return f"tensor({shape})"
+
+
+def without_address(value: object) -> str:
+    """``repr`` where it is the same in every process, else the name of the type."""
+    try:
+        text = repr(value)
+    except Exception:  # whatever a foreign __repr__ raises must not stop a study
+        text = " at 0x"
+    return type(value).__qualname__ if " at 0x" in text else text
+
+
+def digest(content: bytes | memoryview) -> str:
+    """A short hash."""
+    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
