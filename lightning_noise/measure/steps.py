@@ -51,14 +51,17 @@ class Steps(Protocol):
     def batch(self) -> None:
         """A batch begins; its forward pass is still to come."""
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:
-        """A backward pass over ``size`` examples begins."""
+    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor) -> None:
+        """A backward pass over ``size`` examples begins, from ``loss``."""
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """It is over; ``last``: the optimizer steps next. Raises ``CannotMeasureError``."""
 
     def step(self, optimizer: Optimizer) -> None:
         """``optimizer`` is about to step. Raises ``CannotMeasureError``."""
+
+    def rest(self) -> None:
+        """The batch is over: no hook stays on a layer until the next begins."""
 
 
 class AnnouncedSteps:
@@ -72,9 +75,9 @@ class AnnouncedSteps:
         """Tells a probe that watches forward passes that one begins."""
         self._monitor.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:
+    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor) -> None:
         """Opens the gate of the probe."""
-        self._monitor.begin(size, weight, examples=examples)
+        self._monitor.begin(size, weight, examples=examples, loss=loss)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """Closes the gate; after the last pass reads the gradient, still scaled and not yet clipped.
@@ -83,6 +86,7 @@ class AnnouncedSteps:
             CannotMeasureError: what a probe can only find out in its first backward pass.
         """
         self._monitor.end()
+        self.rest()
         if not last:
             return
         self._monitor.step(loss_scale=loss_scale)
@@ -94,6 +98,10 @@ class AnnouncedSteps:
     def step(self, optimizer: Optimizer) -> None:  # noqa: ARG002  # there is one
         """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
         self._monitor.discard()
+
+    def rest(self) -> None:
+        """The batch is over."""
+        self._monitor.rest()
 
 
 class FoundSteps:
@@ -121,11 +129,21 @@ class FoundSteps:
         for track in self._tracks.values():
             track.monitor.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:  # noqa: ARG002  # unknown here
-        """Opens the gates of all probes: whose pass it is shows when it is over."""
+    def begin(
+        self,
+        size: float | None,
+        weight: float,  # noqa: ARG002  # unknown here
+        examples: int | None,
+        loss: Tensor,
+    ) -> None:
+        """Opens the gates of all probes: whose pass it is shows when it is over.
+
+        Whose loss it is, too; so with several optimizers no probe is given it.
+        """
         self._pass += 1
+        known = loss if len(self._tracks) == 1 else None
         for track in self._tracks.values():
-            track.begin(size, examples)
+            track.begin(size, examples, known)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:  # noqa: ARG002  # unknown here
         """Closes the gates and reads the gradients that this pass has changed, still scaled and not yet clipped.
@@ -145,6 +163,11 @@ class FoundSteps:
         track = self._tracks.get(id(optimizer))
         if track is not None:
             track.step([other for other in self._tracks.values() if other is not track])
+
+    def rest(self) -> None:
+        """The batch is over: until now the module may have called its layers once more."""
+        for track in self._tracks.values():
+            track.monitor.rest()
 
 
 class _Pass(NamedTuple):
@@ -188,7 +211,7 @@ class _Track:
         """What changes when a gradient is made, added to, zeroed or removed; nothing is read from the device."""
         return tuple(None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters)
 
-    def begin(self, size: float | None, examples: int | None) -> None:
+    def begin(self, size: float | None, examples: int | None, loss: Tensor | None) -> None:
         if not any(p.requires_grad for p in self.parameters):
             return  # toggled off
         self._before = self._stamps()
@@ -198,7 +221,7 @@ class _Track:
             left = self._before == self._stepped and any(stamp is not None for stamp in self._before)
             self._fault = NOT_ZEROED if left else None
         self._open, self._size = True, size
-        self.monitor.begin(size, 1.0, examples=examples)
+        self.monitor.begin(size, 1.0, examples=examples, loss=loss)
 
     def _zeroed_in_part(self) -> bool:
         pairs = zip(self._after, self._before, strict=False)  # parameters may have been added
