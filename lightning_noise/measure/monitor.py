@@ -15,7 +15,7 @@ from lightning_noise.core.moments import Key
 from lightning_noise.measure.readings import Readings
 from lightning_noise.measure.table import NO_SIZE, Reduce, RowTable
 from lightning_noise.measure.window import Window
-from lightning_noise.probes.base import Probe
+from lightning_noise.probes.base import ForwardWatcher, Probe
 
 NO_BACKWARD = "no backward pass was seen before the optimizer's step"
 
@@ -63,6 +63,7 @@ class Monitor:
         decay_by_examples: bool = False,
     ) -> None:
         self.probe = probe
+        self._watcher = probe if isinstance(probe, ForwardWatcher) else None
         self.every_n_steps = every_n_steps
         self.replicas = replicas
         self.readings = Readings(decay, decay_by_examples=decay_by_examples)
@@ -152,13 +153,38 @@ class Monitor:
             yield
         except BaseException:
             self._abandon()
+            self.rest()
             raise
         self.end()
+        self.rest()
 
-    def begin(self, size: float | None, weight: float = 1.0, *, examples: int | None = None) -> None:
+    def watch_loss(self, loss: Tensor) -> None:
+        """The loss inside of :meth:`micro_batch`, before its backward pass.
+
+        A loop that measures single examples should call this: from the graph of the loss the
+        ``examples`` probe checks, in its first step and every 1000th, that neither the model nor
+        the loss mixes the examples of a batch.
+        """
+        if self._watcher is not None and self._window is not None and self._window.measured:
+            self._watcher.watch_loss(loss)
+
+    def rest(self) -> None:
+        """The passes over a micro-batch are over: no hook stays on a layer until the next."""
+        if self._watcher is not None:
+            self._watcher.rest()
+
+    def begin(
+        self,
+        size: float | None,
+        weight: float = 1.0,
+        *,
+        examples: int | None = None,
+        loss: Tensor | None = None,
+    ) -> None:
         """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be told.
 
-        ``examples`` is the length of the batch dimension, where ``size`` counts something else (tokens).
+        ``examples`` is the length of the batch dimension, where ``size`` counts something else
+        (tokens). ``loss`` is for a host that begins after the forward pass, see :meth:`watch_loss`.
         """
         window = self._window or self._open_window()
         known = size is not None and math.isfinite(size) and size > 0
@@ -168,6 +194,8 @@ class Monitor:
             if examples is not None and hasattr(self.probe, "examples"):
                 self.probe.examples = examples
             self.probe.begin(size if known and size is not None else 1.0, weight)
+            if loss is not None:
+                self.watch_loss(loss)
 
     def end(self) -> None:
         """The second half of :meth:`micro_batch`."""

@@ -15,6 +15,7 @@ from lightning_noise.probes.curvature import (
     difference_forms,
     gauss_newton_forms,
     hessian_forms,
+    refuse_reentrant,
 )
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 
@@ -130,7 +131,9 @@ class Pause:
 
     def _gradient(self, content: Any) -> list[Tensor]:
         loss, _ = _split(self._loss(content))
-        found = [g.detach() for g in torch.autograd.grad(loss, self._parameters, materialize_grads=True)]
+        refuse_reentrant(loss)
+        gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
+        found = [g.detach() for g in gradients]
         return [g.to_dense() if g.layout != torch.strided else g for g in found] if self._curved else found
 
     # ---- curvature ------------------------------------------------------------------------------------------------------

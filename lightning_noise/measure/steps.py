@@ -55,14 +55,17 @@ class Steps(Protocol):
     def batch(self) -> None:
         """A batch begins; its forward pass is still to come."""
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:
-        """A backward pass over ``size`` examples begins."""
+    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor) -> None:
+        """A backward pass over ``size`` examples begins, from ``loss``."""
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """It is over; ``last``: the optimizer steps next. Raises ``CannotMeasureError``."""
 
     def step(self, optimizer: Optimizer) -> None:
         """``optimizer`` is about to step. Raises ``CannotMeasureError``."""
+
+    def rest(self) -> None:
+        """The batch is over: no hook stays on a layer until the next begins."""
 
 
 class AnnouncedSteps:
@@ -85,12 +88,12 @@ class AnnouncedSteps:
         self._rate = learning_rate(self._optimizer)  # inside the step an adaptive factor may be on it
         self._monitor.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:
+    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor) -> None:
         """Opens the gate of the probe."""
         if self._seen:
             self._monitor.notes.add(SEVERAL_PASSES.format(name=type(self._optimizer).__name__))
         else:
-            self._monitor.begin(size, weight, examples=examples)
+            self._monitor.begin(size, weight, examples=examples, loss=loss)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """Closes the gate; after the last pass reads the gradient, still scaled and not yet clipped.
@@ -102,6 +105,7 @@ class AnnouncedSteps:
             return
         self._seen = True
         self._monitor.end()
+        self.rest()
         if not last:
             return
         self._monitor.step(loss_scale=loss_scale, learning_rate=self._rate)
@@ -113,6 +117,10 @@ class AnnouncedSteps:
     def step(self, optimizer: Optimizer) -> None:  # noqa: ARG002  # there is one
         """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
         self._monitor.discard()
+
+    def rest(self) -> None:
+        """The batch is over."""
+        self._monitor.rest()
 
 
 class FoundSteps:
@@ -140,11 +148,21 @@ class FoundSteps:
         for track in self._tracks.values():
             track.monitor.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None) -> None:  # noqa: ARG002  # unknown here
-        """Opens the gates of all probes: whose pass it is shows when it is over."""
+    def begin(
+        self,
+        size: float | None,
+        weight: float,  # noqa: ARG002  # unknown here
+        examples: int | None,
+        loss: Tensor,
+    ) -> None:
+        """Opens the gates of all probes: whose pass it is shows when it is over.
+
+        Whose loss it is, too; so with several optimizers no probe is given it.
+        """
         self._pass += 1
+        known = loss if len(self._tracks) == 1 else None
         for track in self._tracks.values():
-            track.begin(size, examples)
+            track.begin(size, examples, known)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:  # noqa: ARG002  # unknown here
         """Closes the gates and reads the gradients that this pass has changed, still scaled and not yet clipped.
@@ -164,6 +182,11 @@ class FoundSteps:
         track = self._tracks.get(id(optimizer))
         if track is not None:
             track.step([other for other in self._tracks.values() if other is not track])
+
+    def rest(self) -> None:
+        """The batch is over: until now the module may have called its layers once more."""
+        for track in self._tracks.values():
+            track.monitor.rest()
 
 
 class _Pass(NamedTuple):
@@ -207,7 +230,7 @@ class _Track:
         """What changes when a gradient is made, added to, zeroed or removed; nothing is read from the device."""
         return tuple(None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters)
 
-    def begin(self, size: float | None, examples: int | None) -> None:
+    def begin(self, size: float | None, examples: int | None, loss: Tensor | None) -> None:
         if not any(p.requires_grad for p in self.parameters):
             return  # toggled off
         self._before = self._stamps()
@@ -217,7 +240,7 @@ class _Track:
             left = self._before == self._stepped and any(stamp is not None for stamp in self._before)
             self._fault = NOT_ZEROED if left else None
         self._open, self._size = True, size
-        self.monitor.begin(size, 1.0, examples=examples)
+        self.monitor.begin(size, 1.0, examples=examples, loss=loss)
 
     def _zeroed_in_part(self) -> bool:
         pairs = zip(self._after, self._before, strict=False)  # parameters may have been added

@@ -264,7 +264,8 @@ class GradientNoiseScale(Callback):
         """Opens the gate of the probe, after curvatures have been taken: their gradients are not the step's."""
         if self._curvature is not None:
             self._curvature.before_backward(trainer, pl_module, loss)
-        self._running.begin(self._sizes.size, 1 / trainer.accumulate_grad_batches, self._sizes.rows)
+        weight = 1 / trainer.accumulate_grad_batches
+        self._running.begin(self._sizes.size, weight, self._sizes.rows, loss)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Closes the gate; after the last micro-batch reads the gradient, still scaled and not yet clipped."""
@@ -280,6 +281,7 @@ class GradientNoiseScale(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Reads and logs at the trainer's interval."""
+        self._running.rest()
         if host.logs_now(trainer):
             self._publish(trainer, host.log_index(trainer))
         elif any(one.monitor.pending >= UNREAD_STEPS for one in self._measured):

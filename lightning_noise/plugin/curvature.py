@@ -23,7 +23,12 @@ from lightning_noise.plugin import host
 from lightning_noise.plugin.settings import CURVATURE_EVERY, Settings
 from lightning_noise.plugin.strategies import sum_over_ranks
 from lightning_noise.plugin.twin import MisconfigurationException
-from lightning_noise.probes.curvature import DifferencesDisagreeError, NoSecondDerivativeError, hessian_forms
+from lightning_noise.probes.curvature import (
+    DifferencesDisagreeError,
+    NoSecondDerivativeError,
+    ReentrantCheckpointError,
+    hessian_forms,
+)
 
 PIECES = 4  # of a batch where there is no accumulation: two for the gradients, two for the curvature
 WAY_OUT = (
@@ -106,6 +111,8 @@ class CurvatureWatch:
                 if self._loss_fn is None:
                     raise MisconfigurationException(_no_double_backward(error)) from error
                 return  # differences of loss_fn take its place from the next step on
+            except ReentrantCheckpointError as error:
+                raise MisconfigurationException(_reentrant(error)) from error
         self._take({name: window.probe(forms, _scale(trainer, module)) for name, forms in found.items()})
         self._forms_of_batch = {}
 
@@ -158,7 +165,10 @@ class CurvatureWatch:
                 return function(module, batch)
 
         with isolate_rng(), frozen(module):
-            yield loss
+            try:
+                yield loss
+            except ReentrantCheckpointError as error:
+                raise MisconfigurationException(_reentrant(error)) from error
 
     @contextmanager
     def _disagreeing(self) -> Iterator[None]:
@@ -278,6 +288,10 @@ def _no_double_backward(error: Exception | None) -> str:
         "(module, batch) -> mean loss, whose central differences take their place; or leave out the geometry. For attention, "
         "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the training step has them too."
     )
+
+
+def _reentrant(error: ReentrantCheckpointError) -> str:
+    return f"`GradientNoiseScale`: {error} Or leave out the geometry."
 
 
 def _trained(trainer: L.Trainer, module: L.LightningModule) -> list[Parameter]:

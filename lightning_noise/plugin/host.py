@@ -21,7 +21,12 @@ from lightning_noise.measure.choose import Facts
 from lightning_noise.plugin.loader_facts import order_cautions
 from lightning_noise.plugin.twin import either
 from lightning_noise.probes.base import Probe
-from lightning_noise.probes.examples import Coverage, Examples, UnsupportedModelError
+from lightning_noise.probes.examples import (
+    Coverage,
+    Examples,
+    UnsupportedModelError,
+    uses_batch_statistics,
+)
 from lightning_noise.probes.ranks import BucketTap
 
 BatchSizeFn = Callable[[Any], Any]
@@ -75,6 +80,10 @@ def left_out(probe: Probe) -> tuple[str, ...]:
             f"layers with as many positions as the batch has examples ({', '.join(probe.doubtful[:5])}): right if the batch is "
             "dimension 0 of what they get, wrong without a sign if it is dimension 1"
         )
+    if probe.unchecked:
+        reasons = "; ".join(probe.unchecked)
+        unchecked = f"not checked whether the examples of a batch mix ({reasons})"
+        found.append(f"{unchecked}: if they do, the number is wrong")
     return (*found, *_missing(probe.coverage))
 
 
@@ -145,7 +154,7 @@ def epoch_is_whole(trainer: L.Trainer) -> bool:
 def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
     """Reasons for doubt that the model, the strategy or the sampler give."""
     found = []
-    if any(isinstance(part, _BatchNorm) for part in module.modules()):
+    if _ties_examples(trainer, module):
         found.append("BatchNorm ties the examples of a micro-batch together: the number holds for micro-batches of this size")
     hook = getattr(trainer.strategy, "_ddp_comm_hook", None)  # no public way to see which hook compresses gradients
     name = getattr(hook, "__name__", str(hook))
@@ -157,6 +166,16 @@ def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
         if repeated > 0:
             found.append(f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch to fill up the ranks")
     return (*found, *order_cautions(trainer))
+
+
+def _ties_examples(trainer: L.Trainer, module: L.LightningModule) -> bool:
+    """Whether BatchNorm takes its statistics from the batches of training.
+
+    An interrupted validation leaves all of the module in eval mode: there every BatchNorm counts.
+    """
+    if trainer.validating or trainer.sanity_checking:
+        return any(isinstance(part, _BatchNorm) for part in module.modules())
+    return any(uses_batch_statistics(part) for part in module.modules())
 
 
 def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_size_fn") -> Callable[..., Any] | None:

@@ -53,6 +53,19 @@ class Probe(Protocol):
         ...
 
 
+@runtime_checkable
+class ForwardWatcher(Protocol):
+    """A probe that hooks layers during a forward and its backward pass, and sees the loss."""
+
+    def watch_loss(self, loss: Tensor) -> None:
+        """The loss of the micro-batch begun, before its backward pass; the graph must stay."""
+        ...
+
+    def rest(self) -> None:
+        """No pass is under way: removes the hooks on layers until the next one begins."""
+        ...
+
+
 class KeyedNorms:
     """Sums squared norms of named tensors by key.
 

@@ -1,20 +1,36 @@
 """Quadratic forms vᵀHv of a loss's Hessian (or Gauss-Newton matrix) H, for a few vectors v of the size of the gradient."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from lightning_noise.probes.norms import CHUNK
 
 Vector = Sequence[Tensor]  # one tensor a parameter
 LENGTHS = (1e-2, 5e-3)  # of finite differences, relative to the length of the parameters
 DISAGREE = 0.1
+REENTRANT = "CheckpointFunctionBackward"  # of torch.utils.checkpoint, and of what imitates it
 
 
 class NoSecondDerivativeError(RuntimeError):
     """An operator in the loss's graph has no double backward."""
+
+
+class ReentrantCheckpointError(RuntimeError):
+    """Part of the model is checkpointed in the way that ``torch.autograd.grad`` cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Pass use_reentrant=False to torch.utils.checkpoint.checkpoint: torch.autograd.grad, "
+            "which measures here, does not work through reentrant gradient checkpointing."
+        )
+
+    def __reduce__(self) -> tuple[type["ReentrantCheckpointError"], tuple[()]]:
+        return ReentrantCheckpointError, ()
 
 
 class DifferencesDisagreeError(RuntimeError):
@@ -42,19 +58,17 @@ def hessian_forms(loss: Tensor, parameters: Vector, vectors: Sequence[Vector]) -
 
     Raises:
         NoSecondDerivativeError: an operator has no double backward (attention on CPU, compiled code).
+        ReentrantCheckpointError: the graph holds a reentrant checkpoint.
 
     >>> x = torch.tensor([1.0, 1.0], requires_grad=True)
     >>> hessian_forms((x[0] ** 2 + 4 * x[1] ** 2) / 2, [x], [[torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 0.0])]])
     tensor([5., 1.], dtype=torch.float64)
     """
-    try:
+    refuse_reentrant(loss)
+    with naming_failures():
         first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
-        _refuse_opaque([g for g in first if g is not None])
+        refuse_opaque([g for g in first if g is not None])
         return torch.stack([_form(first, parameters, vector) for vector in vectors])
-    except (RuntimeError, NotImplementedError) as error:
-        if _lacks_double_backward(error):
-            raise NoSecondDerivativeError(str(error)) from error
-        raise
 
 
 def _form(first: Sequence[Tensor | None], parameters: Vector, vector: Vector) -> Tensor:
@@ -66,18 +80,51 @@ def _form(first: Sequence[Tensor | None], parameters: Vector, vector: Vector) ->
     return inner(vector, product)
 
 
-def _refuse_opaque(tensors: Sequence[Tensor]) -> None:
-    """Raises for functions marked ``once_differentiable``: ``autograd.grad`` leaves their part of H out in silence."""
+def refuse_opaque(tensors: Sequence[Tensor]) -> None:
+    """Raises for functions marked ``once_differentiable``: ``autograd.grad`` silently omits them.
+
+    Raises:
+        NoSecondDerivativeError: there is one in the graph of ``tensors``.
+    """
+    if any(node.name() == "torch::autograd::Error" for node in _graph_of(tensors)):
+        where = "a function in the graph of the loss"
+        raise NoSecondDerivativeError(f"{where} is marked once_differentiable.")
+
+
+def refuse_reentrant(loss: Tensor) -> None:
+    """Raises for a reentrant checkpoint: ``autograd.grad`` cannot enter it, or silently omits it.
+
+    Raises:
+        ReentrantCheckpointError: there is one in the graph of ``loss``.
+    """
+    if any(node.name() == REENTRANT for node in _graph_of([loss])):
+        raise ReentrantCheckpointError
+
+
+def _graph_of(tensors: Sequence[Tensor]) -> set[Node]:
     waiting = [t.grad_fn for t in tensors if t.grad_fn is not None]
     seen = set(waiting)
     while waiting:
-        node = waiting.pop()
-        if node.name() == "torch::autograd::Error":
-            raise NoSecondDerivativeError("a function in the graph of the loss is marked once_differentiable.")
-        for further, _ in node.next_functions:
+        for further, _ in waiting.pop().next_functions:
             if further is not None and further not in seen:
                 seen.add(further)
                 waiting.append(further)
+    return seen
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Raises torch's own errors as what they are; torch tells them apart by their words alone.
+
+    Raises:
+        NoSecondDerivativeError: an operator has no double backward.
+    """
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if _lacks_double_backward(error):
+            raise NoSecondDerivativeError(str(error)) from error
+        raise
 
 
 def _lacks_double_backward(error: BaseException) -> bool:
@@ -91,24 +138,21 @@ def gauss_newton_forms(loss: Tensor, outputs: Tensor, parameters: Vector, vector
     ``loss`` must have been computed from ``outputs`` and depend on the parameters only through them.
 
     Raises:
-        NoSecondDerivativeError: as :func:`hessian_forms`.
+        NoSecondDerivativeError, ReentrantCheckpointError: as :func:`hessian_forms`.
         ValueError: ``loss`` was not computed from ``outputs``.
     """
-    try:
+    refuse_reentrant(loss)
+    with naming_failures():
         (slope,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
         if slope is None:
             raise ValueError("loss_fn must return (loss, outputs) with the loss computed from these very outputs.")
         return torch.stack([_gauss_newton_form(slope, outputs, parameters, vector) for vector in vectors])
-    except (RuntimeError, NotImplementedError) as error:
-        if _lacks_double_backward(error):
-            raise NoSecondDerivativeError(str(error)) from error
-        raise
 
 
 def _gauss_newton_form(slope: Tensor, outputs: Tensor, parameters: Vector, vector: Vector) -> Tensor:
     dummy = torch.zeros_like(outputs, requires_grad=True)
     pulled = torch.autograd.grad(outputs, parameters, dummy, create_graph=True, allow_unused=True)  # Jᵀ·dummy
-    _refuse_opaque([g for g in pulled if g is not None])
+    refuse_opaque([g for g in pulled if g is not None])
     parts = [(g * v).sum() for g, v in zip(pulled, vector, strict=True) if g is not None]
     (moved,) = torch.autograd.grad(torch.stack(parts).sum(), dummy, retain_graph=True)  # Jv
     if not slope.requires_grad:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_noise import Decision, GradientNoiseScale, Key, MicroBatches
@@ -459,3 +460,33 @@ def test_the_first_geometry_drives_the_policy(first):
     toys.fit(Still(torch.optim.Adam), loader(module, 480, 4), plain, accumulate=4)
     assert policy.estimates[0].trace == plain.estimate(Key(first)).trace
     assert first == "euclidean" or plain.estimate().trace != plain.estimate(Key(first)).trace
+
+
+class Recomputing(Still):
+    """Its first layer is checkpointed."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        self.reentrant = reentrant
+
+    def loss(self, batch):
+        x, y = batch
+        x = checkpoint(self.net[0], x.clone().requires_grad_(), use_reentrant=self.reentrant)
+        return F.cross_entropy(self.net[1:](x), y)
+
+
+@pytest.mark.parametrize(("loss_fn", "accumulate"), [(None, 4), (by_loss, 1), (by_loss, 2)])
+def test_reentrant_checkpointing_is_refused_with_the_argument_to_change(loss_fn, accumulate):
+    callback = GradientNoiseScale(geometry="hessian", every_n_steps=5, loss_fn=loss_fn)
+    fix = r"^`GradientNoiseScale`: Pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
+    with pytest.raises(MisconfigurationException, match=fix):
+        fit_still(callback, module=Recomputing(reentrant=True), accumulate=accumulate, size=16)
+
+
+def test_the_other_checkpointing_gives_the_same_number():
+    found = []
+    for module in (Recomputing(reentrant=False), Still()):
+        callback = GradientNoiseScale(geometry="hessian", every_n_steps=5)
+        fit_still(callback, module=module, examples=480)
+        found.append(callback.estimate(Key("hessian")))
+    assert found[0] == found[1]

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_noise import measure_noise_scale
-from lightning_noise.probes.curvature import DifferencesDisagreeError
+from lightning_noise.probes.curvature import DifferencesDisagreeError, ReentrantCheckpointError
 from tests.measure.exact import Population
 from tests.plugin import toys
 
@@ -341,3 +342,15 @@ def test_bad_modules_loaders_and_optimizers(bumpy):
     module.requires_grad_(False)
     with pytest.raises(ValueError, match="Unfreeze"):
         measure_noise_scale(module, loader, loss_fn=squares, progress=False)
+
+
+def test_reentrant_checkpointing_is_refused_with_the_argument_to_change():
+    model = nn.Linear(2, 1)
+    loader = DataLoader(torch.randn(64, 2), batch_size=8)
+
+    def loss(module, x):
+        return checkpoint(module, x.clone().requires_grad_(), use_reentrant=True).square().mean()
+
+    for geometry in ("euclidean", "hessian"):
+        with pytest.raises(ReentrantCheckpointError, match=r"^Pass use_reentrant=False to"):
+            measure_noise_scale(model, loader, loss_fn=loss, geometry=geometry, progress=False)

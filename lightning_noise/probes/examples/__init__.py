@@ -4,6 +4,7 @@ from lightning_noise.probes.examples.contribution import Contribution, Dense, Fo
 from lightning_noise.probes.examples.coverage import Coverage, CoverageError, Missing, UnsupportedModelError
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.probe import Examples
+from lightning_noise.probes.examples.refusals import uses_batch_statistics
 from lightning_noise.probes.examples.registry import register_rule
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Outer",
     "UnsupportedModelError",
     "register_rule",
+    "uses_batch_statistics",
 ]

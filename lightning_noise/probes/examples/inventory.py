@@ -10,6 +10,8 @@ from lightning_noise.probes.examples.contribution import Form
 from lightning_noise.probes.examples.refusals import compiled_parts
 from lightning_noise.probes.examples.registry import Rule, find_rule, forms_of
 
+POSITIONS_FIRST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
+
 
 class Slot(NamedTuple):
     """A layer that owns watched parameters, and its rule.
@@ -23,6 +25,11 @@ class Slot(NamedTuple):
     module: nn.Module
     rule: Rule
     names: dict[str, str]
+
+    @property
+    def positions_first(self) -> bool:
+        """Whether dimension 1 of the layer's output holds positions, if there are any."""
+        return isinstance(self.module, POSITIONS_FIRST)
 
 
 class Inventory(NamedTuple):

@@ -12,7 +12,8 @@ from lightning_noise.core.moments import Key
 from lightning_noise.probes.examples.coverage import Coverage, CoverageError, Missing, UnsupportedModelError
 from lightning_noise.probes.examples.directions import mix
 from lightning_noise.probes.examples.inventory import Inventory, take_inventory
-from lightning_noise.probes.examples.refusals import refuse_coupled
+from lightning_noise.probes.examples.mixing import Mixing
+from lightning_noise.probes.examples.refusals import mixed_examples, refuse_coupled
 from lightning_noise.probes.examples.row import Pass, example_row
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.examples.watch import Watch
@@ -22,6 +23,10 @@ CHECK_EVERY = 1000  # measured steps
 MISMATCH = (
     "its gradient is not the sum over the examples that its layers saw (off by {:.1%}): "
     "it is used elsewhere too, or its layer's rule is wrong"
+)
+NO_LOSS = (
+    "layers and loss: the probe was not given the loss before its backward pass, as with several "
+    "optimizers, or in a loop that does not call Monitor.watch_loss"
 )
 
 
@@ -37,6 +42,9 @@ class Examples:
     compares the sum over the examples with the gradient. Parameters for which they differ (weight penalties, functional use of
     a weight), whose layer has no rule, or was called without the batch along dimension 0, are left out of both norms and named
     in :attr:`coverage`. The step in which one is found out gives no row.
+
+    In the same steps the probe follows derivatives through the graph of the loss, where it is given
+    the loss (:meth:`watch_loss`). A model or a loss that mixes the examples of a batch is refused.
 
     Args:
         exact: takes exact norms, the cheaper of building gradients and Gram matrices, instead of sketches.
@@ -95,6 +103,8 @@ class Examples:
         self._since_check = 0
         self._matched = self._begun = False
         self._refusal: UnsupportedModelError | None = None
+        self._mixed: UnsupportedModelError | None = None
+        self._unchecked: tuple[str, ...] = ()
         self._last_fault: str | None = None
         self._watch: Watch | None = None
         self._check_hooks = ExitStack()
@@ -108,6 +118,9 @@ class Examples:
         self._fault: str | None = None
         self._open: Pass | None = None
         self._check: SelfCheck | None = None
+        self._mixing: Mixing | None = None
+        self._positions: frozenset[str] = frozenset()
+        self._checks_mixing = False
         self._check_hooks.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -210,7 +223,12 @@ class Examples:
                 f"the examples probe: {self._last_fault}. Put the examples along dimension 0, give their number where it is "
                 "not the length of the first tensor (batch_size_fn), or use the micro_batches probe."
             )
-        return self._refusal
+        return self._mixed or self._refusal
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What of the check on mixing could not be made, and why; empty where all of it was."""
+        return self._unchecked
 
     @property
     def doubtful(self) -> list[str]:
@@ -222,7 +240,16 @@ class Examples:
     def listen(self) -> None:
         """The forward pass of a micro-batch is about to begin. A host whose ``begin`` comes after it must call this before."""
         if self._watch is not None:
-            self._watch.listen()
+            self._watch.listen(record=self._check_is_due())
+
+    def rest(self) -> None:
+        """No pass is under way: removes the hooks on layers until the next one begins."""
+        if self._watch is not None:
+            self._watch.rest()
+
+    def _check_is_due(self) -> bool:
+        due = self._since_check >= CHECK_EVERY or not self._checked.issuperset(self._covered())
+        return self._micro_batches == 0 and due
 
     def begin(self, size: float, weight: float) -> None:
         """Opens the gate for one backward pass over ``size`` examples whose loss is multiplied by ``weight``."""
@@ -230,12 +257,21 @@ class Examples:
             return
         examples, self.examples = self.examples or round(size), None
         self._open, self._begun = Pass(examples, size, weight), True
-        if self._micro_batches == 0 and (self._since_check >= CHECK_EVERY or not self._checked.issuperset(self._covered())):
+        if self._check_is_due():
+            self._checks_mixing = True
             self._check = SelfCheck(self._watch.norms.device)
-            self._check_hooks.enter_context(self._check.attach(self._covered()))
         if self._check is not None:
+            self._check_hooks.enter_context(self._check.attach(self._covered()))
             self._check.begin()
         self._watch.begin(examples, mix(self._seed, self.step_index, self._micro_batches, self._rank), self._check)
+
+    def watch_loss(self, loss: Tensor) -> None:
+        """The loss of the micro-batch that was begun, before its backward pass; the graph stays."""
+        due = self._checks_mixing and self._micro_batches == 0 and self._mixing is None
+        if self._watch is None or self._open is None or not due:
+            return
+        seed = mix(self._seed, self.step_index, -1)  # all ranks find the same
+        self._mixing = self._watch.check_mixing(loss, seed)
 
     def end(self) -> None:
         """Closes the gate and adds the examples of the micro-batch to the step."""
@@ -245,8 +281,10 @@ class Examples:
         seen = self._watch.end()
         self._micro_batches += 1
         self._matched |= seen.matched
+        self._positions |= seen.positions
         if self._check is not None:
             self._check.end()
+            self._check_hooks.close()
         if seen.fault is not None:
             self._fault = self._fault or seen.fault
             self._check = None  # what it saw may be incomplete: put off to the next step
@@ -266,8 +304,12 @@ class Examples:
     def row(self) -> Tensor | None:
         """Moments of the step by key, shape (keys, 4); ``None`` where nothing was seen or too little is covered."""
         row = self._row(self._watch) if self._watch is not None and self._passes else None
+        if self._checks_mixing:
+            self._settle(self._mixing)
         self._last_fault = self._fault
-        if self._last_fault is None and self._refusal is not None:
+        if self._mixed is not None:
+            self._last_fault = str(self._mixed)
+        elif self._last_fault is None and self._refusal is not None:
             self._last_fault = str(self._refusal).splitlines()[0]
         self._start_step()
         self.step_index += 1
@@ -286,6 +328,13 @@ class Examples:
             if covered.keys().isdisjoint(names):
                 row[index] = 0  # none of its layers is covered: the step is not this key's
         return row
+
+    def _settle(self, found: Mixing | None) -> None:
+        """Takes up what the check on mixing has shown."""
+        self._unchecked = (NO_LOSS,) if found is None else found.unchecked
+        if found is not None:
+            layers = [layer for layer in found.layers if layer not in self._positions]
+            self._mixed = mixed_examples(layers, found.loss)
 
     def _judge(self, check: SelfCheck) -> None:
         """Drops what did not add up and measures the covered share of |ḡ|². Waits for the device."""

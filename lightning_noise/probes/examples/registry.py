@@ -9,6 +9,7 @@ from lightning_noise.probes.examples.contribution import Contribution, Form
 from lightning_noise.probes.examples.rules.conv import ConvRule
 from lightning_noise.probes.examples.rules.embedding import EmbeddingRule
 from lightning_noise.probes.examples.rules.group_norm import GroupNormRule
+from lightning_noise.probes.examples.rules.instance_norm import InstanceNormRule
 from lightning_noise.probes.examples.rules.layer_norm import LayerNormRule
 from lightning_noise.probes.examples.rules.linear import LinearRule
 from lightning_noise.probes.examples.rules.rms_norm import RMSNormRule
@@ -24,6 +25,9 @@ _rules: dict[type[nn.Module], Rule] = {
     nn.LayerNorm: LayerNormRule(),
     nn.RMSNorm: RMSNormRule(),
     nn.GroupNorm: GroupNormRule(),
+    nn.InstanceNorm1d: InstanceNormRule(),
+    nn.InstanceNorm2d: InstanceNormRule(),
+    nn.InstanceNorm3d: InstanceNormRule(),
 }
 
 
@@ -41,7 +45,9 @@ def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
     ...         self.gamma = nn.Parameter(torch.ones(width))
     ...     def forward(self, x: Tensor) -> Tensor:
     ...         return self.gamma * x
-    >>> register_rule(Scale, lambda module, inputs, grad: {"gamma": (grad * inputs[0]).flatten(1, -2).sum(1)})
+    >>> def scale_rule(module, inputs, grad):
+    ...     return {"gamma": (grad * inputs[0]).reshape(len(grad), -1, grad.shape[-1]).sum(1)}
+    >>> register_rule(Scale, scale_rule)
 
     The layer must return one tensor. A wrong rule does no harm: the probe's self-check compares the sum over the examples with
     the gradient that torch computes, and leaves out what differs. Where per-example gradients are too large to build, return a
@@ -49,8 +55,10 @@ def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
     :class:`~lightning_noise.probes.examples.outer.Outer` for Σ_t g_t a_tᵀ. A rule may be an object with more to say, as those
     in ``rules/``: ``parameters`` names those it serves; ``forms(module)`` offers sketches of them; ``without_inputs`` names
     parameters whose rule needs no inputs (they are then not kept); ``lowered`` says that autocast runs the layer in half
-    precision; ``refuses(module)`` gives the reason why an instance is not covered; ``doubts(module, inputs)``, asked in the
-    self-check, gives the reason why what came along dimension 0 cannot have been examples.
+    precision; ``refuses(module)`` gives the reason why an instance is not covered;
+    ``doubts(module, inputs)`` gives the reason why what came along dimension 0 may not have been
+    examples. It is asked in the self-check, unless the check on mixing has shown that no row of the
+    layer's output reaches another example.
 
     Args:
         module_type: the layer's class. Subclasses that leave ``forward`` as it is are served too.

@@ -1,11 +1,11 @@
 """One attachment of the probe: its hooks, and what they see of one backward pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
@@ -15,10 +15,9 @@ from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.inventory import Inventory, Slot
 from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
 from lightning_noise.probes.examples.listener import Kept, Listener
+from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.self_check import SelfCheck
-
-POSITIONS_FIRST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)  # dimension 1 holds positions, if there are any
 
 
 class PassSeen(NamedTuple):
@@ -29,12 +28,14 @@ class PassSeen(NamedTuple):
         dropped: parameters found out to have no per-example gradients, with the reason.
         fault: why the step cannot be used.
         matched: whether any layer had the examples along dimension 0.
+        positions: layers whose rows were found to be positions, not examples.
     """
 
     square: Tensor
     dropped: dict[str, str]
     fault: str | None
     matched: bool
+    positions: frozenset[str]
 
 
 class Watch:
@@ -81,6 +82,8 @@ class Watch:
         self._strange_sizes: set[int] = set()
         self._new: dict[str, str] = {}
         self._fault: str | None = None
+        self._cleared: Container[str] = ()  # layers whose rows are known not to mix
+        self._positions: set[str] = set()
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -94,18 +97,32 @@ class Watch:
                 self._directions.end()
                 self.norms.clear()
 
-    def listen(self) -> None:
-        """A forward pass begins: calls of layers are noted from here on."""
-        self._listener.begin()
+    def listen(self, *, record: bool) -> None:
+        """A forward pass begins; its calls are noted, and recorded for the check on mixing."""
+        self._listener.begin(record=record)
+
+    def rest(self) -> None:
+        """Removes the hooks on layers until the next forward pass."""
+        self._listener.rest()
 
     def begin(self, examples: int, seed: int, check: SelfCheck | None) -> None:
         """Opens the gate for one backward pass over so many examples."""
         if not self._listener.listening:
-            self.listen()
+            self.listen(record=check is not None)
         self._reset(examples, check)
         self._directions.begin(seed, examples)
         self._ledger.begin()
         self._open = True
+
+    def check_mixing(self, loss: Tensor, seed: int) -> Mixing:
+        """Whether the examples of the micro-batch that was begun mix, by the graph of its loss."""
+        listener = self._listener
+        check = MixingCheck(loss, listener.recorded, self._examples, listener.inspecting, seed)
+        found = check.find()
+        self._cleared = found.checked - set(found.layers)
+        if found.along_positions:
+            self._square.update(dict.fromkeys(self._square | dict.fromkeys(found.checked), False))
+        return found
 
     def end(self) -> PassSeen:
         """Closes the gate."""
@@ -118,7 +135,7 @@ class Watch:
         self.dropped |= self._new
         square = self._ledger.end(self.dropped)
         self._directions.end()
-        return PassSeen(square, self._new, self._fault, self._matched)
+        return PassSeen(square, self._new, self._fault, self._matched, frozenset(self._positions))
 
     def cancel(self) -> None:
         """Closes the gate and forgets what this pass has shown."""
@@ -157,7 +174,7 @@ class Watch:
         size = len(grad) if grad.dim() else 1
         if size == self._examples:
             self._matched = True
-            if grad.dim() > 2 and isinstance(slot.module, POSITIONS_FIRST):
+            if grad.dim() > 2 and slot.positions_first:
                 self._square[slot.layer] = self._square.get(slot.layer, True) and grad.shape[1] == size
             return True
         self._strange_sizes.add(size)
@@ -216,6 +233,9 @@ class Watch:
 
     def _check_doubts(self, slot: Slot, inputs: tuple[Tensor, ...]) -> None:
         doubts = getattr(slot.rule, "doubts", None)
-        reason = doubts(slot.module, inputs) if doubts is not None else None
+        if doubts is None or slot.layer in self._cleared:
+            return
+        reason = doubts(slot.module, inputs)
         if reason is not None:
+            self._positions.add(slot.layer)
             raise NotPerExample(reason)

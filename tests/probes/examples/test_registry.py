@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,3 +114,22 @@ def test_a_wrong_rule_does_no_harm(problem, rule, words: str) -> None:
 def test_arguments(kind: type, rule: object, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         register_rule(kind, rule)  # type: ignore[arg-type]
+
+
+def documented_rule(text: str) -> registry.Rule:
+    """The expression for the layer ``Scale`` that users are shown."""
+    expression = re.search(r'\{"gamma": .*\.sum\(1\)\}', text)
+    assert expression is not None
+    return eval(f"lambda module, inputs, grad: {expression.group()}")
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4), (6, 3, 2, 4)], ids=str)
+@pytest.mark.parametrize("place", ["README", "docstring"])
+def test_the_rule_that_users_are_shown(place: str, shape: tuple[int, ...]) -> None:
+    readme = Path(__file__).parents[3] / "README.md"
+    text = readme.read_text("utf-8") if place == "README" else register_rule.__doc__ or ""
+    register_rule(Scale, documented_rule(text))
+    layer, x = Scale(4).double(), torch.randn(shape, dtype=torch.float64)
+    truth = loop(layer, [lambda i=i: layer(x[i : i + 1]).square().sum() / 6 for i in range(6)])
+    probe = bound(layer, exact=True)
+    assert_agrees(step(probe, layer, lambda: layer(x).square().sum() / 6, 6), truth, 6)
