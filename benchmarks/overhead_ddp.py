@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lightning_noise import BucketTap, MicroBatches, Monitor, Ranks
 from lightning_noise.probes.ranks import mean_hook
-from tests.world import launch
+from testing.launch import launch
 
 SETTINGS = "LIGHTNING_NOISE_BENCHMARK"
 VARIANTS = ("plain DDP", "ranks", "micro_batches", "copied hook, two .item() a step")

@@ -28,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lightning_noise import TrackNoiseScale
+from lightning_noise.adapt.policy import DECISION_CONFIDENCE
 from lightning_noise.core.moments import Moments
-from lightning_noise.core.policy import DECISION_CONFIDENCE
 from lightning_noise.core.windows import Windows
 
 EPOCHS, EXAMPLES, NOISE, NEAR = 20, 8192, 256, 1.56

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_noise import CriticalBatchSize
-from tests.quadratic import CURVATURE, GOAL, best_steps, lowest_loss
+from testing.quadratic import CURVATURE, GOAL, best_steps, lowest_loss
 
 Array = NDArray[np.float64]
 

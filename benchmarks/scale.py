@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import GradientNoiseScale
-from tests.world import launch
+from testing.launch import launch
 
 STEPS, LOG_EVERY = 40, 10
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce", "barrier", "reduce_scatter")

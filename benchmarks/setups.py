@@ -5,7 +5,7 @@
 Every row is a real run. A supported one is compared, step by step, with the gradient of every group recomputed in fp64 from the
 weights and batches that the run had (``tests/reference.py``), in this one process also where the run had two. A refused one
 is shown with the words it was refused with. The script fails where a norm is further off than the row allows, where a row that
-is to be refused is not, and where a rule of ``plugin/refusals.py`` has no row.
+is to be refused is not, and where a rule of ``hosts/lightning/refusals.py`` has no row.
 """
 
 import argparse
@@ -37,15 +37,15 @@ from torch.utils.data import DataLoader
 
 from benchmarks.overhead import quiet_lightning
 from lightning_noise import Examples, GradientNoiseScale, NoiseDDPStrategy
-from lightning_noise.plugin.refusals import REFUSALS
-from tests.plugin.ddp_worlds import shard
-from tests.plugin.gans import Gan, Joint, by_hand, gan_data
-from tests.plugin.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
-from tests.plugin.test_manual import Wrong
-from tests.plugin.toys import Regression, data, trainer
-from tests.plugin.twin_worlds import TwinRegression
-from tests.reference import Recorder, Step, differences, errors, monitor
-from tests.world import launch
+from lightning_noise.hosts.lightning.refusals import REFUSALS
+from testing.gans import Gan, Joint, by_hand, gan_data
+from testing.launch import launch
+from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
+from testing.reference import Recorder, Step, differences, errors, monitor
+from testing.toys import Regression, data, trainer
+from testing.worlds.ddp_worlds import shard
+from testing.worlds.twin_worlds import TwinRegression
+from tests.hosts.test_manual import Wrong
 
 PAGE = Path(__file__).parent.parent / "docs" / "setups.md"
 FP64, FP32, FP16, BF16 = 1e-13, 1e-6, 4 * 2**-10, 4 * 2**-7  # what a squared norm may be off by
@@ -109,7 +109,7 @@ class ByHand(NamedTuple):
 
     Args:
         module: makes it.
-        groups: what ``tests.plugin.gans.by_hand`` compares, "examples" or "batches".
+        groups: what ``testing.gans.by_hand`` compares, "examples" or "batches".
         noise: makes arguments of ``GradientNoiseScale``.
         bound: greatest relative error of a squared norm.
         precision: of the trainer. The reference trains by itself, in fp64.
@@ -128,7 +128,7 @@ class Refused(NamedTuple):
     """A row that must be refused.
 
     Args:
-        rule: its name in ``plugin/refusals.py``; "" where it is refused elsewhere.
+        rule: its name in ``hosts/lightning/refusals.py``; "" where it is refused elsewhere.
         stand_in: makes a trainer and a module to ask the rule with, where no such run can be made here.
     """
 
@@ -573,7 +573,7 @@ def measure(setups: Iterable[Setup | ByHand | Refused]) -> list[Row]:
 
 
 def unlisted() -> set[str]:
-    """Rules of ``plugin/refusals.py`` that no row shows."""
+    """Rules of ``hosts/lightning/refusals.py`` that no row shows."""
     return {rule.name for rule in REFUSALS} - {setup.rule for setup in REFUSED}
 
 
@@ -607,7 +607,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--output", type=Path, default=PAGE)
     args = parser.parse_args(argv)
     if unlisted():
-        raise RuntimeError(f"no row for the rules {sorted(unlisted())} of plugin/refusals.py")
+        raise RuntimeError(f"no row for the rules {sorted(unlisted())} of hosts/lightning/refusals.py")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for package in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(package).setLevel(logging.ERROR)

@@ -3,20 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 from lightning_noise import tradeoff
+from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
+from lightning_noise.adapt.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
 from lightning_noise.core.critical import CriticalBatchSize
 from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
 from lightning_noise.core.moments import Key, Moments
-from lightning_noise.core.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
+from lightning_noise.hosts.frozen import NoiseScales, measure_noise_scale
+from lightning_noise.hosts.lightning.callback import GradientNoiseScale
+from lightning_noise.hosts.lightning.schedules import ByExamples
+from lightning_noise.hosts.lightning.strategies import NoiseDDPStrategy, NoiseStrategyMixin
+from lightning_noise.hosts.torchmetrics import NoiseScaleMetric
 from lightning_noise.measure.monitor import Monitor
-from lightning_noise.plugin.adapt_settings import AdaptiveBatchSize
-from lightning_noise.plugin.callback import GradientNoiseScale
-from lightning_noise.plugin.metric import NoiseScaleMetric
-from lightning_noise.plugin.pause import NoiseScales, measure_noise_scale
-from lightning_noise.plugin.schedules import ByExamples
-from lightning_noise.plugin.strategies import NoiseDDPStrategy, NoiseStrategyMixin
-from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples, register_rule
 from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.probes.probe import Probe
 from lightning_noise.probes.ranks import BucketTap, Ranks
 
 if TYPE_CHECKING:

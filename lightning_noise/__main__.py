@@ -9,8 +9,8 @@ from typing import Any
 import lightning_noise
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.draw import draw_all
+from lightning_noise.report.fit_text import describe
 from lightning_noise.report.table import as_runs, goals, read_table
-from lightning_noise.report.words import describe
 
 
 class UsageError(Exception):

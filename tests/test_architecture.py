@@ -15,7 +15,9 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
     "core": set(),
     "probes": {"torch", "lightning_noise.core"},
     "measure": {"torch", "lightning_noise.core", "lightning_noise.probes"},
-    "plugin": {
+    "adapt": {"lightning_noise.core"},
+    "say": {"lightning_noise.core", "lightning_noise.measure"},
+    "hosts": {
         "torch",
         "lightning",
         "lightning_utilities",
@@ -24,6 +26,8 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "torchmetrics",
         "tqdm",
         "lightning_noise.core",
+        "lightning_noise.adapt",
+        "lightning_noise.say",
         "lightning_noise.probes",
         "lightning_noise.measure",
     },
@@ -35,7 +39,8 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "filelock",
         "tqdm",
         "lightning_noise.core",
-        "lightning_noise.plugin",
+        "lightning_noise.hosts",
+        "lightning_noise.say",
         "lightning_noise.report",
     },
 }

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.world import ROOT
+from testing.launch import ROOT
 
 EXAMPLES = ROOT / "examples"
 

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from lightning_noise import Decision, GradientNoiseScale, NoiseEstimate
 from lightning_noise.probes.examples import registry
-from tests.plugin import toys
-from tests.world import ROOT
+from testing import toys
+from testing.launch import ROOT
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # (page, first line of the block) → the reason why it cannot run. Every other block runs.

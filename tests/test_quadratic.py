@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.quadratic import CURVATURE, GOAL, best_steps, expected_loss, steps_to_goal
+from testing.quadratic import CURVATURE, GOAL, best_steps, expected_loss, steps_to_goal
 
 
 @pytest.mark.parametrize(("B", "rate"), [(1, 0.01), (64, 0.3), (4096, 1.9), (math.inf, 1.0)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 
-from tests.world import ROOT
+from testing.launch import ROOT
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NOT_SHIPPED = {"__pycache__", "runs", "lightning_logs"}
@@ -70,10 +70,10 @@ def needed(test):
         "benchmarks/setups.py",
         "docs/setups.md",
         "examples/digits.py",
-        "lightning_noise/plugin/verdict.py",
+        "lightning_noise/say/verdict.py",
         "pyproject.toml",
         "tests/conftest.py",
-        "tests/world.py",
+        "testing/launch.py",
     ],
 )
 def test_a_file_that_tests_need_is_found(name):

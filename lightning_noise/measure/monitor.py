@@ -12,10 +12,10 @@ from torch.nn import Parameter
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
+from lightning_noise.measure.open_step import Window
+from lightning_noise.measure.pending_rows import NO_SIZE, Reduce, RowTable
 from lightning_noise.measure.readings import Readings
-from lightning_noise.measure.table import NO_SIZE, Reduce, RowTable
-from lightning_noise.measure.window import Window
-from lightning_noise.probes.base import ForwardWatcher, Probe
+from lightning_noise.probes.probe import ForwardWatcher, Probe
 
 NO_BACKWARD = "no backward pass was seen before the optimizer's step"
 

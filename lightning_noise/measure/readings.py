@@ -10,7 +10,7 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
-from lightning_noise.measure.table import Flushed, StepRecord
+from lightning_noise.measure.pending_rows import Flushed, StepRecord
 
 HEADLINE = Key()
 ONE_GROUP = "only one group of gradients in the step"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.base import Diagonal, KeyedNorms, step_row
+from lightning_noise.probes.probe import Diagonal, KeyedNorms, step_row
 
 CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # (state, bucket) → the reduced buffer
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lightning_noise.report.curves import frontier, steps_curve
+from lightning_noise.report.fit_text import file_names
 from lightning_noise.report.rates import rate_map, rate_rule
 from lightning_noise.report.table import Row, goals
-from lightning_noise.report.words import file_names
 
 
 def draw_all(

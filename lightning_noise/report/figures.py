@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_noise.report.curves import Curve, Frontier, Regimes
+from lightning_noise.report.fit_text import in_digits, interval
 from lightning_noise.report.rates import PRUNED, RateMap, RateRule
-from lightning_noise.report.words import in_digits, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,10 +2,10 @@
 
 try:
     from lightning_noise.study.errors import StorageError
-    from lightning_noise.study.files import StudyFileError
-    from lightning_noise.study.from_file import run_all, run_file
     from lightning_noise.study.goal import Budget, Goal
+    from lightning_noise.study.loading import StudyFileError
     from lightning_noise.study.result import Comparison, StudyResult
+    from lightning_noise.study.run_file import run_all, run_file
     from lightning_noise.study.runner import TrialError
     from lightning_noise.study.space import CentredLearningRate, Choice, LogUniform, Uniform
     from lightning_noise.study.study import BatchSizeStudy

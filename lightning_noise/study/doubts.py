@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_noise.plugin.verdict import number
 from lightning_noise.report.curves import steps_by_size
-from lightning_noise.report.words import count
+from lightning_noise.report.fit_text import count
+from lightning_noise.say.verdict import number
 from lightning_noise.study.rows import Row
 from lightning_noise.study.trial import RERUN
 

@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_noise.core.critical import CriticalBatchSize
-from lightning_noise.plugin.verdict import number
 from lightning_noise.report.draw import draw_all
+from lightning_noise.report.fit_text import count, interval
 from lightning_noise.report.table import write_table
-from lightning_noise.report.words import count, interval
+from lightning_noise.say.verdict import number
 from lightning_noise.study.doubts import doubts, measured
 from lightning_noise.study.rows import Row
 from lightning_noise.study.trial import RERUN, SEARCH

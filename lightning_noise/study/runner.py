@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
-from lightning_noise.study.files import load, sources
+from lightning_noise.study.loading import load, sources
 from lightning_noise.study.trial import Outcome, Recipe, Task, run
 
 PATIENCE = 10.0  # seconds that an idle worker has to end by itself

@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_noise.core.moments import Key
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.plugin.callback import GradientNoiseScale
-from lightning_noise.plugin.twin import MisconfigurationException, either, package_of
+from lightning_noise.hosts.lightning.callback import GradientNoiseScale
+from lightning_noise.hosts.lightning.two_packages import MisconfigurationException, either, package_of
 from lightning_noise.study.goal import Goal, GoalOutcome
-from lightning_noise.study.watch import WatchGoals
+from lightning_noise.study.goal_watch import WatchGoals
 
 SEARCH, RERUN = "search", "rerun"
 NAMES = {"euclidean": "b_simple", "hessian": "b_noise"}  # of noise scales in the table; b_<geometry> for others

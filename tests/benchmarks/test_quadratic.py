@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.quadratic import best_steps, steps_to_goal
+from testing.quadratic import best_steps, steps_to_goal
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "quadratic.py"
 

@@ -7,7 +7,7 @@ from scipy.stats import t
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import estimate_from, estimate_noise_scale, ratio_interval, steps_to_resolve
 from lightning_noise.core.moments import Moments, from_contributions
-from tests.core.simulate import gaussian_moments
+from testing.simulate import gaussian_moments
 
 TWO_STEPS = [Moments(40.46, 22.5, 1.0, 0.5), Moments(28.62, 18.81, 1.0, 0.5)]
 

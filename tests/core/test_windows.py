@@ -8,7 +8,7 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
-from tests.core.simulate import gaussian_moments
+from testing.simulate import gaussian_moments
 
 
 def scaled(moments, factor):

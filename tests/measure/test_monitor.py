@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
-from lightning_noise.measure.choose import Choice, Facts, NoGroupsError, choose
 from lightning_noise.measure.monitor import NO_BACKWARD, NO_SIZE
+from lightning_noise.measure.pending_rows import RowTable
+from lightning_noise.measure.probe_choice import Choice, Facts, NoGroupsError, choose
 from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP
-from lightning_noise.measure.table import RowTable
 
 
 def mean_estimation(monitor, steps, *, K=4, b=8, seed=0, dimensions=10, module=None, loss_scale=None):

@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.probes.micro_batches import MicroBatches
-from tests.problems import EXACT, REGRESSION, linear21, zero_regression
+from testing.problems import EXACT, REGRESSION, linear21, zero_regression
 
 
 def named(module):

@@ -8,8 +8,8 @@ import pytest
 import lightning_noise
 from lightning_noise.__main__ import main
 from lightning_noise.report.table import write_table
-from tests.report.synthetic import study
-from tests.world import ROOT
+from testing.launch import ROOT
+from testing.synthetic_studies import study
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_study_without_its_packages_or_file(runs, tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize(("content", "message"), [("x = 1", "must define study = BatchSizeStudy"), (None, "is a folder")])
 def test_a_file_without_a_study_and_a_bad_storage_are_said_in_a_line(tmp_path, capsys, content, message):
     file = tmp_path / "mine.py"
-    file.write_text(content or "from tests.study import cheap\nstudy = cheap.study(None)\n")
+    file.write_text(content or "from testing import cheap\nstudy = cheap.study(None)\n")
     assert main(["study", str(file), "--storage", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
 

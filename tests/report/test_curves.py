@@ -7,7 +7,7 @@ from scipy.stats import t as student_t
 
 from lightning_noise import CriticalBatchSize
 from lightning_noise.report.curves import frontier, runs_that_count, steps_by_size, steps_curve
-from tests.report.synthetic import B_CRIT, S_MIN, SIZES, study
+from testing.synthetic_studies import B_CRIT, S_MIN, SIZES, study
 
 
 def run(size, steps, **more):

@@ -7,7 +7,7 @@ import pytest
 from lightning_noise.report import figures
 from lightning_noise.report.curves import frontier, steps_curve
 from lightning_noise.report.rates import rate_map, rate_rule
-from tests.report.synthetic import SIZES, study
+from testing.synthetic_studies import SIZES, study
 
 pytest.importorskip("matplotlib")
 from matplotlib.colors import to_rgb

@@ -8,7 +8,7 @@ from scipy.stats import t as student_t
 
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.rates import rate_map, rate_rule
-from tests.report.synthetic import B_CRIT, EPS_MAX, SIZES, study
+from testing.synthetic_studies import B_CRIT, EPS_MAX, SIZES, study
 
 
 def test_every_trial_is_a_cell_and_a_column_has_no_gap():

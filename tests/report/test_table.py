@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_noise.report.table import NEEDED, as_runs, goals, of_goal, read_table, write_table
-from tests.report.synthetic import study
+from testing.synthetic_studies import study
 
 HEAD = "goal,global_size,seed,trial,phase,learning_rate,status,steps,examples,best_value,best,boundary"
 

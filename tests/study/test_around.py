@@ -12,14 +12,14 @@ import lightning_noise
 import lightning_noise.study
 from lightning_noise.study import Goal, run_all, run_file
 from lightning_noise.study.progress import wanted
-from tests.study import cheap
+from testing import cheap
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"batch_sizes": [32], "trials": 2, "seeds": 1, "noise_scale": False, "goal": Goal(metric="val_loss", target=0.7)}
 
 FILE = """
 from lightning_noise.study import Goal
-from tests.study import cheap
+from testing import cheap
 
 SMALL = {"batch_sizes": [32], "seeds": 1, "noise_scale": False}
 

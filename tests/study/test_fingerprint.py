@@ -15,7 +15,7 @@ from lightning_noise.study import Goal, StorageError, run_file
 from lightning_noise.study.fingerprint import fingerprint
 from lightning_noise.study.source import definitions
 from lightning_noise.study.storage import UNKNOWN_CODE
-from tests.study import cheap
+from testing import cheap
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -107,7 +107,7 @@ def test_runs_of_an_old_version_are_kept_with_one_warning(stored, monkeypatch):
 
 FILE = """
 from lightning_noise.study import Goal
-from tests.study import cheap
+from testing import cheap
 from own_models import Net
 
 SMALL = {"batch_sizes": [32], "trials": 2, "seeds": 1}
@@ -127,7 +127,7 @@ study = cheap.study(
 )
 """
 MODELS = '''
-from tests.study import cheap
+from testing import cheap
 SCALE = 1.0
 
 class Net(cheap.Regression):

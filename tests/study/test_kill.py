@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lightning_noise.study import Budget, TrialError, runner
-from tests.study import cheap
+from testing import cheap
 
 ROOT = Path(__file__).parents[2]
 

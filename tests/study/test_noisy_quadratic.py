@@ -5,8 +5,8 @@ import pytest
 
 from lightning_noise import CriticalBatchSize
 from lightning_noise.study import BatchSizeStudy, Budget, CentredLearningRate, Goal
-from tests.quadratic import GOAL, best_steps
-from tests.study import noisy_quadratic as model
+from testing import noisy_quadratic as model
+from testing.quadratic import GOAL, best_steps
 
 SIZES = [128 * 2**k for k in range(8)]
 

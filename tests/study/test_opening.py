@@ -15,7 +15,7 @@ import pytest
 from lightning_noise.study import Goal, StorageError, opening, owner
 from lightning_noise.study.opening import opened
 from lightning_noise.study.owner import owned
-from tests.study import cheap
+from testing import cheap
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534

@@ -18,7 +18,7 @@ from torch import nn
 from lightning_noise.study import Budget, Goal, StorageError, TrialError
 from lightning_noise.study.opening import opened
 from lightning_noise.study.trial import run
-from tests.study import cheap
+from testing import cheap
 
 MEMORY = optuna.storages.InMemoryStorage
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Container, Mapping
 import torch
 from torch import Tensor
 
-from lightning_noise.probes.base import KeyedNorms
 from lightning_noise.probes.examples.contribution import Contribution, Dense, Form, NotPerExample, slices
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.examples.outer import Outer
+from lightning_noise.probes.probe import KeyedNorms
 
 SMALL = 2**16  # numbers
 

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from lightning_noise.probes.curvature import (
+from lightning_noise.probes.examples.listener import Call, Inspect
+from lightning_noise.probes.second_derivatives import (
     REENTRANT,
     NoSecondDerivativeError,
     naming_failures,
     refuse_opaque,
 )
-from lightning_noise.probes.examples.listener import Call, Inspect
 
 TOLERANCE = 1e-5  # the ratio is 0 where nothing mixes, and between 0.01 and 2 where something does
 Edge = tuple[Node, int]

@@ -13,8 +13,8 @@ from lightning_noise.probes.examples.coverage import Coverage, CoverageError, Mi
 from lightning_noise.probes.examples.directions import mix
 from lightning_noise.probes.examples.inventory import Inventory, take_inventory
 from lightning_noise.probes.examples.mixing import Mixing
+from lightning_noise.probes.examples.moments import Pass, example_row
 from lightning_noise.probes.examples.refusals import mixed_examples, refuse_coupled
-from lightning_noise.probes.examples.row import Pass, example_row
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.examples.watch import Watch
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.base import KeyedNorms
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.inventory import Inventory, Slot
@@ -18,6 +17,7 @@ from lightning_noise.probes.examples.listener import Kept, Listener
 from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.self_check import SelfCheck
+from lightning_noise.probes.probe import KeyedNorms
 
 
 class PassSeen(NamedTuple):

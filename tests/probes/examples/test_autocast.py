@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples import contribution
-from tests.probes.examples.models import LanguageModel, resnet
-from tests.probes.examples.oracle import bound, loop, step
+from testing.examples.models import LanguageModel, resnet
+from testing.examples.oracle import bound, loop, step
 
 DTYPES = [torch.bfloat16, torch.float16]
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lightning_noise.core.moments import Key, Moments, from_contributions
-from lightning_noise.probes.base import Probe
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.micro_batches import MicroBatches
-from tests.probes.examples.models import LanguageModel, mlp, resnet
-from tests.probes.examples.oracle import assert_agrees, bound, keys_of, loop, step
+from lightning_noise.probes.probe import Probe
+from testing.examples.models import LanguageModel, mlp, resnet
+from testing.examples.oracle import assert_agrees, bound, keys_of, loop, step
 
 
 def data(*shape: int) -> Tensor:

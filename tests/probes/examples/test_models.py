@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.probes.examples.models import LanguageModel, Vision, mlp, resnet
-from tests.probes.examples.oracle import Loss, assert_agrees, bound, loop, step
+from testing.examples.models import LanguageModel, Vision, mlp, resnet
+from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
 
 
 class Problem(NamedTuple):

@@ -7,7 +7,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from lightning_noise import Key
-from tests.probes.examples.oracle import assert_agrees, bound, loop, step
+from testing.examples.oracle import assert_agrees, bound, loop, step
 
 
 class Segments(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples import CoverageError, Examples, UnsupportedModelError
-from tests.probes.examples.oracle import bound, keys_of, step
+from testing.examples.oracle import bound, keys_of, step
 
 
 def test_batch_norm_in_train_mode() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples import CoverageError, Outer, register_rule, registry
-from tests.probes.examples.oracle import Truth, assert_agrees, bound, loop, step
+from testing.examples.oracle import Truth, assert_agrees, bound, loop, step
 
 
 class Scale(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lightning_noise.probes.examples.contribution import Dense, Form
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.registry import find_rule, forms_of
-from tests.probes.examples.layers import CASES, Case
-from tests.probes.examples.oracle import Loss, assert_agrees, bound, loop, step
+from testing.examples.layers import CASES, Case
+from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
 

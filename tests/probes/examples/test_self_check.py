@@ -11,8 +11,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from lightning_noise.core.moments import Key
 from lightning_noise.probes.examples import CoverageError, Examples
 from lightning_noise.probes.examples import probe as probe_room
-from tests.probes.examples.models import mlp
-from tests.probes.examples.oracle import Loss, bound, loop, step
+from testing.examples.models import mlp
+from testing.examples.oracle import Loss, bound, loop, step
 
 
 def classify(model: nn.Module, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.probes.examples.oracle import Loss, assert_agrees, bound, loop, step
+from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
 
 
 class Tied(nn.Module):

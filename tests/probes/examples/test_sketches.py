@@ -9,8 +9,8 @@ from torch import nn
 from lightning_noise.probes.examples import Contribution, Form, Outer
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.registry import find_rule, forms_of
-from tests.probes.examples.layers import CASES, Case
-from tests.probes.examples.oracle import bound, loop, step
+from testing.examples.layers import CASES, Case
+from testing.examples.oracle import bound, loop, step
 from tests.probes.examples.test_rules import contributions, losses
 
 

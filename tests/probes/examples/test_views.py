@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_noise.probes.examples import register_rule
 from lightning_noise.probes.examples.output import source_of
-from tests.probes.examples.oracle import assert_agrees, bound, loop, step
+from testing.examples.oracle import assert_agrees, bound, loop, step
 
 
 def norm(kind: type[nn.Module], **settings: object) -> nn.Module:

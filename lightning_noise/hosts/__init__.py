@@ -1,0 +1,1 @@
+"""Who drives a measurement: Lightning, torchmetrics, a plain loop."""

@@ -1,0 +1,116 @@
+"""The callback's arguments, checked where they are given."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize, adaptive_settings
+from lightning_noise.adapt.policy import BatchSizePolicy
+from lightning_noise.hosts.lightning.trainer_facts import resolve
+from lightning_noise.probes.examples import Examples
+from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.probes.probe import Probe
+from lightning_noise.probes.ranks import Ranks
+
+PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches, "ranks": Ranks, "examples": Examples}
+GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
+CURVATURE_EVERY = 100  # steps: a probe costs a few steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Arguments of ``GradientNoiseScale``; see there.
+
+    Raises:
+        TypeError, ValueError: with the argument, the rule, the value and the way out.
+    """
+
+    probe: str | Probe
+    geometry: str | tuple[str, ...]
+    every_n_steps: int | None
+    decay: float
+    adaptive_batch_size: bool | BatchSizePolicy | AdaptiveBatchSize
+    batch_size_fn: Callable[[Any], Any] | str | None
+    per_layer: bool | int
+    prog_bar: bool
+    loss_fn: Callable[[Any, Any], Any] | str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_probe()
+        self._check_geometry()
+        if self.every_n_steps is not None:
+            _check_count("every_n_steps", self.every_n_steps, "None or ")
+        _check_type("decay", self.decay, (int, float), "a number")
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about 200 steps.")
+        adaptive_settings(self.adaptive_batch_size)
+        if self.batch_size_fn is not None and not isinstance(self.batch_size_fn, str) and not callable(self.batch_size_fn):
+            raise TypeError(f"batch_size_fn must be None, a callable or a dotted path, got {self.batch_size_fn!r}.")
+        resolve(self.batch_size_fn)
+        if self.loss_fn is not None and not isinstance(self.loss_fn, str) and not callable(self.loss_fn):
+            raise TypeError(f"loss_fn must be None, a callable or a dotted path, got {self.loss_fn!r}.")
+        resolve(self.loss_fn, "loss_fn")
+        if "gauss_newton" in self.geometries and self.loss_fn is None:
+            raise ValueError("geometry 'gauss_newton' needs loss_fn, (module, batch) -> (loss, outputs), but it is None.")
+        if not isinstance(self.per_layer, bool):
+            _check_count("per_layer", self.per_layer, "True, False or ")
+        _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
+
+    @property
+    def adaptive(self) -> AdaptiveBatchSize | None:
+        """How the batch size adapts; ``None`` where it does not."""
+        return adaptive_settings(self.adaptive_batch_size)
+
+    @property
+    def geometries(self) -> tuple[str, ...]:
+        """By name; the Euclidean one is always measured too, as the others share its gradients."""
+        return (self.geometry,) if isinstance(self.geometry, str) else tuple(self.geometry)
+
+    @property
+    def curved(self) -> tuple[str, ...]:
+        """Those that need second derivatives."""
+        return tuple(name for name in self.geometries if name in ("hessian", "gauss_newton"))
+
+    @property
+    def unit(self) -> str:
+        """What batch sizes and noise scales count, in words: ``my_data.count_tokens`` counts tokens."""
+        if self.batch_size_fn is None:
+            return "examples"
+        path = self.batch_size_fn if isinstance(self.batch_size_fn, str) else getattr(self.batch_size_fn, "__name__", "")
+        counted = re.fullmatch(r"(?:.*[.:])?(?:count|number_of|num|n)_([a-z]\w*)", path)
+        if counted:
+            return counted[1].replace("_", " ")
+        return f"units of {path}" if path.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
+
+    def _check_probe(self) -> None:
+        names = ["auto", *PROBES]
+        if isinstance(self.probe, str):
+            if self.probe not in names:
+                raise ValueError(f"probe must be one of {names} or a Probe, got {self.probe!r}.")
+        elif isinstance(self.probe, type) or not isinstance(self.probe, Probe):
+            raise TypeError(f"probe must be one of {names} or a Probe instance, got {self.probe!r}.")
+
+    def _check_geometry(self) -> None:
+        named = (self.geometry,) if isinstance(self.geometry, str) else self.geometry
+        named = tuple(named) if isinstance(named, list) else named  # YAML knows lists only
+        if not isinstance(named, tuple) or not named or any(not isinstance(name, str) for name in named):
+            raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
+        unknown = [name for name in named if name not in GEOMETRIES]
+        if unknown or len(set(named)) < len(named):
+            raise ValueError(
+                f"geometry must hold different names out of {list(GEOMETRIES)}, got {self.geometry!r}. Leave it out to use the "
+                "Euclidean metric."
+            )
+
+
+def _check_count(name: str, value: object, also: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {also}an int >= 1, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be {also}an int >= 1, got {value!r}.")
+
+
+def _check_type(name: str, value: object, types: tuple[type, ...], rule: str, *, allow_bool: bool = False) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and not allow_bool):
+        raise TypeError(f"{name} must be {rule}, got {value!r}.")
