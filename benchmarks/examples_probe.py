@@ -44,7 +44,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_noise.measure.monitor import Monitor
+from lightning_noise.hosts.loop import Monitor
 from lightning_noise.probes.examples import Examples, Outer, register_rule
 from lightning_noise.probes.examples.rules.linear import LinearRule
 

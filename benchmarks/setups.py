@@ -41,7 +41,7 @@ from lightning_noise.hosts.lightning.refusals import REFUSALS
 from testing.gans import Gan, Joint, by_hand, gan_data
 from testing.launch import launch
 from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
-from testing.reference import Recorder, Step, differences, errors, monitor
+from testing.reference import Recorder, Step, differences, errors, probes, skipped
 from testing.toys import Regression, data, trainer
 from testing.worlds.ddp_worlds import shard
 from testing.worlds.twin_worlds import TwinRegression
@@ -454,7 +454,7 @@ def run(setup: Setup | Refused) -> Run:
         return Run(str(error))
     if isinstance(setup, Refused):
         return Run("")
-    return Run("", monitor(callback).probe.name, tuple(recorder.moments), tuple(recorder.steps))
+    return Run("", probes(callback)[0], tuple(recorder.moments), tuple(recorder.steps))
 
 
 def ask(setup: Refused) -> Run:
@@ -503,12 +503,12 @@ def run_by_hand(setup: ByHand) -> list[Row]:
     callback = GradientNoiseScale(**setup.noise())
     recorders = {name: Recorder(callback, optimizer=name) for name in ("Adam", "Adam-1")}
     trainer(callback, *recorders.values(), accumulate=1, precision=setup.precision).fit(module, gan_data())
-    for (name, recorder), which in zip(recorders.items(), "gd", strict=True):
-        found, one = differences(recorder.moments, hand[which]), monitor(callback, name)
+    for (name, recorder), which, probe in zip(recorders.items(), "gd", probes(callback), strict=True):
+        found, one = differences(recorder.moments, hand[which]), skipped(callback, name)
         if max(found.q_small, found.q_big) > setup.bound:
             raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
-        title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.skipped.total()
-        rows.append(Row(title, setup.told, one.probe.name, found.steps, passed_over, found.q_small, found.q_big, ""))
+        title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.total()
+        rows.append(Row(title, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, ""))
     return rows
 
 

@@ -12,8 +12,8 @@ from lightning_noise.hosts.frozen import NoiseScales, measure_noise_scale
 from lightning_noise.hosts.lightning.callback import GradientNoiseScale
 from lightning_noise.hosts.lightning.schedules import ByExamples
 from lightning_noise.hosts.lightning.strategies import NoiseDDPStrategy, NoiseStrategyMixin
+from lightning_noise.hosts.loop import Monitor
 from lightning_noise.hosts.torchmetrics import NoiseScaleMetric
-from lightning_noise.measure.monitor import Monitor
 from lightning_noise.probes.examples import Examples, register_rule
 from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.probe import Probe

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +10,25 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lightning_noise import GradientNoiseScale, Key, Moments, Monitor
+from lightning_noise import GradientNoiseScale, Key, Moments
 from lightning_noise.core.moments import from_contributions
+from lightning_noise.measure.readings import Reading
+from lightning_noise.measure.session import Session
 
 
-def monitor(noise: GradientNoiseScale, optimizer: str = "") -> Monitor:
-    """The engine of one optimizer: what was passed over and which probe was chosen can be seen there alone."""
-    return next(one.monitor for one in noise._measured if one.name == optimizer)
+def session(noise: GradientNoiseScale) -> Session:
+    """The measurement: what was skipped and which probe was chosen can be seen there alone."""
+    return noise.session
+
+
+def skipped(noise: GradientNoiseScale, optimizer: str = "") -> Counter[str]:
+    """Steps of one optimizer that could not be used, by reason."""
+    return session(noise).readings.tallies[optimizer].skipped
+
+
+def probes(noise: GradientNoiseScale) -> list[str]:
+    """The name of the probe of every optimizer."""
+    return [track.probe.name for track in session(noise).tracks]
 
 
 class Step(NamedTuple):
@@ -47,9 +60,11 @@ class Recorder(L.Callback):
         self._batches: list[Any] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        windows = monitor(self.noise, self.optimizer).readings.windows[self.key]
-        real = type(windows).update
-        windows.update = lambda moments, *age: self.moments.append(moments) or real(windows, moments, *age)
+        session(self.noise).observe(self._take)
+
+    def _take(self, reading: Reading) -> None:
+        if reading.key == self.key._replace(optimizer=self.optimizer):
+            self.moments.append(reading.moments)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         if not self._batches:

@@ -156,7 +156,7 @@ class CurvatureAverage:
         """The average of tr(HΣ) and GᵀHG that speaks now."""
         return self._windows.current()
 
-    def estimate(self, confidence: float = 0.95) -> NoiseEstimate:
+    def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:  # noqa: ARG002
         """B_noise = tr(HΣ)/(GᵀHG) as ``b_simple``, GᵀHG as ``grad_sq``, tr(HΣ) as ``trace``.
 
         Where the curvature along the gradient, or over its noise, is not resolved from zero or is negative, B_noise is not

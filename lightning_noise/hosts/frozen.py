@@ -19,8 +19,8 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature_average import Bounded, CurvatureAverage
 from lightning_noise.core.estimate import NoiseEstimate, estimate_from
 from lightning_noise.hosts.lightning.pause_progress import show_progress
-from lightning_noise.hosts.lightning.trainer_facts import BatchSizeFn, local_size, resolve
 from lightning_noise.hosts.lightning.two_packages import either
+from lightning_noise.measure.batches import BatchSizeFn, local_size, resolve
 from lightning_noise.measure.frozen_sample import CURVED, Batch, Pause, PauseProbe, Weighted
 from lightning_noise.measure.kept_state import frozen
 from lightning_noise.measure.sampling_plan import Plan

@@ -1,16 +1,16 @@
-"""The micro-batches of one optimizer step, as the host announces them."""
+"""The micro-batches of the optimizer step in progress, as the host announces them."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
-class Window:
-    """What has been seen of the present optimizer step.
+class OpenStep:
+    """What has been seen of the optimizer step in progress.
 
     Args:
         measured: whether a probe watches this step.
         sizes: examples in each micro-batch so far.
-        unknown: whether the size of a micro-batch could not be told; then the step cannot be used.
+        unknown: whether the size of a micro-batch could not be determined; then the step cannot be used.
     """
 
     measured: bool

@@ -1,136 +1,225 @@
-"""What has been read so far: averages by key, steps passed over and why, sizes in use; plain Python, no device."""
+"""What has been read so far: one average per key, steps skipped and why, sizes in use; plain Python, no device."""
 
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median_high
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
-from lightning_noise.measure.pending_rows import Flushed, StepRecord
+from lightning_noise.measure.pending_rows import ReadRow, Totals
 
-HEADLINE = Key()
 ONE_GROUP = "only one group of gradients in the step"
 NOT_FINITE = "gradients were not finite (overflow)"
+LATEST = 51  # steps that the batch size in use is the median of
 
 
-class Readings:
-    """Takes the steps that a table hands out and keeps what follows from them.
+class Average(Protocol):
+    """A running average of one key."""
+
+    def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:
+        """The estimate from all steps added so far."""
+
+    def state_dict(self) -> Any:
+        """Plain Python values, exact."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Restores :meth:`state_dict`."""
+
+
+class Reading(NamedTuple):
+    """One measured step of one key, as it was read.
 
     Args:
-        decay: exponential decay a measured step.
-        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by as much more.
+        key: which number it belongs to.
+        moments: of the step, summed over the ranks.
+        size: examples that the step used.
+        learning_rate: of the step; ``None`` where it is not known.
+        estimate: from all steps so far; ``None`` for single layers, where it is made on demand only.
     """
 
-    def __init__(self, decay: float, *, decay_by_examples: bool = False) -> None:
-        self.twins: tuple[int, int] | None = None  # two ranks that were caught with the same examples
-        self.data_size: float | None = None  # examples in a finite data set once it has been seen whole
-        self.examples = 0.0  # used by all ranks
-        self.skipped: Counter[str] = Counter()
-        self.windows: dict[Key, Windows] = {}
-        self.trajectories: dict[Key, Trajectory] = {}
-        self._decay, self._decay_by_examples = decay, decay_by_examples
-        self._sizes: deque[float] = deque(maxlen=51)
-        self._first_size: float | None = None
-        self._epoch_began = 0.0
-        self._loaded: dict[Key, dict[str, Any]] = {}
+    key: Key
+    moments: Moments
+    size: float
+    learning_rate: float | None
+    estimate: NoiseEstimate | None
 
-    def open(self, keys: Iterable[Key]) -> None:
-        """Starts the averages of ``keys``, from a state that was loaded before if it holds them."""
-        keys = list(keys)
-        self.windows = {key: Windows(self._decay) for key in keys}
-        self.trajectories = {key: Trajectory() for key in keys if not key.layer}
-        for key, saved in self._loaded.items():
-            if key in self.windows:
-                self.windows[key].load_state_dict(saved["windows"])
-            if key in self.trajectories and saved["trajectory"] is not None:
-                self.trajectories[key].load_state_dict(saved["trajectory"])
-        self._loaded = {}
 
-    def take(self, flushed: Flushed) -> None:
-        """Adds what a table held."""
-        self.examples += flushed.examples
-        for record in flushed.records:
-            self._take(record)
-        self.twins = self.twins or _twins(flushed.by_rank)
+Sink = Callable[[Reading], None]
 
-    def _take(self, record: StepRecord) -> None:
-        if record.global_size > 0:  # a step without a backward pass used nothing
-            self._sizes.append(record.global_size)
-            self._first_size = self._first_size or record.global_size
-        age = record.global_size / self._first_size if self._decay_by_examples and self._first_size else 1.0
-        for (key, windows), moments in zip(self.windows.items(), record.moments, strict=True):
-            reason = _unusable(moments, record.fault)
-            if reason is None:
-                windows.update(moments, age)
-                if key in self.trajectories:
-                    self.trajectories[key].add(
-                        windows.estimate(data_size=self.data_size),
-                        rate=record.learning_rate,
-                        size=record.global_size,
-                    )
-            elif key == HEADLINE and reason:
-                self.skipped[reason] += 1
+
+@dataclass
+class Tally:
+    """What is counted of one optimizer.
+
+    Args:
+        examples: used by all ranks.
+        data_size: examples in a finite data set once it has been seen whole.
+        epoch_began: ``examples`` when the epoch began.
+        sizes: examples of the latest steps.
+        first_size: examples of the first step.
+        skipped: steps that could not be used, by reason.
+        twins: two ranks that were caught with the same examples.
+    """
+
+    examples: float = 0.0
+    data_size: float | None = None
+    epoch_began: float = 0.0
+    sizes: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
+    first_size: float | None = None
+    skipped: Counter[str] = field(default_factory=Counter)
+    twins: tuple[int, int] | None = None
+
+    def add(self, totals: Totals) -> None:
+        """Adds what was counted since the last flush."""
+        self.examples += totals.examples
+        self.twins = self.twins or _twins(totals.by_rank)
 
     def next_epoch(self, *, whole: bool) -> None:
         """An epoch begins. ``whole``: the one before used every example of a finite data set once, so its size is known."""
         if whole:
-            self.data_size = self.examples - self._epoch_began
-        self._epoch_began = self.examples
+            self.data_size = self.examples - self.epoch_began
+        self.epoch_began = self.examples
 
-    def resized(self) -> None:
-        """The batch size changes from here on: :attr:`global_size` is the median of what follows."""
-        self._sizes.clear()
+    @property
+    def global_size(self) -> float | None:
+        """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
+        return median_high(self.sizes) if self.sizes else None
 
-    def estimate(self, key: Key, confidence: float) -> NoiseEstimate:
+    def state_dict(self) -> dict[str, Any]:
+        """Plain Python values, exact."""
+        return {
+            "examples": self.examples,
+            "data_size": self.data_size,
+            "epoch_began": self.epoch_began,
+            "sizes": list(self.sizes),
+            "first_size": self.first_size,
+            "skipped": dict(self.skipped),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+        self.examples, self.data_size = state["examples"], state["data_size"]
+        self.epoch_began, self.first_size = state["epoch_began"], state["first_size"]
+        self.sizes = deque(state["sizes"], maxlen=LATEST)
+        self.skipped = Counter(state["skipped"])
+
+
+class Readings:
+    """Takes the rows that are read and keeps what follows from them.
+
+    Args:
+        decay_by_examples: a decay is that of a step of the first size, and larger steps decay by as much more.
+
+    Attributes:
+        averages: by key, curvatures included.
+        trajectories: of every key of a whole model.
+        tallies: by the name of the optimizer.
+    """
+
+    def __init__(self, *, decay_by_examples: bool = False) -> None:
+        self.averages: dict[Key, Average] = {}
+        self.trajectories: dict[Key, Trajectory] = {}
+        self.tallies: dict[str, Tally] = {}
+        self._decay_by_examples = decay_by_examples
+        self._sinks: list[Sink] = []
+        self._loaded: dict[Key, Mapping[str, Any]] = {}
+        self._loaded_tallies: dict[str, Mapping[str, Any]] = {}
+
+    def open(self, averages: Mapping[Key, Average], optimizers: Iterable[str]) -> None:
+        """Begins the averages, each from a state that was loaded before if it holds its key."""
+        self.averages = dict(averages)
+        self.trajectories = {key: Trajectory() for key in averages if not key.layer}
+        self.tallies = {name: Tally() for name in optimizers}
+        self._take_up()
+
+    def observe(self, sink: Sink) -> None:
+        """Hands every reading to ``sink`` from here on."""
+        self._sinks.append(sink)
+
+    def take_step(self, name: str, keys: Sequence[Key], row: ReadRow) -> None:
+        """Adds one optimizer step; ``row`` holds the moments of ``keys`` one after the other."""
+        tally = self.tallies[name]
+        if row.size > 0:  # a step without a backward pass used nothing
+            tally.sizes.append(row.size)
+            tally.first_size = tally.first_size or row.size
+        age = 1.0
+        if self._decay_by_examples and tally.first_size:
+            age = row.size / tally.first_size
+        for index, key in enumerate(keys):
+            moments = Moments(*row.values[4 * index : 4 * index + 4])
+            reason = _unusable(moments, row.fault)
+            if reason is None:
+                self.windows(key).update(moments, age)
+                self.note(key, moments, row, tally.data_size)
+            elif key == Key(optimizer=name) and reason:
+                tally.skipped[reason] += 1
+
+    def note(self, key: Key, moments: Moments, row: ReadRow, data_size: float | None = None) -> None:
+        """Tells trajectories and sinks what has just been added to an average."""
+        estimate = None
+        if key in self.trajectories:
+            estimate = self.averages[key].estimate(data_size=data_size)
+            self.trajectories[key].add(estimate, rate=row.learning_rate, size=row.size)
+        for sink in self._sinks:
+            sink(Reading(key, moments, row.size, row.learning_rate, estimate))
+
+    def estimate(self, key: Key, confidence: float = 0.95) -> NoiseEstimate:
         """The estimate of one key.
 
         Raises:
             KeyError: no such key is measured.
         """
-        return self.windows[key].estimate(confidence, self.data_size)
+        tally = self.tallies.get(key.optimizer)
+        return self.averages[key].estimate(confidence, tally.data_size if tally is not None else None)
 
-    @property
-    def steps(self) -> int:
-        """Measured steps of the headline, those passed over included."""
-        return next((windows.averages[0].steps for windows in self.windows.values()), 0) + sum(self.skipped.values())
+    def windows(self, key: Key) -> Windows:
+        """The average of a key that is not a curvature.
 
-    @property
-    def global_size(self) -> float | None:
-        """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
-        return median_high(self._sizes) if self._sizes else None
+        Raises:
+            TypeError: it is one.
+        """
+        found = self.averages[key]
+        if not isinstance(found, Windows):
+            raise TypeError(f"{key} is a curvature, whose average is of another kind.")
+        return found
+
+    def steps(self, name: str) -> int:
+        """Measured steps of an optimizer, those skipped included."""
+        return self.estimate(Key(optimizer=name)).steps + sum(self.tallies[name].skipped.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything read, as plain Python values."""
-        return {
-            "examples": self.examples,
-            "data_size": self.data_size,
-            "epoch_began": self._epoch_began,
-            "sizes": list(self._sizes),
-            "first_size": self._first_size,
-            "skipped": dict(self.skipped),
-            "keys": [
-                {
-                    "key": list(key),
-                    "windows": windows.state_dict(),
-                    "trajectory": self.trajectories[key].state_dict() if key in self.trajectories else None,
-                }
-                for key, windows in self.windows.items()
-            ],
-        }
+        averages = []
+        for key, average in self.averages.items():
+            saved = {"key": list(key), "average": average.state_dict(), "trajectory": None}
+            if key in self.trajectories:
+                saved["trajectory"] = self.trajectories[key].state_dict()
+            averages.append(saved)
+        tallies = {name: tally.state_dict() for name, tally in self.tallies.items()}
+        return {"averages": averages, "tallies": tallies}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`; before or after :meth:`open`."""
-        self.examples, self.data_size, self._epoch_began = state["examples"], state["data_size"], state["epoch_began"]
-        self._sizes = deque(state["sizes"], maxlen=self._sizes.maxlen)
-        self._first_size = state["first_size"]
-        self.skipped = Counter(state["skipped"])
-        self._loaded = {Key(*saved["key"]): saved for saved in state["keys"]}
-        if self.windows:
-            self.open(list(self.windows))
+        """Restores :meth:`state_dict`; before or after :meth:`open`. Keys that are not measured now are left out."""
+        self._loaded = {Key(*saved["key"]): saved for saved in state["averages"]}
+        self._loaded_tallies = dict(state["tallies"])
+        if self.averages:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        for key, saved in self._loaded.items():
+            if key in self.averages:
+                self.averages[key].load_state_dict(saved["average"])
+            if key in self.trajectories and saved["trajectory"] is not None:
+                self.trajectories[key].load_state_dict(saved["trajectory"])
+        for name, saved in self._loaded_tallies.items():
+            if name in self.tallies:
+                self.tallies[name].load_state_dict(saved)
+        self._loaded, self._loaded_tallies = {}, {}
 
 
 def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:

@@ -1,17 +1,30 @@
 """Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and reduction."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.probe import Diagonal, KeyedNorms, step_row
+from lightning_noise.core.reasons import Reason, Severity
+from lightning_noise.probes.keyed_norms import KeyedNorms
+from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
+from lightning_noise.probes.rows import replicated, step_row
+from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.words import count
+
+ONE_GROUP = "one_group"
+TEXTS = {
+    ONE_GROUP: (
+        "two groups of gradients are needed per step, but there is one: one rank, and one micro-batch per step",
+        "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or use more ranks.",
+    )
+}
 
 
-class MicroBatches:
+class MicroBatches(Probe):
     """Probe whose groups are the micro-batches of a step on every rank: for gradient accumulation and for plain DDP.
 
     A hook on a parameter fires before the gradient is accumulated into ``.grad`` and before any strategy reduces it, so it
@@ -27,10 +40,12 @@ class MicroBatches:
     """
 
     name = "micro_batches"
+    metrics = WHOLE_GRADIENTS
 
     def __init__(self) -> None:
-        self.diagonal: Diagonal | None = None
+        self._replicas = 1
         self._open = False
+        self._size = self._weight = 1.0
         self._norms: KeyedNorms | None = None
         self._parameters: dict[str, Parameter] = {}
         self._in_parts: set[str] = set()  # parameters known to get their gradient in parts
@@ -41,13 +56,39 @@ class MicroBatches:
         self._fault: str | None = None
         self._last_fault: str | None = None
 
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
-        """Hooks every parameter that requires a gradient, for the duration of the context."""
-        return self._watching(parameters, keys)
+    def offer(
+        self,
+        setup: Setup,
+        model: nn.Module | None,  # noqa: ARG002
+        parameters: Mapping[str, Parameter],  # noqa: ARG002
+    ) -> Offer | Reason:
+        """Needs two micro-batches per step, on one rank or several."""
+        unknown = setup.manual or setup.accumulation == 0
+        if unknown and setup.ranks == 1:
+            return Offer(
+                "the backward passes between two steps on 1 rank are the groups, and steps on one pass are skipped",
+                certain=False,
+            )
+        accumulation = max(1, setup.accumulation)
+        certain = setup.ranks * accumulation > 1
+        if not certain:
+            accumulation = max(accumulation, setup.most_accumulation)  # some steps will be skipped
+        groups = setup.ranks * accumulation
+        if groups < 2:
+            return Reason(ONE_GROUP, Severity.REFUSE, *TEXTS[ONE_GROUP])
+        where = f"{count(accumulation, 'micro-batch')} per step on {count(setup.ranks, 'rank')}"
+        return Offer(f"{where} are {groups} groups", certain=certain)
 
     @contextmanager
-    def _watching(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> Iterator[None]:
-        self._norms = KeyedNorms(parameters, keys, self.diagonal)
+    def attach(
+        self,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        context: Context = Context(),
+    ) -> Iterator[None]:
+        """Hooks every parameter that requires a gradient, for the duration of the context."""
+        self._norms = KeyedNorms(parameters, keys, context.diagonal)
+        self._replicas = context.replicas
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._reset()
         with ExitStack() as stack:
@@ -79,7 +120,7 @@ class MicroBatches:
 
         return see
 
-    def begin(self, size: float, weight: float) -> None:
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
         """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
         self._size, self._weight = size, weight
         self._seen.clear()
@@ -114,7 +155,7 @@ class MicroBatches:
             c_small=sum(v / total / b for b, v in groups),
             c_big=sum((v / total) ** 2 / b for b, v in groups),
         )
-        return self._norms.leave_out_absent(row)
+        return replicated(self._norms.leave_out_absent(row), self._replicas)
 
     def discard(self) -> None:
         """Forgets the step in progress."""

@@ -1,167 +1,142 @@
-"""What every probe must offer, and the accumulation of squared norms by key that they share."""
+"""The contract of a probe: a way to see the gradients of the groups of examples that make up one optimizer step."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
+from lightning_noise.core.errors import NoiseScaleError
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.norms import chunk_norms, sum_of_squares
-from lightning_noise.probes.preconditioner import weighted_chunk_norms
+from lightning_noise.core.reasons import Reason
+from lightning_noise.probes.setup import Setup
 
 Diagonal = Callable[[Parameter], Tensor | None]
+EUCLIDEAN = frozenset({"euclidean"})
+WHOLE_GRADIENTS = EUCLIDEAN | {"optimizer"}
 
 
-@runtime_checkable
-class Probe(Protocol):
-    """A way to see the gradients of the groups that make up one optimizer step.
+class Offer(NamedTuple):
+    """A probe can serve a run.
 
-    The host calls, in order: ``attach`` (a context, entered for as long as backward passes are to be seen); for every
-    micro-batch ``begin``, its backward pass, ``end``; after the last one ``row``, before gradients are unscaled, clipped or
-    used. A probe never changes a gradient, never synchronises with the device and never draws from the global random state.
-
-    A probe may have more, which the host uses where it is there: ``name``; ``listen()``, called before each forward pass;
-    ``fault()``, why the latest row was ``None``, in words for the user; ``discard()``, which forgets what was seen since the
-    last ``row``, an open micro-batch included (else ``end`` and ``row`` are called and the row is thrown away);
-    ``step_index``, set to the index of the optimizer step; ``diagonal``, set to the optimizer's preconditioner where keys of
-    geometry "optimizer" are measured, which other probes cannot.
+    Args:
+        reason: what the groups are, in words for the user.
+        certain: whether every step will have two groups; else some steps will be skipped.
     """
 
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
+    reason: str
+    certain: bool = True
+
+
+class Context(NamedTuple):
+    """What a probe is given when it is attached.
+
+    Args:
+        replicas: ranks that the row is to be a part of, see :func:`~lightning_noise.probes.rows.replicated`.
+        diagonal: the optimizer's preconditioner of a parameter, where keys of geometry "optimizer" are measured.
+        tap: shows gradient buckets, where the strategy has one.
+    """
+
+    replicas: int = 1
+    diagonal: Diagonal | None = None
+    tap: Any = None
+
+
+class Probe(ABC):
+    """A way to see the gradients of the groups that make up one optimizer step.
+
+    A host calls, in order: :meth:`attach` (a context, entered for as long as passes are to be seen); at the first
+    micro-batch of a step :meth:`starts`; for every micro-batch :meth:`listen` before its forward pass, :meth:`begin` before
+    its backward pass (:meth:`watch_loss` after that), :meth:`end` after it; and after the last one :meth:`row`, before
+    gradients are unscaled, clipped or used. A probe never changes a gradient, never waits for the device in a step and never
+    draws from the global random state.
+
+    A probe of your own derives from this class and needs :meth:`attach`, :meth:`begin`, :meth:`end` and :meth:`row`; the
+    other methods have defaults.
+
+    Attributes:
+        name: for messages, and to ask for it by name.
+        metrics: geometries that it can weigh gradients in.
+        watches_forward: whether it needs :meth:`listen`, because it hooks layers and not gradients.
+        sees_every_pass: whether it sees every backward pass of a step, and not only the last one.
+    """
+
+    name: ClassVar[str] = "given"
+    metrics: ClassVar[frozenset[str]] = EUCLIDEAN
+    watches_forward: ClassVar[bool] = False
+    sees_every_pass: ClassVar[bool] = True
+
+    def offer(
+        self,
+        setup: Setup,  # noqa: ARG002
+        model: nn.Module | None,  # noqa: ARG002
+        parameters: Mapping[str, Parameter],  # noqa: ARG002
+    ) -> Offer | Reason:
+        """Whether this probe can serve the run, and from what groups; a :class:`Reason` with its fix where it cannot."""
+        return Offer("given by the user")
+
+    @abstractmethod
+    def attach(
+        self,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        context: Context = Context(),
+    ) -> AbstractContextManager[None]:
         """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the names it is summed over."""
-        ...
 
-    def begin(self, size: float, weight: float) -> None:
-        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by ``weight``."""
-        ...
+    def starts(self, step: int) -> None:  # noqa: B027
+        """A measured optimizer step begins; ``step`` counts all optimizer steps."""
 
+    def listen(self) -> None:  # noqa: B027
+        """The forward pass of a micro-batch is about to begin."""
+
+    def rest(self) -> None:  # noqa: B027
+        """The passes over a micro-batch are over: nothing may stay on the model's layers until the next begins."""
+
+    def accepts(self, rows: int | None, setup: Setup) -> Reason | None:  # noqa: ARG002
+        """Why a first micro-batch with so many rows along dimension 0 cannot be measured; ``None`` where it can."""
+        return None
+
+    @abstractmethod
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
+        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by ``weight``.
+
+        ``examples`` is the length of the batch dimension, where ``size`` counts something else (tokens).
+        """
+
+    def watch_loss(self, loss: Tensor) -> None:  # noqa: B027
+        """The loss of the micro-batch that was begun, before its backward pass; its graph must stay as it is."""
+
+    @abstractmethod
     def end(self) -> None:
         """The backward pass of this micro-batch is over."""
-        ...
 
+    @abstractmethod
     def row(self) -> Tensor | None:
         """Moments of the step just seen, and a fresh start for the next.
 
         Returns:
             fp64 tensor of shape (keys, 4), columns as in :class:`~lightning_noise.core.moments.Moments`, on the gradients'
-            device, as if this replica were alone in the world except that ``q_big`` is taken from ``.grad``, which the strategy
-            has averaged over all replicas. ``None`` where the step cannot be used.
+            device: the part of this replica, so that the sum over all of them is the step's row. ``q_big`` is taken from
+            ``.grad``, which the strategy has averaged over all replicas. ``None`` where the step cannot be used.
         """
-        ...
 
+    def fault(self) -> str | None:
+        """Why the latest row was ``None``, in words for the user."""
+        return None
 
-@runtime_checkable
-class ForwardWatcher(Protocol):
-    """A probe that hooks layers during a forward and its backward pass, and sees the loss."""
-
-    def watch_loss(self, loss: Tensor) -> None:
-        """The loss of the micro-batch begun, before its backward pass; the graph must stay."""
-        ...
-
-    def rest(self) -> None:
-        """No pass is under way: removes the hooks on layers until the next one begins."""
-        ...
-
-
-class KeyedNorms:
-    """Sums squared norms of named tensors by key.
-
-    Parameters that belong to the same keys share one cell, so that with one key there is one concatenation a micro-batch.
-
-    Args:
-        parameters: by name.
-        keys: the names that each key is summed over.
-        diagonal: the optimizer's preconditioner P of a parameter, for keys of geometry "optimizer", which sum gᵀPg; ``None``
-            from it: there is no P yet, and such keys have no number in this step.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]], diagonal: Diagonal | None = None
-    ) -> None:
-        self._diagonal = diagonal
-        self._weighted: dict[str, int] = {}  # name → index of the key
-        members: dict[str, list[int]] = {name: [] for name in parameters}
-        for index, (key, names) in enumerate(keys.items()):
-            if key.geometry == "optimizer":
-                self._weighted |= {name: index for name in names if name in parameters}
-                continue
-            for name in names:
-                if name in members:
-                    members[name].append(index)
-        cells: dict[tuple[int, ...], int] = {}
-        self.cell_of = {name: cells.setdefault(tuple(owner), len(cells)) for name, owner in members.items()}
-        self._owners = list(cells)
-        self._keys = len(keys)
-        self._absent = [index for index, names in enumerate(keys.values()) if parameters.keys().isdisjoint(names)]
-        self._norms: list[list[Tensor]] = [[] for _ in cells]
-        self._weighted_norms: dict[int, list[Tensor]] = {index: [] for index in self._weighted.values()}
-        self._parameters = dict(parameters) if self._weighted else {}
-        self._without_diagonal: set[int] = set()
-        self.device = next((p.device for p in parameters.values()), torch.device("cpu"))
-
-    def add(self, cell: int, tensor: Tensor) -> None:
-        """Notes the norms of one tensor; one small kernel, nothing is summed yet."""
-        self._norms[cell] += chunk_norms(tensor)
-
-    def see(self, name: str, gradient: Tensor) -> None:
-        """Notes the norms of the gradient of parameter ``name``, in every metric that is asked for."""
-        self.add(self.cell_of[name], gradient)
-        if name not in self._weighted or self._diagonal is None:
-            return
-        index, diagonal = self._weighted[name], self._diagonal(self._parameters[name])
-        if diagonal is None:
-            self._without_diagonal.add(index)
-        else:
-            self._weighted_norms[index] += weighted_chunk_norms(gradient, diagonal)
+    def discard(self) -> None:
+        """Forgets what was seen since the last :meth:`row`, an open micro-batch included."""
+        self.end()
+        self.row()
 
     @property
-    def is_weighted(self) -> bool:
-        """Whether some key is summed in the optimizer's metric, so that gradients must come one parameter at a time."""
-        return bool(self._weighted)
+    def refusal(self) -> NoiseScaleError | None:
+        """Why no step can be used as things stand, known only after a first backward pass; ``None`` where all is well."""
+        return None
 
-    def total(self) -> Tensor:
-        """Squared norms by key, fp64 of shape (keys,), and a fresh start. A cell that overflowed spoils only its own keys."""
-        result = torch.zeros(self._keys, dtype=torch.float64, device=self.device)
-        for owner, norms in zip(self._owners, self._norms, strict=True):
-            if norms and owner:
-                square = sum_of_squares(norms, self.device)
-                for index in owner:
-                    result[index] += square
-        for index, norms in self._weighted_norms.items():
-            result[index] = sum_of_squares(norms, self.device)
-        self.clear()
-        return result
-
-    def add_norms(self, cell: int, norms: Iterable[Tensor]) -> None:
-        """Notes norms that were taken elsewhere, 1-d: their squares are added."""
-        self._norms[cell] += norms
-
-    def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
-        """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas."""
-        for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                self.see(name, parameter.grad)
-
-    def leave_out_absent(self, row: Tensor) -> Tensor:
-        """Zeroes the lines of keys without any parameter here (frozen layers), or without P yet: the step is not theirs."""
-        for index in (*self._absent, *self._without_diagonal):
-            row[index].zero_()
-        self._without_diagonal = set()
-        return row
-
-    def clear(self) -> None:
-        """Forgets what was noted."""
-        self._norms = [[] for _ in self._owners]
-        self._weighted_norms = {index: [] for index in self._weighted_norms}
-
-
-def step_row(q_small: Tensor, q_big: Tensor, c_small: float, c_big: float) -> Tensor:
-    """Moments by key, fp64 of shape (keys, 4), from squared norms of shape (keys,)."""
-    row = torch.empty(len(q_small), 4, dtype=torch.float64, device=q_small.device)
-    row[:, 0], row[:, 1] = q_small, q_big
-    row[:, 2].fill_(c_small)  # filled, not copied: a copy from the host would wait for the device
-    row[:, 3].fill_(c_big)
-    return row
+    def remarks(self) -> Sequence[str]:
+        """Reasons for doubt to report with the number: what is left out, or could not be checked."""
+        return ()

@@ -1,16 +1,21 @@
 """Every rank's gradient is a group, seen in DDP's buckets just before they are reduced."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.probe import Diagonal, KeyedNorms, step_row
+from lightning_noise.core.reasons import Reason, Severity
+from lightning_noise.probes.keyed_norms import KeyedNorms
+from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
+from lightning_noise.probes.rows import replicated, step_row
+from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.words import count
 
 CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # (state, bucket) → the reduced buffer
 
@@ -68,7 +73,7 @@ def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
     return mean
 
 
-class Ranks:
+class Ranks(Probe):
     """Probe whose groups are the ranks of DDP, each with its gradient accumulated over the micro-batches of the step.
 
     The cheapest one: a norm of each bucket in the backward pass that synchronises, and one of the reduced gradient.
@@ -78,10 +83,12 @@ class Ranks:
     """
 
     name = "ranks"
+    metrics = WHOLE_GRADIENTS
+    sees_every_pass = False
 
     def __init__(self, tap: BucketTap | None = None) -> None:
         self.tap = tap
-        self.diagonal: Diagonal | None = None
+        self._replicas = 1
         self._open = False
         self._norms: KeyedNorms | None = None
         self._parameters: dict[str, Parameter] = {}
@@ -91,21 +98,46 @@ class Ranks:
         self._groups: list[tuple[float, float]] = []
         self._fault: str | None = None
 
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
+    def offer(
+        self,
+        setup: Setup,
+        model: nn.Module | None,  # noqa: ARG002
+        parameters: Mapping[str, Parameter],  # noqa: ARG002
+    ) -> Offer | Reason:
+        """Needs two ranks, and a strategy that shows the buckets."""
+        if setup.tap is None and self.tap is None:
+            return Reason(
+                "no_buckets",
+                Severity.SKIP,
+                "the ranks probe reads the buckets of DDP before they are reduced, and nothing shows them",
+                "Use a strategy that does, or the micro_batches probe, which needs no such strategy.",
+            )
+        if setup.ranks < 2:
+            return Reason(
+                "one_rank",
+                Severity.SKIP,
+                "the ranks probe needs two groups of gradients per step, that is two ranks, but there is one",
+                "Use more ranks, the examples probe, or the micro_batches probe with accumulation.",
+            )
+        return Offer(f"{count(setup.ranks, 'rank')} are {setup.ranks} groups, read from the buckets of DDP")
+
+    @contextmanager
+    def attach(
+        self,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        context: Context = Context(),
+    ) -> Iterator[None]:
         """Listens to the tap for the duration of the context.
 
         Raises:
             RuntimeError: there is no tap.
         """
-        if self.tap is None:
+        tap = context.tap or self.tap
+        if tap is None:
             raise RuntimeError("Ranks has no BucketTap: use strategy='ddp_noise' or NoiseStrategyMixin, or give it one.")
-        return self._watching(self.tap, parameters, keys)
-
-    @contextmanager
-    def _watching(
-        self, tap: BucketTap, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]
-    ) -> Iterator[None]:
-        self._norms = KeyedNorms(parameters, keys, self.diagonal)
+        self._replicas = context.replicas
+        self._norms = KeyedNorms(parameters, keys, context.diagonal)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
         self._names = {id(p): name for name, p in self._parameters.items()}
         cells = {self._norms.cell_of[name] for name in self._parameters}
@@ -130,7 +162,7 @@ class Ranks:
             if name is not None:
                 self._norms.see(name, gradient)
 
-    def begin(self, size: float, weight: float) -> None:
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
         """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
         if weight > 0:
             self._groups.append((size, weight))
@@ -151,7 +183,8 @@ class Ranks:
         local = self._norms.total() / total**2
         self._norms.add_gradients(self._parameters)
         share = sum((v / total) ** 2 / b for b, v in groups)  # 1 / this rank's effective batch size
-        return self._norms.leave_out_absent(step_row(local, self._norms.total() / total**2, share, share))
+        row = step_row(local, self._norms.total() / total**2, share, share)
+        return replicated(self._norms.leave_out_absent(row), self._replicas)
 
     def discard(self) -> None:
         """Forgets the step in progress."""

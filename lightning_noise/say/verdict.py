@@ -7,19 +7,19 @@ from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.measure.probe_choice import Choice
 
 WHILE_HIGH = "while the learning rate was at least a third of its peak"
 
 
-class Findings(NamedTuple):
-    """What the verdict is made from.
+class Verdict(NamedTuple):
+    """What a run says about its batch size, as data; ``str()`` of it is what is printed at the end.
 
     Args:
         estimate: the estimate at the end.
         average: the running average behind it.
         trajectory: first, mean and last resolved values.
-        choice: the probe taken and why.
+        probe: the name of the probe.
+        groups: what its groups were, in words.
         global_size: units that one optimizer step uses.
         learning_rate: at the end.
         data_size: units in the finite data set, where it has been seen whole.
@@ -35,7 +35,8 @@ class Findings(NamedTuple):
     estimate: NoiseEstimate
     average: RunningAverage
     trajectory: Trajectory
-    choice: Choice
+    probe: str
+    groups: str
     global_size: float | None
     learning_rate: float
     data_size: float | None
@@ -47,21 +48,24 @@ class Findings(NamedTuple):
     optimizer: str = ""
     story: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return _text(self)
 
-def verdict(findings: Findings) -> str:
+
+def _text(findings: Verdict) -> str:
     """The verdict as text; its first line begins ``noise scale: b_simple``."""
     of = f"of {findings.optimizer} " if findings.optimizer else ""
     lines = [f"noise scale: b_simple {of}{_values(findings)}", *_costs(findings)]
     lines += findings.geometries
     steps = findings.estimate.steps
     measured = "1 step measured" if steps == 1 else f"{steps} steps measured"
-    lines.append(f"probe {findings.choice.probe}: {findings.choice.reason}; {measured}")
+    lines.append(f"probe {findings.probe}: {findings.groups}; {measured}")
     lines += findings.story
     lines += [f"warning: {text}" for text in cautions(findings)]
     return "\n  ".join(lines)
 
 
-def _values(findings: Findings) -> str:
+def _values(findings: Verdict) -> str:
     trajectory, estimate, unit = findings.trajectory, findings.estimate, findings.unit
     if trajectory.first is None or trajectory.mean is None:
         return f"{_at_end(estimate)} ({unit})"
@@ -93,7 +97,7 @@ class _Basis(NamedTuple):
     used: str
 
 
-def _basis(findings: Findings) -> _Basis:
+def _basis(findings: Verdict) -> _Basis:
     """The end of the run, or the end of its part with a high learning rate where the rate has decayed since."""
     way, estimate, size = findings.trajectory, findings.estimate, findings.global_size
     if not way.has_decayed or way.high.end is None or size is None:
@@ -108,7 +112,7 @@ def _basis(findings: Findings) -> _Basis:
     return _Basis(size, b_simple, low, used)
 
 
-def _costs(findings: Findings) -> list[str]:
+def _costs(findings: Verdict) -> list[str]:
     size, b, low, used = _basis(findings)
     if size is None:
         return []
@@ -132,7 +136,7 @@ def _percent(factor: float) -> str:
     return f"{100 * (factor - 1):+.0f} %"
 
 
-def cautions(findings: Findings) -> list[str]:
+def cautions(findings: Verdict) -> list[str]:
     """Every warning that bears on the number."""
     estimate, average, unit = findings.estimate, findings.average, findings.unit
     found = []

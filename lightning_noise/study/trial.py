@@ -13,8 +13,6 @@ import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from lightning_noise.core.moments import Key
-from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.hosts.lightning.callback import GradientNoiseScale
 from lightning_noise.hosts.lightning.two_packages import MisconfigurationException, either, package_of
 from lightning_noise.study.goal import Goal, GoalOutcome
@@ -64,34 +62,6 @@ class Recipe(NamedTuple):
     threads: int
 
 
-class SilentNoiseScale(GradientNoiseScale):
-    """The callback without its verdict, which a study tells of all its runs together, and with the way of every geometry."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._curved: dict[Key, Trajectory] = {}
-        self._probes: dict[str, int] = {}  # read so far
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *rest: Any) -> None:
-        """Takes note of the curvatures' noise scales after every probe of them."""
-        super().on_train_batch_end(trainer, pl_module, *rest)
-        if self._curvature is None:
-            return
-        self._curvature.flush(pl_module.device)
-        for geometry, average in self._curvature.averages.items():
-            way = self._curved.setdefault(Key(geometry), Trajectory())
-            if average.probes > self._probes.get(geometry, 0):
-                self._probes[geometry] = average.probes
-                way.add(average.estimate())
-
-    def trajectories(self) -> dict[Key, Trajectory]:
-        """Those of the curvatures too."""
-        return super().trajectories() | self._curved
-
-    def _print_verdict(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        pass
-
-
 def run(recipe: Recipe, task: Task) -> Outcome:
     """Does ``task`` in this process; random state, thread count and environment are as before afterwards.
 
@@ -103,7 +73,7 @@ def run(recipe: Recipe, task: Task) -> Outcome:
     if recipe.noise_scale is None or task.phase != RERUN:
         return _run(recipe, task, None)
     try:
-        return _run(recipe, task, SilentNoiseScale(**recipe.noise_scale))
+        return _run(recipe, task, GradientNoiseScale(**{**recipe.noise_scale, "verbose": False}))
     except MisconfigurationException as refusal:
         outcome = _run(recipe, task, None)
         return outcome._replace(warning=f"the noise scale was not measured: {refusal}")

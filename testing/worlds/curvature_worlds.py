@@ -30,10 +30,10 @@ def together():
     once = GradientNoiseScale(geometry="hessian", every_n_steps=1000)
     run(once)
     return {
-        "first probe": once.state_dict()["curvature"]["hessian"]["windows"][0]["sums"],
+        "first probe": once.session.curvatures["hessian"].state_dict()["windows"][0]["sums"],
         "identical": all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True)),
         "weights": measured,
-        "state": callback.state_dict()["curvature"],
+        "state": callback.state_dict()["session"],
         "logged": {name: float(v) for name, v in trainer.callback_metrics.items() if "hessian" in name or "b_optim" in name},
         "ranks": callback.estimate(Key("optimizer")),
         "micro_batches": other.estimate(Key("optimizer")),

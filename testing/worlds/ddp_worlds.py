@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseScaleMetric, NoiseStrategyMixin
 from testing import string_hook
 from testing.gans import Gan, gan_data
+from testing.reference import probes
 from testing.toys import Regression, data, trainer
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -218,8 +219,8 @@ def gan(strategy, probe="auto", **arguments):
         return str(error)
     found = {name: callback.estimate(Key(optimizer=name)) for name in ("Adam", "Adam-1")}
     return {
-        "probes": [one.choice.probe for one in callback._measured],
-        "skipped": {name: state["skipped"] for name, state in callback.state_dict()["monitors"].items()},
+        "probes": probes(callback),
+        "skipped": {name: state["skipped"] for name, state in callback.state_dict()["session"]["tallies"].items()},
         **{name: (e.trace, e.grad_sq, e.steps) for name, e in found.items()},
     }
 

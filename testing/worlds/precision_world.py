@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_noise import GradientNoiseScale
-from testing.reference import Recorder, monitor
+from testing.reference import Recorder, skipped
 from testing.toys import Regression, data, fit
 
 WORLD = int(os.environ.get("WORLD_SIZE", 1))
@@ -31,7 +31,7 @@ def overflow():
             "moments": recorder.moments,
             "steps": recorder.steps,
             "state": callback.state_dict(),
-            "skipped": dict(monitor(callback).skipped),
+            "skipped": dict(skipped(callback)),
             "scale": plugin.scaler.get_scale(),
             "weights": [p.detach().clone() for p in module.parameters()],
         }

@@ -236,7 +236,7 @@ def test_the_optimal_rule_takes_the_kind_of_optimizer_and_the_cautious_end():
         module = Regression(lambda p, optimizer=optimizer: optimizer(p, lr=0.01))
         callback = adapting({4: 32})
         fit(module, data(examples=256), callback, epochs=1, accumulate=1)
-        estimate = callback._measured[0].monitor.estimate(Key(), confidence=0.99)
+        estimate = callback.session.estimate(Key(), confidence=0.99)
         expected = learning_rate_factor("optimal", 4, 32, estimate, alpha=alpha)
         assert callback.state_dict()["adaptation"]["factors"] == [1.0, expected] and 1 < expected < 8**alpha
 
@@ -311,13 +311,13 @@ def test_averages_decay_per_example_while_adapting():
     callback, plain = adapting({4: 16}), GradientNoiseScale()
     run(Keeper(), callback, numbered(), epochs=2)
     run(Keeper(), plain, numbered(), epochs=2)
-    average = callback._measured[0].monitor.readings.windows[Key()].averages[-1]
+    average = callback.session.readings.windows(Key()).averages[-1]
     weights = [4.0] * 24 + [16.0] * 6
     expected = 0.0
     for weight in weights:
         expected = expected * max(0.9, 0.99 ** (weight / 4)) + weight
     assert average._sums["W"] == pytest.approx(expected, rel=1e-12)
-    plain = plain._measured[0].monitor.readings.windows[Key()].averages[-1]
+    plain = plain.session.readings.windows(Key()).averages[-1]
     assert plain._sums["W"] == pytest.approx(4 * sum(0.99**k for k in range(48)))
 
 
@@ -331,7 +331,7 @@ def test_no_change_leaves_the_probe_without_groups(accumulate, probe, caplog):
     run(module, callback, numbered(), epochs=4, accumulate=accumulate)
     assert f"probe {probe}" in caplog.text
     assert [kept["accumulation"] for kept in module.epochs.values()] == [accumulate, 4, 8, accumulate]
-    assert callback._measured[0].monitor.skipped == {}
+    assert callback.session.tally.skipped == {}
     assert callback.estimate().steps == sum(kept["steps"] for kept in module.epochs.values())
 
 
@@ -345,7 +345,7 @@ def test_resume_takes_the_probe_of_the_start(tmp_path, caplog):
     caplog.clear()
     module, callback = Keeper(), adapting({4: 16, 16: 4}, **settings)
     fit(module, numbered(), callback, epochs=4, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
-    assert "probe examples" in caplog.text and callback._measured[0].monitor.skipped == {}
+    assert "probe examples" in caplog.text and callback.session.tally.skipped == {}
     assert [kept["accumulation"] for kept in module.epochs.values()] == [4, 1]
 
 

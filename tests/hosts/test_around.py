@@ -10,7 +10,7 @@ from lightning.pytorch.tuner import Tuner
 
 from lightning_noise import Examples, GradientNoiseScale, Key
 from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
-from testing.reference import Recorder, errors, monitor
+from testing.reference import Recorder, errors, skipped
 from testing.toys import Regression, data, fit, trainer
 
 PROBES = {"micro_batches": ("micro_batches", 2), "examples": (Examples(exact=True), 1)}
@@ -67,7 +67,7 @@ def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
     """A reentrant checkpoint hands out the shared layer's gradient in parts: found out in the first step."""
     callback, recorder = recorded(Checkpointed(reentrant), probe=probe)
     in_parts = reentrant and probe == "micro_batches"
-    assert monitor(callback).skipped.total() == in_parts
+    assert skipped(callback).total() == in_parts
     if in_parts:
         recorder.steps.pop(0)
     assert worst(Checkpointed(), recorder, probe) < ROUNDING

@@ -97,7 +97,7 @@ def test_everything_on_the_command_line(program):
         "--trainer.callbacks.every_n_steps=1",
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "probe micro_batches: 2 micro-batches a step on 1 rank are 2 groups; 8 steps measured" in done.stdout
+    assert "probe micro_batches: 2 micro-batches per step on 1 rank are 2 groups; 8 steps measured" in done.stdout
     assert "(pairs)" in done.stdout
 
 

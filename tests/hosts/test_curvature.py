@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_noise import Decision, GradientNoiseScale, Key, MicroBatches
-from lightning_noise.hosts.lightning.curvature import split
+from lightning_noise.measure.curvature_channel import split
 from lightning_noise.probes.preconditioner import Preconditioner
+from lightning_noise.probes.probe import Offer
 from testing import toys
 from testing.exact import Population
 
@@ -76,7 +77,7 @@ def fit_still(callback, *, examples=2400, size=4, accumulate=4, module=None, **a
 
 def assert_near_truth(callback, truth):
     """Within four standard errors of GᵀHG and tr(HΣ) each, as the averages themselves give them."""
-    average = callback._curvature.averages["hessian"].average
+    average = callback.session.curvatures["hessian"].average
     (trace, grad_sq), spread = average.means(), average.covariance()
     assert abs(trace - truth.hessian_trace) < 4 * spread.trace**0.5
     assert abs(grad_sq - truth.hessian_grad_sq) < 4 * spread.grad_sq**0.5
@@ -89,7 +90,7 @@ def test_the_truth_of_three_layers(accumulate, loss_fn):
     callback = GradientNoiseScale(geometry=("euclidean", "hessian"), every_n_steps=1, loss_fn=loss_fn, decay=0.999)
     size = 4 if accumulate == 4 else 12
     module = fit_still(callback, accumulate=accumulate, size=size, examples=size * accumulate * 250)
-    assert callback._curvature.averages["hessian"].probes == 250
+    assert callback.session.curvatures["hessian"].probes == 250
     assert_near_truth(callback, module.population.truth())
     assert module.steps == 250 * accumulate  # training_step was never called by us
 
@@ -97,7 +98,7 @@ def test_the_truth_of_three_layers(accumulate, loss_fn):
 def test_hundred_steps_apart_unless_said_otherwise():
     callback = GradientNoiseScale(geometry="hessian")
     fit_still(callback, examples=205 * 16, max_steps=205)
-    assert callback._curvature.averages["hessian"].probes == 3
+    assert callback.session.curvatures["hessian"].probes == 3
     assert callback.estimate().steps == 205
 
 
@@ -105,6 +106,9 @@ class OneGroup(MicroBatches):
     """A probe of the user's own, so that one micro-batch is not refused."""
 
     name = "one group"
+
+    def offer(self, *_):
+        return Offer("one micro-batch, as the test wants it")
 
 
 def regression_with_outputs(module, batch):
@@ -146,7 +150,7 @@ def test_the_run_is_the_same_to_the_last_bit(accumulate, arguments):
     plain = weights_and_random_state(accumulate=accumulate)
     callback = GradientNoiseScale(every_n_steps=1, **arguments)
     measured = weights_and_random_state(callback, accumulate=accumulate)
-    assert callback._curvature.averages["hessian"].probes > 4
+    assert callback.session.curvatures["hessian"].probes > 4
     assert len(plain) == len(measured) and all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True))
 
 
@@ -233,7 +237,7 @@ def test_resume_continues_exactly(tmp_path):
     run(first, 2).save_checkpoint(tmp_path / "half.ckpt")
     second = GradientNoiseScale(**arguments)
     run(second, 4, tmp_path / "half.ckpt")
-    assert second.state_dict()["curvature"] == whole.state_dict()["curvature"]
+    assert second.state_dict()["session"]["averages"] == whole.state_dict()["session"]["averages"]
     assert second.estimate(Key("optimizer")) == whole.estimate(Key("optimizer"))
     again = pickle.loads(pickle.dumps(second))
     assert again.state_dict() == second.state_dict()
@@ -244,7 +248,7 @@ def test_a_short_last_window_waits_for_the_next_step():
     module = Still()
     toys.fit(module, loader(module, 4 * 7, 4), callback, accumulate=5, epochs=4)  # 5 and 2 micro-batches an epoch
     # steps 0, 3 (short: taken at 4) and 6
-    assert callback._curvature.averages["hessian"].probes == 3
+    assert callback.session.curvatures["hessian"].probes == 3
 
 
 class Attention(L.LightningModule):
@@ -272,7 +276,7 @@ def test_attention_on_cpu_by_loss_fn_or_not_at_all():
     module = Attention()
     with_kernel = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss)
     toys.fit(module, data, with_kernel, accumulate=4)
-    average = with_kernel._curvature.averages["hessian"]
+    average = with_kernel.session.curvatures["hessian"]
     assert average.probes == 19  # the first showed that there is no double backward
     assert average.estimate().trace > 0
 
@@ -280,7 +284,7 @@ def test_attention_on_cpu_by_loss_fn_or_not_at_all():
 def test_gauss_newton_in_the_callback():
     callback = GradientNoiseScale(geometry=("gauss_newton", "hessian"), every_n_steps=1, loss_fn=with_outputs)
     fit_still(callback, examples=1600)
-    newton = callback._curvature.averages["gauss_newton"]
+    newton = callback.session.curvatures["gauss_newton"]
     assert newton.probes == 100 and newton.indefinite == 0.0
     assert callback.estimate(Key("gauss_newton")).b_simple > 0
 
@@ -315,18 +319,19 @@ class Hidden(Still):
 def test_central_differences_by_loss_fn():
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss, decay=0.999)
     module = fit_still(callback, module=Hidden())
-    assert callback._curvature.averages["hessian"].probes == 149  # the first step showed that there is no double backward
+    assert callback.session.curvatures["hessian"].probes == 149  # the first step showed that there is no double backward
     assert_near_truth(callback, module.population.truth())
 
 
 def test_differences_that_disagree_are_passed_over(monkeypatch):
     said = []
-    monkeypatch.setattr("lightning_noise.hosts.lightning.curvature.rank_zero_warn", said.append)
+    monkeypatch.setattr("lightning_noise.hosts.lightning.fit.rank_zero_warn", said.append)
     module = Hidden()
     module.wild = 1e4
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss)
     fit_still(callback, module=module, examples=96)
-    assert callback._curvature.skipped == 5 and len(said) == 1 and "curvature probe" in said[0]
+    said = [text for text in said if "shuffle" not in text]
+    assert callback.session.curvature.skipped == 5 and len(said) == 1 and "curvature probe" in said[0]
     assert callback.estimate(Key("hessian")).steps == 0
 
 
@@ -351,7 +356,7 @@ def test_refused_with_the_way_out():
     module = Still()
     data = loader(module, 64, 4)
     for arguments, accumulate, match in (
-        ({"geometry": "hessian"}, 2, "are 2 a step.*accumulate_grad_batches=3.*loss_fn"),
+        ({"geometry": "hessian"}, 2, "are 2 per step.*accumulate_grad_batches=3.*loss_fn"),
         ({"geometry": ("optimizer",), "probe": "examples"}, 1, "sees none.*micro_batches"),
     ):
         with pytest.raises(MisconfigurationException, match=match):
@@ -417,20 +422,20 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
             self.parts.clear()
 
     callback = GradientNoiseScale(geometry="optimizer", probe="micro_batches")
-    taken, monitors = [], []
+    taken = []
+
+    def take(reading):
+        if reading.key == Key("optimizer"):
+            taken.append((reading.moments.q_small, reading.moments.q_big))
 
     class Spy(L.Callback):
         def on_fit_start(self, trainer, pl_module):
-            monitor = callback._measured[0].monitor
-            monitors.append(monitor)
-            windows = monitor.readings.windows[Key("optimizer")]
-            update = windows.update
-            windows.update = lambda m, *age: (taken.append((m.q_small, m.q_big)), update(m, *age))[1]
+            callback.session.observe(take)
 
     toys.fit(module, loader(module, 160, 4), Oracle(), callback, Spy(), accumulate=4)
     assert len(want) == 9 and np.allclose(taken, want, rtol=1e-9)
     assert callback.estimate(Key("optimizer")).steps == 9  # the first step had no preconditioner yet
-    assert callback.estimate().steps == 10 and not monitors[0].skipped
+    assert callback.estimate().steps == 10 and not callback.session.tally.skipped
 
 
 def test_sgd_is_euclidean():

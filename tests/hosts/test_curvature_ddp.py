@@ -36,7 +36,8 @@ def test_two_ranks(tmp_path):
     assert first["identical"] and second["identical"]
     assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
     assert first["state"] == second["state"] and first["logged"] == second["logged"]
-    assert first["state"]["hessian"]["probes"] == 15
+    hessian = next(saved for saved in first["state"]["averages"] if saved["key"][0] == "hessian")
+    assert hessian["average"]["probes"] == 15
     assert {"noise_scale/hessian_grad_sq", "noise_scale/hessian_trace"} <= first["logged"].keys()
     assert first["ranks"] == second["ranks"] and first["ranks"].steps == first["micro_batches"].steps == 14
     ratio = first["ranks"].trace / first["micro_batches"].trace

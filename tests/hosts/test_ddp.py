@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import GradientNoiseScale, Moments, NoiseScaleMetric, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
-from lightning_noise.measure.probe_choice import Choice, Facts, NoGroupsError, choose
 from testing.gans import Gan, by_hand, gan_data
 from testing.launch import launch
 from testing.toys import data, fit
@@ -121,8 +120,8 @@ def test_parameters_that_are_not_used(two):
 
 
 def test_layers_add_up(two):
-    keys = two[0]["estimates"]["layers"]["state"]["monitors"][""]["keys"]
-    x = {tuple(k["key"]): k["windows"][0]["sums"]["X"] for k in keys}
+    keys = two[0]["estimates"]["layers"]["state"]["session"]["averages"]
+    x = {tuple(k["key"]): k["average"][0]["sums"]["X"] for k in keys}
     assert x["euclidean", "", ""] == pytest.approx(sum(v for k, v in x.items() if k[2]))
     assert len(x) == 3
 
@@ -130,8 +129,8 @@ def test_layers_add_up(two):
 @pytest.mark.parametrize("name", ["one rank overflows", "one rank overflows, ranks"])
 def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     states = [rank["estimates"][name]["state"] for rank in two]
-    assert states[0]["monitors"][""]["keys"] == states[1]["monitors"][""]["keys"]
-    assert [sum(s["monitors"][""]["skipped"].values()) for s in states] == [1, 1]
+    assert states[0]["session"]["averages"] == states[1]["session"]["averages"]
+    assert [sum(s["session"]["tallies"][""]["skipped"].values()) for s in states] == [1, 1]
     assert two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
 
 
@@ -239,15 +238,6 @@ def test_registered_once_under_all_of_lightning_s_variants():
     theirs = {name for name in StrategyRegistry.available_strategies() if name.startswith("ddp") and name not in ours}
     assert {name.replace("ddp_noise", "ddp") for name in ours} == theirs and len(ours) == 12
     assert all(StrategyRegistry[name]["strategy"] is NoiseDDPStrategy for name in ours)
-
-
-def test_choice_of_ranks():
-    assert choose("auto", Facts(8, 4, buckets=True)).probe == "ranks"
-    assert choose("auto", Facts(1, 4, buckets=True)).probe == "micro_batches"
-    assert choose("micro_batches", Facts(8, 4, buckets=True)).probe == "micro_batches"
-    assert choose("ranks", Facts(2, 1, buckets=True)) == Choice("ranks", "2 ranks are 2 groups, read from the buckets of DDP")
-    with pytest.raises(NoGroupsError, match=r"needs two groups.*world_size=1"):
-        choose("ranks", Facts(1, 4, buckets=True))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_noise import GradientNoiseScale
 from testing.adapting import adapting
-from testing.reference import monitor
+from testing.reference import session, skipped
 from testing.toys import Regression, data, fit, trainer
 
 
@@ -55,8 +55,8 @@ def test_an_optimizer_that_evaluates_twice_is_counted_once(probe, accumulate, ca
     for kind in (SAM, torch.optim.SGD):
         callback = GradientNoiseScale(probe=probe)
         fit(Regression(lambda p, kind=kind: kind(p, lr=0.0)), data(), callback, accumulate=accumulate, epochs=2)
-        states.append(callback.state_dict()["monitors"][""])
-        assert monitor(callback).optimizer_steps == 32 // accumulate and not monitor(callback).skipped
+        states.append(callback.state_dict()["session"])
+        assert session(callback).tracks[0].optimizer_steps == 32 // accumulate and not skipped(callback)
     assert states[0] == states[1]
     assert "SAM evaluates the gradient several times per step" in capsys.readouterr().out
 
@@ -84,10 +84,10 @@ def damaged(state, how):
     state = copy.deepcopy(state)
     if how == "later version":
         state["version"] = 99
-    elif how == "no monitors":
-        del state["monitors"]
+    elif how == "no session":
+        del state["session"]
     elif how == "no sums":
-        del state["monitors"][""]["keys"][0]["windows"][0]["sums"]
+        del state["session"]["averages"][0]["average"][0]["sums"]
     else:
         del state["adaptation"]["history"]
     return state
@@ -97,7 +97,7 @@ def damaged(state, how):
     ("how", "reason"),
     [
         ("later version", "it is of version 99"),
-        ("no monitors", "its part 'monitors' is missing"),
+        ("no session", "its part 'session' is missing"),
         ("no sums", "its part 'sums' is missing"),
         ("no history", "its part 'history' is missing"),
     ],

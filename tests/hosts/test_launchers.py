@@ -74,7 +74,7 @@ def go(strategy, package, module, **noise):
     return {
         "logged": {name: float(value) for name, value in run.callback_metrics.items() if "noise" in name},
         "here": callback.estimate(),
-        "steps in the checkpoint": kept["monitors"][""]["keys"][0]["windows"][0]["steps"],
+        "steps in the checkpoint": kept["session"]["averages"][0]["average"][0]["steps"],
     }
 
 if __name__ == "__main__":

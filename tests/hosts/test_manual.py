@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning_noise import Examples, GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.measure.readings import ONE_GROUP
 from testing.gans import Gan, Joint, by_hand, gan_data
+from testing.reference import probes
 from testing.toys import Regression, data, fit
 
 G, D = Key(optimizer="Adam"), Key(optimizer="Adam-1")
@@ -65,15 +66,15 @@ def test_several_steps_of_one_optimizer_a_batch(capsys):
     hand = by_hand(copy.deepcopy(module), loader)
     callback, _ = run_gan(module, loader, probe=Examples(exact=True), precision=64)
     same(callback.estimate(D), hand["d"])
-    monitors = callback.state_dict()["monitors"]
-    assert callback.estimate(D).steps == 18 and (monitors["Adam"]["examples"], monitors["Adam-1"]["examples"]) == (48, 48)
+    tallies = callback.state_dict()["session"]["tallies"]
+    assert callback.estimate(D).steps == 18 and (tallies["Adam"]["examples"], tallies["Adam-1"]["examples"]) == (48, 48)
     said = capsys.readouterr().out
     assert "Adam-1 stepped several times within one batch: the number holds if" in said and "Adam stepped several" not in said
 
 
 def test_the_second_of_several_epochs_knows_the_size_of_the_data_set():
     callback, _ = run_gan(Gan(critic_steps=2), gan_data(), epochs=2)
-    assert [state["data_size"] for state in callback.state_dict()["monitors"].values()] == [48, 48]
+    assert [state["data_size"] for state in callback.state_dict()["session"]["tallies"].values()] == [48, 48]
 
 
 def test_every_third_step_of_each_optimizer():
@@ -148,7 +149,7 @@ def test_what_cannot_be_right_is_refused_by_name_in_the_first_step(way, message)
 
 def test_a_gradient_that_is_never_zeroed_is_passed_over_and_said(capsys):
     callback, _ = run_gan(Wrong("not zeroed"), gan_data())
-    (reason,) = callback.state_dict()["monitors"]["Adam-1"]["skipped"]
+    (reason,) = callback.state_dict()["session"]["tallies"]["Adam-1"]["skipped"]
     assert "the gradient of Adam-1 was not zeroed after its last step" in reason
     assert callback.estimate(D).steps == 1  # the first, whose gradient was its own
     assert "steps passed over: 5, the gradient of Adam-1 was not zeroed" in capsys.readouterr().out
@@ -174,7 +175,7 @@ def test_optimizers_that_share_parameters_may_step_on_passes_of_their_own():
 
 def test_groups_of_one_are_counted(capsys):
     callback, _ = run_gan(Gan(), gan_data(), probe="micro_batches")
-    assert callback.state_dict()["monitors"]["Adam"]["skipped"] == {ONE_GROUP: 6}
+    assert callback.state_dict()["session"]["tallies"]["Adam"]["skipped"] == {ONE_GROUP: 6}
     assert f"steps passed over: 6, {ONE_GROUP}" in capsys.readouterr().out
 
 
@@ -196,8 +197,8 @@ def test_layers_without_a_rule_fall_back_on_accumulated_batches():
             self.generator[2] = Own()
 
     callback, _ = run_gan(Convolving(), gan_data())
-    assert [one.choice.probe for one in callback._measured] == ["micro_batches", "examples"]
-    assert "single examples cannot be told apart" in callback._measured[0].choice.reason
+    assert probes(callback) == ["micro_batches", "examples"]
+    assert "single examples cannot be told apart" in callback.session.tracks[0].offer.reason
     assert callback.estimate(G).steps == callback.estimate(D).steps == 3
 
 
@@ -257,7 +258,7 @@ def test_overflow_is_passed_over_for_the_optimizer_that_had_it():
     plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**40))
     callback, run = run_gan(Gan(), gan_data(), plugins=plugin)
     for key in (G, D):
-        skipped = callback.state_dict()["monitors"][key.optimizer]["skipped"]
+        skipped = callback.state_dict()["session"]["tallies"][key.optimizer]["skipped"]
         assert sum(skipped.values()) == 6 and callback.estimate(key).steps == 0
     assert not [k for k in run.callback_metrics if k.startswith("noise_scale") and k.endswith("b_simple")]
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from lightning_noise import GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
-from lightning_noise.measure.monitor import NO_BACKWARD
 from lightning_noise.measure.readings import ONE_GROUP
+from lightning_noise.measure.track import NO_BACKWARD
 from testing.toys import Regression, Summed, data, fit, rows, trainer
 
 
@@ -77,7 +77,7 @@ def test_short_last_window_and_uneven_batches(accumulate, examples):
 def test_a_window_of_one_micro_batch_is_counted_and_said(capsys):
     callback = GradientNoiseScale()
     fit(Regression(), data(examples=20), callback, accumulate=4)
-    assert callback.state_dict()["monitors"][""]["skipped"] == {ONE_GROUP: 1}
+    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 1}
     assert f"steps passed over: 1, {ONE_GROUP}" in capsys.readouterr().out
 
 
@@ -121,7 +121,7 @@ def test_loss_scale_does_not_move_it():
 
 def test_overflow_steps_leave_the_averages_alone():
     callback = scaled_fit(2.0**26, epochs=8)
-    skipped = callback.state_dict()["monitors"][""]["skipped"]
+    skipped = callback.state_dict()["session"]["tallies"][""]["skipped"]
     (reason, count), e = *skipped.items(), callback.estimate()
     assert "overflow" in reason and 3 < count < 20
     assert e.steps + count == 64
@@ -205,7 +205,7 @@ def test_a_step_without_a_backward_pass():
 
     callback = GradientNoiseScale()
     fit(Skipping(), data(), callback)
-    assert callback.state_dict()["monitors"][""]["skipped"] == {NO_BACKWARD: 1}
+    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {NO_BACKWARD: 1}
     assert callback.estimate().steps == 7
 
 
@@ -213,11 +213,11 @@ def test_accumulation_scheduler_that_begins_without():
     """Single examples measure every step; micro-batches, where asked for, those that have two."""
     callback, schedule = GradientNoiseScale(), GradientAccumulationScheduler({0: 1, 1: 4})
     fit(Regression(), data(), callback, schedule, epochs=2, accumulate=1)
-    assert callback.state_dict()["monitors"][""]["skipped"] == {} and callback.estimate().steps == 20
+    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {} and callback.estimate().steps == 20
     callback = GradientNoiseScale(probe="micro_batches")
     run = fit(Regression(), data(), callback, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=2, accumulate=1)
     assert run.global_step == 16 + 4
-    assert callback.state_dict()["monitors"][""]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
+    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
 
 
 def test_batch_size_fn_is_respected():
@@ -276,7 +276,7 @@ def test_sizes_of_common_batches(batch):
     )
     callback = GradientNoiseScale()
     fit(Reshaping(), loader, callback)
-    assert callback.state_dict()["monitors"][""]["sizes"] == [8.0] * 8
+    assert callback.state_dict()["session"]["tallies"][""]["sizes"] == [8.0] * 8
 
 
 def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
@@ -287,7 +287,7 @@ def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
         return len(batch[0]) if len(calls) != 7 else -1
 
     callback = GradientNoiseScale(batch_size_fn=nonsense_later)
-    with pytest.warns(UserWarning, match=r"passes over this step: batch_size_fn must return a finite number > 0.*-1"):
+    with pytest.warns(UserWarning, match=r"this step is skipped: batch_size_fn must return a finite number > 0.*-1"):
         fit(Regression(), data(), callback)
     assert callback.estimate().steps == 7
 
@@ -295,10 +295,10 @@ def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
 def test_finite_data_set_is_noticed_after_a_whole_epoch():
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=1)
-    assert callback.state_dict()["monitors"][""]["data_size"] is None
+    assert callback.state_dict()["session"]["tallies"][""]["data_size"] is None
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=2)
-    assert callback.state_dict()["monitors"][""]["data_size"] == 64
+    assert callback.state_dict()["session"]["tallies"][""]["data_size"] == 64
     assert callback.estimate().low is None or callback.estimate().low <= 64
 
 
@@ -308,7 +308,7 @@ def test_finite_data_set_is_noticed_after_a_whole_epoch():
 def test_only_a_whole_epoch_tells_the_size_of_the_data(arguments, size):
     callback = GradientNoiseScale()
     fit(Regression(), data(), callback, epochs=3, accumulate=2, **arguments)
-    assert callback.state_dict()["monitors"][""]["data_size"] == size
+    assert callback.state_dict()["session"]["tallies"][""]["data_size"] == size
 
 
 @pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
@@ -322,7 +322,7 @@ def test_an_endless_data_set_is_not_finite():
 
     callback = GradientNoiseScale()
     fit(Regression(), DataLoader(Stream(), batch_size=4), callback, epochs=2)
-    assert callback.state_dict()["monitors"][""]["data_size"] is None
+    assert callback.state_dict()["session"]["tallies"][""]["data_size"] is None
 
 
 def test_host_reads():

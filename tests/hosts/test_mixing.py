@@ -138,7 +138,7 @@ def test_examples_in_order_that_are_looked_up_are_examples():
     callback = GradientNoiseScale()
     fit(Numbered(), loader, callback, accumulate=1)
     assert callback.estimate().steps == 16
-    assert not callback._measured[0].monitor.probe.coverage.missing
+    assert not callback.session.tracks[0].probe.coverage.missing
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])

@@ -6,7 +6,7 @@ import torch
 from lightning_noise import Examples, GradientNoiseScale, estimate_noise_scale
 from lightning_noise.measure.readings import NOT_FINITE
 from testing.launch import launch
-from testing.reference import Recorder, errors, monitor
+from testing.reference import Recorder, errors, skipped
 from testing.toys import Regression, data, fit
 from testing.worlds.precision_world import scaler
 
@@ -91,10 +91,10 @@ def test_clipping(precision, algorithm):
 def test_overflow_steps_do_not_count(optimizer, probe):
     """At 2³⁰ every gradient overflows; the scaler halves its scale in each such step until they do not."""
     callback, recorder = measured(optimizer, probe, plugins=[scaler(2.0**30, backoff_factor=2.0**-5)])  # 25, 20, 15
-    e, skipped = callback.estimate(), monitor(callback).skipped
-    assert skipped == {NOT_FINITE: sum(not step.finite for step in recorder.steps)} and 2 < skipped[NOT_FINITE] < 8
+    e, left = callback.estimate(), skipped(callback)
+    assert left == {NOT_FINITE: sum(not step.finite for step in recorder.steps)} and 2 < left[NOT_FINITE] < 8
     assert worst(recorder, probe) < HALF
-    assert e.steps == len(recorder.moments) == len(recorder.steps) - skipped[NOT_FINITE]
+    assert e.steps == len(recorder.moments) == len(recorder.steps) - left[NOT_FINITE]
     whole = estimate_noise_scale(recorder.moments, decay=0.99)
     assert (e.trace, e.grad_sq) == (pytest.approx(whole.trace), pytest.approx(whole.grad_sq))
 

@@ -14,8 +14,7 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import estimate_from
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.measure.probe_choice import Choice
-from lightning_noise.say.verdict import Findings, number, verdict
+from lightning_noise.say.verdict import Verdict, number
 from testing.toys import Regression, data, fit
 
 RESOLVED = {
@@ -146,7 +145,7 @@ def test_reads_every_fifty_steps_where_nothing_is_logged():
     class Look(GradientNoiseScale):
         def on_train_batch_end(self, *args):
             super().on_train_batch_end(*args)
-            waiting.append(self._measured[0].monitor.pending)
+            waiting.append(self.session.pending)
 
     fit(Regression(), data(examples=1000), Look(), log_every_n_steps=0)
     assert max(waiting) == 49 and waiting[-1] == 125 - 100
@@ -157,11 +156,12 @@ def findings(moments, *, global_size=32.0, data_size=None, skipped=None):
     for m in moments:
         average.update(m)
         trajectory.add(estimate_from(average), rate=0.1)
-    return Findings(
+    return Verdict(
         estimate=estimate_from(average, data_size=data_size),
         average=average,
         trajectory=trajectory,
-        choice=Choice("micro_batches", "4 micro-batches a step on 1 rank are 4 groups"),
+        probe="micro_batches",
+        groups="4 micro-batches per step on 1 rank are 4 groups",
         global_size=global_size,
         learning_rate=0.1,
         data_size=data_size,
@@ -179,12 +179,12 @@ def steps(trace, grad_sq, wobble, grad_wobble=0.1):
 
 
 def test_verdict_of_a_resolved_run():
-    text = verdict(findings(steps(96.0, 1.0, 0.1)))
+    text = str(findings(steps(96.0, 1.0, 0.1)))
     first, costs, change, probe = text.splitlines()
     assert first.startswith("noise scale: b_simple 9") and "at the start (step 6)" in first and "at the end (examples" in first
     assert costs.strip() == "batch size in use 32 at learning rate 0.1: 4 times the least steps, 1.33 times the least examples"
     assert change.strip() == "halving it: +75 % steps, -12 % examples; doubling it: -38 % steps, +25 % examples"
-    assert probe.strip() == "probe micro_batches: 4 micro-batches a step on 1 rank are 4 groups; 40 steps measured"
+    assert probe.strip() == "probe micro_batches: 4 micro-batches per step on 1 rank are 4 groups; 40 steps measured"
 
 
 def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
@@ -195,7 +195,7 @@ def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     way.add(found.estimate._replace(b_simple=96.0, low=90.0, high=100.0), rate=0.1, size=32.0)
     way.add(end, rate=0.0001, size=32.0)
     found = found._replace(estimate=end, trajectory=way, learning_rate=0.0001)
-    first, costs, *_ = verdict(found).splitlines()
+    first, costs, *_ = str(found).splitlines()
     assert "96 on average while the learning rate was at least a third of its peak" in first
     assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
     assert costs.strip() == (
@@ -220,28 +220,28 @@ def test_verdict_of_a_cosine_schedule_on_a_real_run(capsys):
 
 
 def test_verdict_of_an_unresolved_run():
-    text = verdict(findings(steps(96.0, 1.0, 0.1, 5.0)))
+    text = str(findings(steps(96.0, 1.0, 0.1, 5.0)))
     assert text.startswith("noise scale: b_simple not resolved, at least ")
     assert "not resolved from zero" in text and "steps like these resolve it" in text
     assert "at least" in text.splitlines()[1]
 
 
 def test_verdict_of_nothing():
-    text = verdict(findings([], global_size=None, skipped={"only one group": 3}))
+    text = str(findings([], global_size=None, skipped={"only one group": 3}))
     assert text.splitlines()[0] == "noise scale: b_simple not measured yet (examples)"
     assert "warning: steps passed over: 3, only one group" in text
 
 
 def test_verdict_of_too_few_steps():
-    text = verdict(findings(steps(96.0, 1.0, 0.1)[:4]))
+    text = str(findings(steps(96.0, 1.0, 0.1)[:4]))
     assert text.startswith("noise scale: b_simple not measured yet")
     assert "needs five measured steps" in text and "upper bound" not in text
 
 
 def test_verdict_says_when_one_step_rules_and_when_the_data_set_is_too_small():
     heavy = [*steps(96.0, 1.0, 0.1), Moments(1 + 9600 / 8, 1 + 9600 / 32, 1 / 8, 1 / 32), *steps(96.0, 1.0, 0.1)]
-    assert "one step holds" in verdict(findings(heavy))
-    assert "of the order of the data set (100 examples)" in verdict(findings(steps(960.0, 1.0, 0.1), data_size=100))
+    assert "one step holds" in str(findings(heavy))
+    assert "of the order of the data set (100 examples)" in str(findings(steps(960.0, 1.0, 0.1), data_size=100))
 
 
 def test_fit_prints_the_verdict(capsys):

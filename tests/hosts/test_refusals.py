@@ -136,7 +136,7 @@ def test_a_probe_instance_is_used():
     probe = MicroBatches()
     callback = GradientNoiseScale(probe=probe)
     fit(Regression(), data(), callback)
-    assert callback._measured[0].monitor.probe is probe
+    assert callback.session.tracks[0].probe is probe
 
 
 def test_batch_norm_is_said(capsys):

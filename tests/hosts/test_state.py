@@ -60,7 +60,7 @@ def test_state_key_is_explicit_and_the_file_loads_without_pickled_code(tmp_path)
     run = fit(Regression(), data(), Mine(), enable_checkpointing=True, default_root_dir=tmp_path, max_steps=4)
     run.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["GradientNoiseScale"]
-    assert saved["monitors"][""]["keys"][0]["windows"][0]["steps"] == 4
+    assert saved["session"]["averages"][0]["average"][0]["steps"] == 4
 
 
 @OTHERS
@@ -80,7 +80,7 @@ def test_an_error_leaves_no_hook_and_loses_nothing(batches):
         fit(module, data(), callback, Stop(batches))
     assert not any(p._backward_hooks for p in module.parameters())
     assert callback.estimate().steps == batches // 2
-    assert callback.state_dict()["monitors"][""]["keys"][0]["windows"][0]["steps"] == batches // 2
+    assert callback.state_dict()["session"]["averages"][0]["average"][0]["steps"] == batches // 2
 
 
 def test_an_interrupted_run_prints_its_verdict(capsys):

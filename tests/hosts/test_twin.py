@@ -21,6 +21,7 @@ from lightning_noise.hosts.lightning.strategies import TwinNoiseDDPStrategy
 from lightning_noise.hosts.lightning.two_packages import either
 from testing.gans import Gan, gan_data
 from testing.launch import ROOT, launch
+from testing.reference import probes
 from testing.toys import Regression, data, fit, trainer
 from testing.worlds.twin_worlds import TwinGan, TwinRegression
 from tests.hosts.test_publishing import events, scalars
@@ -46,7 +47,7 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
         logger=[board, table],
         log_every_n_steps=4,
     )
-    assert twin.estimate() == own.estimate() and twin._measured[0].choice.probe == "micro_batches"
+    assert twin.estimate() == own.estimate() and probes(twin)[0] == "micro_batches"
     assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(own.estimate().trace)
     found = scalars(board.log_dir)
     assert found["noise_scale/trace"][-1] == (15, pytest.approx(own.estimate().trace))
@@ -68,7 +69,7 @@ def test_a_callback_alone_and_single_examples():
     run.fit(TwinRegression(), data())
     alone = GradientNoiseScale()
     fit(frozen(), data(), alone, accumulate=1)
-    assert callback.estimate() == alone.estimate() and callback._measured[0].choice.probe == "examples"
+    assert callback.estimate() == alone.estimate() and probes(callback)[0] == "examples"
 
 
 def test_a_checkpoint_of_one_package_is_taken_up_in_the_other(tmp_path):

@@ -201,7 +201,7 @@ def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys)
     fit(module, listed(found), callback, accumulate=2)
     agree(callback.estimate(), by_hand(module, found, case.count))
     used = [sum(map(case.count, found[at : at + 2])) for at in range(0, len(found), 2)]
-    assert callback.state_dict()["monitors"][""]["sizes"] == used
+    assert callback.state_dict()["session"]["tallies"][""]["sizes"] == used
     out = capsys.readouterr().out
     assert f"({case.unit}" in out.splitlines()[0] and f"batch size in use {statistics.median_high(used)} " in out
 
@@ -241,7 +241,7 @@ def test_single_sequences_counted_in_tokens():
 def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case):
     """Nodes, time steps: a per-example gradient cannot be had there, with or without the function."""
     for noise in ({}, {"batch_size_fn": case.count}):
-        with pytest.raises(MisconfigurationException, match=r"needs two groups|cover"):
+        with pytest.raises(MisconfigurationException, match=r"needs two groups|cover|mixes the examples"):
             fit(case.model(), listed(batches(case)), GradientNoiseScale(**noise), accumulate=1)
 
 

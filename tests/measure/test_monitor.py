@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
-from lightning_noise.measure.monitor import NO_BACKWARD, NO_SIZE
-from lightning_noise.measure.pending_rows import RowTable
-from lightning_noise.measure.probe_choice import Choice, Facts, NoGroupsError, choose
+from lightning_noise.measure.pending_rows import NO_SIZE
 from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP
+from lightning_noise.measure.track import NO_BACKWARD
 
 
 def mean_estimation(monitor, steps, *, K=4, b=8, seed=0, dimensions=10, module=None, loss_scale=None):
@@ -37,7 +36,7 @@ def test_a_plain_torch_loop():
     e = monitor.estimate()
     assert e.low < 10 < e.high and e.steps == 600
     assert (e.high - e.low) / 10 < 0.2
-    assert monitor.global_size == 32 and monitor.readings.examples == 600 * 32
+    assert monitor.global_size == 32 and monitor.session.tally.examples == 600 * 32
     assert not any(p._backward_hooks for p in theta.parameters())
 
 
@@ -110,7 +109,7 @@ def test_a_step_that_was_never_finished():
         monitor.begin(4, 0.5)
         module(torch.randn(4, 2)).mean().backward()
         monitor.end()
-        assert monitor.in_step
+        assert monitor.session.tracks[0].in_step
         monitor.discard()
         monitor.discard()  # nothing in progress: nothing to discard
         monitor.step()
@@ -126,7 +125,7 @@ def test_an_exception_abandons_the_step():
         with pytest.raises(RuntimeError, match="out of memory"), monitor.micro_batch(size=8, weight=0.25):
             module[0].sum().backward()
             raise RuntimeError("out of memory")
-        assert not monitor.in_step
+        assert not monitor.session.tracks[0].in_step
     mean_estimation(monitor, 4)
     assert monitor.estimate() == reference.estimate()
 
@@ -225,52 +224,3 @@ def test_unread_rows_can_be_forgotten_without_a_collective():
     assert monitor.pending == 1
     monitor.forget_unread()
     assert (monitor.pending, monitor.flush()) == (0, 0)
-
-
-def test_table_reads_nothing_until_it_is_flushed(monkeypatch):
-    reads = []
-    real = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or real(self))
-    calls = []
-    table = RowTable(2, reduce=lambda t: calls.append(t.shape) or t * 2)
-    for step in range(3):
-        table.append(torch.full((2, 4), float(step), dtype=torch.float64), local_size=5)
-        table.count(5)
-    assert len(table) == 3 and not reads
-    records, by_rank, examples = table.flush(torch.device("cpu"))
-    assert (len(reads), calls) == (1, [(1 + 1 + 3 * 9,)])
-    assert (by_rank, examples) == ([4.0], 30)
-    assert [r.global_size for r in records] == [10] * 3
-    assert records[2].moments == [Moments(4.0, 4.0, 4.0, 4.0)] * 2
-    assert table.flush(torch.device("cpu")).records == [] and len(calls) == 1
-    table.count(7)
-    assert table.flush(torch.device("cpu")) == ([], [0.0], 14)
-
-
-def test_a_size_unknown_on_one_rank_is_the_reason_on_all():
-    """What each rank reads is the sum over both; only the second could not determine its batch size."""
-    row = torch.ones(1, 4, dtype=torch.float64)
-    sent, tables = [], [RowTable(1, reduce=lambda t: sent.append(t) or t, world_size=2, rank=rank) for rank in (0, 1)]
-    for table, fault, values in zip(tables, (None, NO_SIZE), (row, row * math.nan), strict=True):
-        table.append(values, 4, fault)
-        table.flush(torch.device("cpu"))
-    for rank, fault in ((0, None), (1, NO_SIZE)):
-        table = RowTable(1, reduce=lambda t: sent[0] + sent[1], world_size=2, rank=rank)
-        table.append(row, 4, fault)
-        (record,) = table.flush(torch.device("cpu")).records
-        assert (record.fault, record.global_size) == (NO_SIZE, 0.0)
-
-
-def test_choice():
-    assert choose("auto", Facts(1, 4)) == Choice("micro_batches", "4 micro-batches a step on 1 rank are 4 groups")
-    assert choose("micro_batches", Facts(2, 1)).reason == "1 micro-batch a step on 2 ranks are 2 groups"
-    assert choose("my own", Facts(1, 1)) == Choice("my own", "given by the user")
-    assert choose("auto", Facts(1, 1)).probe == "examples"
-    assert choose("examples", Facts(2, 4)) == Choice("examples", "single examples are the groups, as asked for")
-    assert choose("auto", Facts(1, 2, no_examples="BatchNorm")).probe == "micro_batches"
-    with pytest.raises(NoGroupsError, match=r"world_size=1, accumulate_grad_batches=1.*accumulate_grad_batches=2.*BatchNorm"):
-        choose("auto", Facts(1, 1, no_examples="BatchNorm"))
-    with pytest.raises(NoGroupsError, match=r"^BatchNorm$"):
-        choose("examples", Facts(1, 4, no_examples="BatchNorm"))
-    with pytest.raises(NoGroupsError, match=r"world_size=1, accumulate_grad_batches=1\).*probe='examples'"):
-        choose("micro_batches", Facts(1, 1))

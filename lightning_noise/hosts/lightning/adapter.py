@@ -14,15 +14,14 @@ from lightning_noise.adapt.learning_rate import learning_rate_factor
 from lightning_noise.adapt.policy import Decision, starting_from, trusting
 from lightning_noise.adapt.size_plan import Plan, plan_for, plan_within_epoch
 from lightning_noise.core.estimate import NoiseEstimate
-from lightning_noise.core.moments import Key
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.adapting_refusals import cannot_adapt, refuse_adapting
 from lightning_noise.hosts.lightning.broadcast_decision import Outcome, agree, checked
 from lightning_noise.hosts.lightning.loaders import LoaderError, Resizer, bounds, local_size, training_loaders
+from lightning_noise.hosts.lightning.measured import Measured
 from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.schedules import set_pace, step_counters
 from lightning_noise.hosts.rate_factor import LearningRateFactor, alpha_for
-from lightning_noise.measure.monitor import Monitor
 
 STEPS_BETWEEN = 50  # optimizer steps between two decisions inside an epoch
 CONFIDENCE = 0.99  # of the interval that decisions use; 95 % is for display
@@ -40,7 +39,7 @@ class Adapter:
         self._unit = unit
         self._resizer = Resizer()
         self._trainer: L.Trainer | None = None  # while a fit is open
-        self._monitor: Monitor | None = None
+        self._measured: Measured | None = None
         self._estimate: Callable[[float], NoiseEstimate] | None = None
         self._rate: LearningRateFactor | None = None
         self._own_accumulation = 1
@@ -71,7 +70,7 @@ class Adapter:
         self,
         trainer: L.Trainer,
         module: L.LightningModule,
-        monitor: Monitor,
+        measured: Measured,
         *,
         forget: bool,
         estimate: Callable[[float], NoiseEstimate] | None = None,
@@ -85,7 +84,7 @@ class Adapter:
             MisconfigurationException: names the set-up, the reason and the way out.
         """
         refuse_adapting(trainer, module, advise_only=not self.changes)
-        self._monitor, self._estimate = monitor, estimate
+        self._measured, self._estimate = measured, estimate
         if forget:
             self.reset()
         if not self.changes:
@@ -115,7 +114,7 @@ class Adapter:
             MisconfigurationException: a loader cannot be resized, or is above ``max_local_size``, also by a checkpoint.
         """
         if self._mark is None:
-            self._mark = (self._running.optimizer_steps, self._running.readings.examples)
+            self._mark = (self._running.optimizer_steps, self._running.examples)
         if not self.changes:
             return
         try:
@@ -172,7 +171,7 @@ class Adapter:
 
     def close(self) -> None:
         """Gives the trainer and the loaders back as they were; may be called twice."""
-        self._monitor = None
+        self._measured = None
         self._resizer.remove()
         if self._trainer is not None:
             self._trainer.accumulate_grad_batches = self._own_accumulation
@@ -182,10 +181,10 @@ class Adapter:
             self._rate = None
 
     @property
-    def _running(self) -> Monitor:
-        if self._monitor is None:
+    def _running(self) -> Measured:
+        if self._measured is None:
             raise RuntimeError("GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped.")
-        return self._monitor
+        return self._measured
 
     # ---- decisions ------------------------------------------------------------------------------------------------------
 
@@ -207,21 +206,21 @@ class Adapter:
         if not self.settings.within_epoch or trainer.is_last_batch:
             return
         if self.following is None and self._running.optimizer_steps - self._decided_at >= STEPS_BETWEEN:
-            self._running.flush()
+            self._running.read()
             self._decide(trainer, within_epoch=True)
         done = trainer_facts.batches_done(trainer)
         if self.following is not None and all(done % plan.accumulation == 0 for plan in (self.current, self.following) if plan):
-            self._running.flush()
+            self._running.read()
             self._close_period()
             self._bring_into_force(trainer, self.following)
             set_pace(trainer, self._pace(math.inf, math.inf))
 
     def _close_period(self) -> None:
         size, (steps, examples) = self._running.global_size, self._mark or (0, 0.0)
-        self._mark = (self._running.optimizer_steps, self._running.readings.examples)
+        self._mark = (self._running.optimizer_steps, self._running.examples)
         if size is not None and self._mark[0] > steps:
             used = (self._mark[0] - steps, self._mark[1] - examples)
-            self.history.append(Period(self._epoch, self._in_use(size), *used, self._running.estimate().b_simple))
+            self.history.append(Period(self._epoch, self._in_use(size), *used, self._running.b_simple))
 
     def _in_use(self, measured: float) -> float:
         """The size in use in the user's unit: as planned where that is examples, else as measured."""
@@ -242,12 +241,11 @@ class Adapter:
 
     def _outcome(self, trainer: L.Trainer, within_epoch: bool, texts: list[str]) -> Outcome:
         """On rank 0. ``texts`` receives what is printed."""
-        read = self._estimate or (lambda confidence: self._running.estimate(Key(), confidence=confidence))
-        estimate = read(CONFIDENCE)
+        estimate = self._estimate(CONFIDENCE)  # type: ignore[misc]
         size = self._in_use(self._running.global_size or 0.0)
         unit = size / self.current.global_size if self.current is not None else 1.0  # units an example of the loader
         start = self.start.global_size * unit if self.start is not None else size
-        policy = trusting(starting_from(self.settings.rule, start), self._running.readings.data_size)
+        policy = trusting(starting_from(self.settings.rule, start), self._running.data_size)
         decision = checked(policy(estimate, size))
         rule, alpha = self.settings.learning_rate, alpha_for(trainer.optimizers[0]).value
         if self.current is None or self.start is None:

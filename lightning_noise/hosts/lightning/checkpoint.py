@@ -4,11 +4,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-VERSION = 2  # 1 had no number, and did not keep learning rates apart; it can still be read
-PARTS = {"monitors": dict, "epoch_whole": bool}
+from lightning_noise.core.errors import NoiseScaleError
+
+VERSION = 3  # 1 had no number and 2 one part per optimizer; both can still be read
+PARTS = {"session": dict, "epoch_whole": bool}
+OLD_PARTS = {"monitors": dict, "epoch_whole": bool}
+TALLY = ("examples", "data_size", "epoch_began", "sizes", "first_size", "skipped")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(NoiseScaleError, ValueError):
     """The state of ``GradientNoiseScale`` in a checkpoint cannot be read; the message says why and what to do."""
 
     def __init__(self, reason: str) -> None:
@@ -19,27 +23,46 @@ class CheckpointError(ValueError):
         )
 
 
-def check_state(state: Mapping[str, Any]) -> None:
-    """Compares the state of a checkpoint with what this version writes; an empty one is that of a run without steps.
+def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state of a checkpoint as this version writes it; an empty one is that of a run without steps.
 
     Raises:
         CheckpointError: it is of a later version, or a part is missing or of another kind.
 
-    >>> check_state({"version": 1, "monitors": {}, "epoch_whole": False})
-    >>> check_state({"version": 99, "monitors": {}, "epoch_whole": False})
+    >>> upgraded({"version": 99, "session": {}, "epoch_whole": False})
     Traceback (most recent call last):
-    lightning_noise.hosts.lightning.checkpoint.CheckpointError: `GradientNoiseScale`: the state that this callback has in the \
-checkpoint cannot be read. To resume without what it measured before, delete checkpoint['callbacks']['GradientNoiseScale'] \
-(torch.load, del, torch.save). Reason: it is of version 99, and this lightning-noise reads versions up to 2.
+    lightning_noise.hosts.lightning.checkpoint.CheckpointError: `GradientNoiseScale`: the state that this callback has in \
+the checkpoint cannot be read. To resume without what it measured before, delete \
+checkpoint['callbacks']['GradientNoiseScale'] (torch.load, del, torch.save). Reason: it is of version 99, and this \
+lightning-noise reads versions up to 3.
     """
     if not state:
-        return
+        return {}
     version = state.get("version", 1)
     if not isinstance(version, int) or version > VERSION:
         raise CheckpointError(f"it is of version {version}, and this lightning-noise reads versions up to {VERSION}.")
-    for name, kind in PARTS.items():
+    for name, kind in (PARTS if version == VERSION else OLD_PARTS).items():
         if not isinstance(state.get(name), kind):
             raise CheckpointError(f"its part {name!r} is missing or damaged.")
+    if version == VERSION:
+        return dict(state)
+    kept = {name: part for name, part in state.items() if name not in ("monitors", "curvature")}
+    return {"open_epoch": None, **kept, "version": VERSION, "session": _session_of(state)}
+
+
+def _session_of(old: Mapping[str, Any]) -> dict[str, Any]:
+    """One dictionary of averages, from one monitor per optimizer and the curvatures beside them."""
+    averages, tallies, steps = [], {}, {}
+    for optimizer, monitor in old["monitors"].items():
+        steps[optimizer] = monitor["optimizer_steps"]
+        tallies[optimizer] = {name: monitor[name] for name in TALLY}
+        for saved in monitor["keys"]:
+            geometry, _, layer = saved["key"]
+            key = [geometry, optimizer, layer]
+            averages.append({"key": key, "average": saved["windows"], "trajectory": saved["trajectory"]})
+    for geometry, average in old.get("curvature", {}).items():
+        averages.append({"key": [geometry, "", ""], "average": average, "trajectory": None})
+    return {"steps": steps, "tallies": tallies, "averages": averages}
 
 
 @contextmanager

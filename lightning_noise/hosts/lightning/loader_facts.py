@@ -27,6 +27,26 @@ def size_caution(measured: float, sizes: list[int]) -> str:
     )
 
 
+class SizeCheck:
+    """Compares the first batch of a fit with the batch size of its loader; the last batch of an epoch may be a short one.
+
+    Args:
+        trainer: of the fit.
+        given: whether the user says how many examples a batch holds, so that there is nothing to compare.
+    """
+
+    def __init__(self, trainer: L.Trainer, *, given: bool) -> None:
+        self._trainer = trainer
+        self._done = given
+
+    def caution(self, size: float | None) -> str:
+        """The warning, once; "" where there is none."""
+        if self._done or size is None or self._trainer.is_last_batch:
+            return ""
+        self._done = True
+        return size_caution(size, loader_sizes(self._trainer))
+
+
 def order_cautions(trainer: L.Trainer) -> list[str]:
     """A warning for every training loader that does not shuffle a data set of more than one batch."""
     return [text for loader in _loaders(trainer) if (text := _order_caution(loader))]

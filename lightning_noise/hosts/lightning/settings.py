@@ -7,15 +7,12 @@ from typing import Any
 
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize, adaptive_settings
 from lightning_noise.adapt.policy import BatchSizePolicy
-from lightning_noise.hosts.lightning.trainer_facts import resolve
-from lightning_noise.probes.examples import Examples
-from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.measure.batches import resolve
+from lightning_noise.measure.session import What
+from lightning_noise.probes.catalogue import NAMES
 from lightning_noise.probes.probe import Probe
-from lightning_noise.probes.ranks import Ranks
 
-PROBES: dict[str, Callable[[], Probe]] = {"micro_batches": MicroBatches, "ranks": Ranks, "examples": Examples}
 GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
-CURVATURE_EVERY = 100  # steps: a probe costs a few steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +32,7 @@ class Settings:
     per_layer: bool | int
     prog_bar: bool
     loss_fn: Callable[[Any, Any], Any] | str | None = None
+    verbose: bool = True
 
     def __post_init__(self) -> None:
         self._check_probe()
@@ -56,6 +54,7 @@ class Settings:
         if not isinstance(self.per_layer, bool):
             _check_count("per_layer", self.per_layer, "True, False or ")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
+        _check_type("verbose", self.verbose, (bool,), "a bool", allow_bool=True)
 
     @property
     def adaptive(self) -> AdaptiveBatchSize | None:
@@ -63,14 +62,24 @@ class Settings:
         return adaptive_settings(self.adaptive_batch_size)
 
     @property
+    def what(self) -> What:
+        """What the session measures."""
+        adaptive = self.adaptive
+        return What(
+            probe=self.probe,
+            geometries=self.geometries,
+            every_n_steps=self.every_n_steps,
+            decay=self.decay,
+            per_layer=self.per_layer,
+            batch_size_fn=self.batch_size_fn,
+            loss_fn=resolve(self.loss_fn, "loss_fn"),
+            decay_by_examples=adaptive is not None and not adaptive.advise_only,
+        )
+
+    @property
     def geometries(self) -> tuple[str, ...]:
         """By name; the Euclidean one is always measured too, as the others share its gradients."""
         return (self.geometry,) if isinstance(self.geometry, str) else tuple(self.geometry)
-
-    @property
-    def curved(self) -> tuple[str, ...]:
-        """Those that need second derivatives."""
-        return tuple(name for name in self.geometries if name in ("hessian", "gauss_newton"))
 
     @property
     def unit(self) -> str:
@@ -84,7 +93,7 @@ class Settings:
         return f"units of {path}" if path.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
 
     def _check_probe(self) -> None:
-        names = ["auto", *PROBES]
+        names = list(NAMES)
         if isinstance(self.probe, str):
             if self.probe not in names:
                 raise ValueError(f"probe must be one of {names} or a Probe, got {self.probe!r}.")

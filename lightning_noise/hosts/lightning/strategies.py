@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
@@ -86,12 +85,6 @@ class _Renaming:
         name = name.replace("ddp", "ddp_noise", 1)
         if name not in self._registry:
             self._registry.register(name, strategy, description=f"{description}, showing per-rank gradients", **arguments)
-
-
-def sum_over_ranks(table: Any) -> Any:
-    """Sums a tensor over all ranks, in place: one collective (Lightning's ``strategy.reduce`` adds a barrier)."""
-    dist.all_reduce(table)
-    return table
 
 
 NoiseDDPStrategy.register_strategies(StrategyRegistry)

@@ -2,52 +2,38 @@
 
 import math
 import os
-import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
-from numbers import Real
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
-from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DistributedSampler, IterableDataset
 
+from lightning_noise.hosts.distributed import sum_over_ranks
 from lightning_noise.hosts.lightning.loader_facts import order_cautions
 from lightning_noise.hosts.lightning.two_packages import either
-from lightning_noise.measure.probe_choice import Facts
-from lightning_noise.probes.examples import (
-    Coverage,
-    Examples,
-    UnsupportedModelError,
-    uses_batch_statistics,
-)
-from lightning_noise.probes.probe import Probe
-from lightning_noise.probes.ranks import BucketTap
-
-BatchSizeFn = Callable[[Any], Any]
+from lightning_noise.measure.batches import leaves
+from lightning_noise.probes.examples import uses_batch_statistics
+from lightning_noise.probes.setup import Setup
 
 
-class BatchSizeError(ValueError):
-    """The number of examples in a batch cannot be told."""
-
-
-def facts(trainer: L.Trainer) -> Facts:
-    """Ranks, and the accumulation that the trainer or a GradientAccumulationScheduler will use."""
+def setup_of(trainer: L.Trainer) -> Setup:
+    """The facts of a fit: ranks, and the accumulation that the trainer or a GradientAccumulationScheduler will use."""
     counts = [trainer.accumulate_grad_batches]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
         if isinstance(callback, either(GradientAccumulationScheduler)):
             counts = list(callback.scheduling.values())  # always has one for epoch 0
-    return Facts(
-        trainer.world_size,
-        min(counts),
-        buckets=bucket_tap(trainer) is not None,
-        greatest=max(counts),
+    return Setup(
+        ranks=trainer.world_size,
+        rank=trainer.global_rank,
+        reduce=None if trainer.world_size == 1 else sum_over_ranks,
+        accumulation=min(counts),
+        most_accumulation=max(counts),
         manual=not trainer.lightning_module.automatic_optimization,
+        tap=getattr(trainer.strategy, "noise_tap", None),  # a NoiseStrategyMixin owns one
+        seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+        forward_context=trainer.precision_plugin.train_step_context,
     )
 
 
@@ -60,49 +46,9 @@ def optimizer_names(trainer: L.Trainer) -> list[str]:
     return [kind if count == 0 else f"{kind}-{count}" for kind, count in zip(kinds, before, strict=True)]
 
 
-def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples, parameters: dict[str, Parameter]) -> str | None:
-    """Why single examples cannot be told apart in this model; ``None`` where the probe, now bound to it, can."""
-    try:
-        probe.bind(module, seed=int(os.environ.get("PL_GLOBAL_SEED", "0")), rank=trainer.global_rank)
-        probe.survey(parameters)
-    except UnsupportedModelError as error:
-        return str(error)
-    return None
-
-
-def left_out(probe: Probe) -> tuple[str, ...]:
-    """What a probe of single examples does not see, by name."""
-    if not isinstance(probe, Examples):
-        return ()
-    found = []
-    if probe.doubtful:
-        found.append(
-            f"layers with as many positions as the batch has examples ({', '.join(probe.doubtful[:5])}): right if the batch is "
-            "dimension 0 of what they get, wrong without a sign if it is dimension 1"
-        )
-    if probe.unchecked:
-        reasons = "; ".join(probe.unchecked)
-        unchecked = f"not checked whether the examples of a batch mix ({reasons})"
-        found.append(f"{unchecked}: if they do, the number is wrong")
-    return (*found, *_missing(probe.coverage))
-
-
-def _missing(coverage: Coverage | None) -> tuple[str, ...]:
-    if coverage is None or not coverage.missing:
-        return ()
-    names = ", ".join(f"{part.name} ({part.reason})" for part in coverage.missing[:5])
-    more = f" and {len(coverage.missing) - 5} more" if len(coverage.missing) > 5 else ""
-    return (f"the number covers {coverage.describe().splitlines()[0]}; left out: {names}{more}",)
-
-
 def data_module(trainer: L.Trainer) -> object:
     """What the training data come from: module, data module or loader; also a data module that the Trainer does not know."""
     return trainer.fit_loop._data_source.instance  # no public way: trainer.datamodule is what the Trainer takes for one
-
-
-def bucket_tap(trainer: L.Trainer) -> BucketTap | None:
-    """The tap that a NoiseStrategyMixin owns."""
-    return getattr(trainer.strategy, "noise_tap", None)
 
 
 def ends_step(trainer: L.Trainer) -> bool:
@@ -126,12 +72,6 @@ def loss_scale(trainer: L.Trainer, device: torch.device) -> Tensor | None:
     return None if scaler is None else scaler.scale(torch.ones((), device=device))
 
 
-def trained_parameters(module: L.LightningModule, optimizer: torch.optim.Optimizer) -> dict[str, Parameter]:
-    """Named parameters that the optimizer updates."""
-    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {name: p for name, p in module.named_parameters() if id(p) in updated}
-
-
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
     """Learning rate of the first parameter group."""
     return float(optimizer.param_groups[0]["lr"])
@@ -139,7 +79,7 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 def finite_data(trainer: L.Trainer) -> bool:
     """Whether every training loader runs over a data set of known size, so that later epochs repeat its examples."""
-    sets = [getattr(leaf, "dataset", None) for leaf in _leaves(trainer.train_dataloader)]
+    sets = [getattr(leaf, "dataset", None) for leaf in leaves(trainer.train_dataloader)]
     return bool(sets) and all(hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets)
 
 
@@ -160,7 +100,7 @@ def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
     name = getattr(hook, "__name__", str(hook))
     if hook is not None and (name != "allreduce_hook" or getattr(trainer.strategy, "_ddp_comm_wrapper", None)):
         found.append(f"the communication hook {name} may lose some of the gradient on the way: |G|² is too low by as much")
-    for leaf in _leaves(trainer.train_dataloader):
+    for leaf in leaves(trainer.train_dataloader):
         sampler = getattr(leaf, "sampler", None)
         repeated = sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
         if repeated > 0:
@@ -176,75 +116,6 @@ def _ties_examples(trainer: L.Trainer, module: L.LightningModule) -> bool:
     if trainer.validating or trainer.sanity_checking:
         return any(isinstance(part, _BatchNorm) for part in module.modules())
     return any(uses_batch_statistics(part) for part in module.modules())
-
-
-def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_size_fn") -> Callable[..., Any] | None:
-    """A callable from a callable or from a dotted path.
-
-    Raises:
-        ValueError: the path leads nowhere or to something that cannot be called.
-    """
-    if not isinstance(function, str):
-        return function
-    try:
-        found = pkgutil.resolve_name(function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{argument}={function!r} cannot be imported ({error}). Give a dotted path such as 'my_package.count'."
-        ) from error
-    if not callable(found):
-        raise ValueError(f"{argument}={function!r} must name a callable, but it is {found!r}.")
-    return found  # type: ignore[no-any-return]
-
-
-def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
-    """Number of examples in a batch: what ``batch_size_fn`` says, else the length of the first tensor that has one.
-
-    Raises:
-        BatchSizeError: it cannot be told, or the function does not return a finite number above 0.
-
-    >>> local_size({"x": torch.zeros(8, 3), "y": torch.zeros(8)}, None)
-    8
-    """
-    if batch_size_fn is None:
-        found = rows(batch)
-        if found is not None:
-            return found
-        raise BatchSizeError(
-            f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it holds no tensor with a first "
-            "dimension. Pass batch_size_fn, a function from the batch to its number of examples (or tokens)."
-        )
-    try:
-        size = batch_size_fn(batch)
-        size = size.item() if isinstance(size, Tensor) and size.numel() == 1 else size
-    except Exception as error:  # the user's function may raise anything
-        raise BatchSizeError(f"batch_size_fn raised {type(error).__name__}: {error}") from error
-    if isinstance(size, bool) or not isinstance(size, Real) or not math.isfinite(size) or size <= 0:
-        raise BatchSizeError(f"batch_size_fn must return a finite number > 0, but it returned {size!r}.")
-    return float(size) if not isinstance(size, int) else size
-
-
-def rows(batch: Any, size: float | None = None) -> int | None:
-    """Length of the first tensor of a batch that has one; of a packed sequence, its number of sequences.
-
-    Where the length of any tensor is ``size``, which the user's function gave, it is that.
-    """
-    lengths = [len(leaf) for leaf in _leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0]
-    return int(size) if size is not None and size in lengths else next(iter(lengths), None)
-
-
-def _leaves(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, PackedSequence):
-        batch = batch.batch_sizes.new_empty(int(batch.batch_sizes[0]))  # on the host, whatever the data are on
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if is_dataclass(batch) and not isinstance(batch, type):
-        batch = [getattr(batch, field.name) for field in fields(batch)]
-    if isinstance(batch, Sequence) and not isinstance(batch, str):
-        for item in batch:
-            yield from _leaves(item)
-    else:
-        yield batch
 
 
 def batches_done(trainer: L.Trainer) -> int:

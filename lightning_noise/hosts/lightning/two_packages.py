@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from lightning.fabric.utilities import exceptions
 from lightning.pytorch import callbacks
 
+from lightning_noise.core.errors import NoiseScaleError
+
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 TWINS = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
 T = TypeVar("T")
@@ -53,5 +55,7 @@ else:
     class Callback(*either(callbacks.Callback)):
         """A callback for the Trainer, the command line and the ``isinstance`` of both packages."""
 
-    class MisconfigurationException(*either(exceptions.MisconfigurationException)):
+    class MisconfigurationException(  # noqa: N818  # Lightning's own name
+        NoiseScaleError, *either(exceptions.MisconfigurationException)
+    ):
         """Caught by ``except MisconfigurationException``, whichever package that was imported from."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from lightning_noise.core.errors import NoiseScaleError
+
 
 class Missing(NamedTuple):
     """A parameter that is left out, its size and the reason in words."""
@@ -38,7 +40,7 @@ class Coverage(NamedTuple):
         return "\n".join([shares, *(f"  {part.name} ({part.numbers} numbers): {part.reason}" for part in largest)])
 
 
-class UnsupportedModelError(ValueError):
+class UnsupportedModelError(NoiseScaleError, ValueError):
     """The model has no per-example gradients, or they cannot be seen."""
 
 

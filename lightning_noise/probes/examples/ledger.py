@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_noise.probes.examples.contribution import Contribution, Dense, Form, NotPerExample, slices
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.examples.outer import Outer
-from lightning_noise.probes.probe import KeyedNorms
+from lightning_noise.probes.keyed_norms import KeyedNorms
 
 SMALL = 2**16  # numbers
 

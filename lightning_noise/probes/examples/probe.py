@@ -9,15 +9,20 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
+from lightning_noise.core.reasons import Reason, Severity
 from lightning_noise.probes.examples.coverage import Coverage, CoverageError, Missing, UnsupportedModelError
 from lightning_noise.probes.examples.directions import mix
 from lightning_noise.probes.examples.inventory import Inventory, take_inventory
+from lightning_noise.probes.examples.left_out import left_out
 from lightning_noise.probes.examples.mixing import Mixing
 from lightning_noise.probes.examples.moments import Pass, example_row
 from lightning_noise.probes.examples.refusals import mixed_examples, refuse_coupled
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.examples.watch import Watch
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
+from lightning_noise.probes.probe import Context, Offer, Probe
+from lightning_noise.probes.rows import replicated
+from lightning_noise.probes.setup import Setup
 
 CHECK_EVERY = 1000  # measured steps
 MISMATCH = (
@@ -30,7 +35,7 @@ NO_LOSS = (
 )
 
 
-class Examples:
+class Examples(Probe):
     """Probe whose groups are the single examples of a step: for one device without accumulation, and of the lowest variance.
 
     Hooks on the layers give the squared norm of every example's own gradient without building it: random signs project it,
@@ -54,7 +59,6 @@ class Examples:
     Attributes:
         step_index: index of the optimizer step, which seeds the signs. It counts by itself; set it before the first ``begin``
             of a step for signs that do not depend on what was measured before (resuming, ``every_n_steps``).
-        examples: examples along dimension 0 of the next micro-batch, where ``begin`` is told another number (tokens).
         coverage: what is covered; ``None`` before the first ``attach`` or ``survey``.
 
     Raises:
@@ -72,6 +76,7 @@ class Examples:
     """
 
     name = "examples"
+    watches_forward = True
 
     def __init__(self, exact: bool = False, sketches: int = 1, min_coverage: float = 0.9) -> None:
         if not isinstance(exact, bool):
@@ -86,7 +91,7 @@ class Examples:
             raise ValueError(f"min_coverage must lie in (0, 1], got {min_coverage!r}. 0.9 allows a tenth to be left out.")
         self.exact, self.sketches, self.min_coverage = exact, sketches, min_coverage
         self.step_index = 0
-        self.examples: int | None = None
+        self._replicas = 1
         self._module: nn.Module | None = None
         self._seed = self._rank = 0
         self.coverage: Coverage | None = None
@@ -157,13 +162,19 @@ class Examples:
             raise self._refusal
         return self.coverage  # type: ignore[return-value]  # set by the inventory
 
-    def attach(self, parameters: Mapping[str, Parameter], keys: Mapping[Key, Sequence[str]]) -> AbstractContextManager[None]:
+    def attach(
+        self,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        context: Context = Context(),
+    ) -> AbstractContextManager[None]:
         """Hooks the layers that own ``parameters``, for the duration of the context.
 
         Raises:
             RuntimeError, CoverageError, UnsupportedModelError: as :meth:`survey`, at the first time. Later, in mid-run, where
                 layers were unfrozen or set to train mode since, :meth:`row` is ``None`` and :meth:`fault` says why.
         """
+        self._replicas = context.replicas
         return self._watching(parameters, keys)
 
     @contextmanager
@@ -237,6 +248,39 @@ class Examples:
 
     # ---- one step -------------------------------------------------------------------------------------------------------
 
+    def offer(self, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]) -> Offer | Reason:
+        """Needs a model whose layers it knows; without ``model`` the one that was bound."""
+        try:
+            if model is not None:
+                self.bind(model, seed=setup.seed, rank=setup.rank)
+            self.survey(parameters)
+        except UnsupportedModelError as error:
+            return Reason("no_examples", Severity.REFUSE, str(error))
+        if setup.manual and setup.ranks == 1:
+            return Offer("1 rank and manual optimization, so single examples are the groups")
+        if setup.ranks * setup.accumulation <= 1:
+            return Offer("1 rank and no accumulation, so single examples are the groups")
+        return Offer("single examples are the groups, as asked for")
+
+    def accepts(self, rows: int | None, setup: Setup) -> Reason | None:
+        """Needs two examples."""
+        if rows != 1:
+            return None
+        return Reason(
+            "one_example",
+            Severity.REFUSE,
+            "two groups of gradients are needed per step, but the batch holds one example and gradients are not accumulated",
+            "Use a batch size of 2 or more, or accumulate gradients over two micro-batches or more.",
+        )
+
+    def starts(self, step: int) -> None:
+        """Seeds the signs of the step that begins."""
+        self.step_index = step
+
+    def remarks(self) -> list[str]:
+        """What is left out, and what could not be checked."""
+        return list(left_out(self))
+
     def listen(self) -> None:
         """The forward pass of a micro-batch is about to begin. A host whose ``begin`` comes after it must call this before."""
         if self._watch is not None:
@@ -251,11 +295,11 @@ class Examples:
         due = self._since_check >= CHECK_EVERY or not self._checked.issuperset(self._covered())
         return self._micro_batches == 0 and due
 
-    def begin(self, size: float, weight: float) -> None:
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
         """Opens the gate for one backward pass over ``size`` examples whose loss is multiplied by ``weight``."""
         if self._watch is None:
             return
-        examples, self.examples = self.examples or round(size), None
+        examples = examples or round(size)
         self._open, self._begun = Pass(examples, size, weight), True
         if self._check_is_due():
             self._checks_mixing = True
@@ -327,7 +371,7 @@ class Examples:
         for index, names in enumerate(self._keys.values()):
             if covered.keys().isdisjoint(names):
                 row[index] = 0  # none of its layers is covered: the step is not this key's
-        return row
+        return replicated(row, self._replicas)
 
     def _settle(self, found: Mixing | None) -> None:
         """Takes up what the check on mixing has shown."""

@@ -17,7 +17,7 @@ from lightning_noise.probes.examples.listener import Kept, Listener
 from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.self_check import SelfCheck
-from lightning_noise.probes.probe import KeyedNorms
+from lightning_noise.probes.keyed_norms import KeyedNorms
 
 
 class PassSeen(NamedTuple):

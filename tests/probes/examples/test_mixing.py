@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_noise.measure.monitor import Monitor
+from lightning_noise.hosts.loop import Monitor
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.examples import probe as probe_room
 from testing.examples.mixing_cases import Case

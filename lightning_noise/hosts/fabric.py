@@ -1,0 +1,73 @@
+"""A measurement driven from a loop with Lightning Fabric."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from lightning_noise.hosts.distributed import sum_over_ranks
+from lightning_noise.measure.session import Session, What
+from lightning_noise.measure.steps import learning_rate
+from lightning_noise.probes.setup import Setup
+from lightning_noise.say.log_keys import InUse, optimizer_values
+
+
+class FabricNoiseScale:
+    """Measures the noise scale of a training loop with Fabric.
+
+    Args:
+        fabric: that set up the model and the optimizer.
+        model, optimizer: as ``fabric.setup`` returns them.
+        accumulation: micro-batches per optimizer step.
+        what: as for :class:`~lightning_noise.measure.session.What`: probe, geometries, every_n_steps, decay, …
+
+    Raises:
+        CannotMeasureError: no step will have two groups of gradients.
+    """
+
+    def __init__(self, fabric: Fabric, model: Any, optimizer: Any, *, accumulation: int = 1, **what: Any) -> None:
+        self._fabric, self._optimizer, self._accumulation = fabric, optimizer.optimizer, accumulation
+        several = fabric.world_size > 1
+        setup = Setup(
+            ranks=fabric.world_size,
+            rank=fabric.global_rank,
+            reduce=sum_over_ranks if several else None,
+            accumulation=accumulation,
+            forward_context=fabric.autocast,
+        )
+        module, optimizers = model.module, {"": self._optimizer}
+        self.session = Session(What(**what), setup, module.named_parameters, optimizers, module)
+
+    @contextmanager
+    def open(self, state: Mapping[str, Any] | None = None) -> Iterator["FabricNoiseScale"]:
+        """Measures inside the context, from a :meth:`state_dict`; no hook stays behind after it."""
+        with self.session.open(state):
+            yield self
+
+    def batch(self, batch: Any) -> None:
+        """A batch is about to go forward."""
+        self.session.batch(batch, accumulation=self._accumulation)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """``fabric.backward(loss)``; ``last``: the optimizer steps next. ``loss`` is divided by ``accumulation``."""
+        scaler = getattr(self._fabric.strategy.precision, "scaler", None)  # the "16-mixed" plug-in alone has one
+        scale = None if scaler is None else scaler.scale(loss.new_ones(()))
+        self.session.backward(loss)
+        self._fabric.backward(loss)
+        self.session.backward_done(last=last, loss_scale=scale)
+        self.session.batch_done()
+
+    def log(self, step: int) -> dict[str, float]:
+        """Reads what waits, on all ranks, and logs it through Fabric's loggers; returns what was logged."""
+        self.session.read()
+        rate = float(learning_rate(self._optimizer) or 0.0)
+        estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}
+        values = optimizer_values(estimates, "", InUse(rate, self.session.tally.global_size))
+        self._fabric.log_dict(values, step=step)
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything measured, as plain Python values; call it on all ranks."""
+        return self.session.state_dict()

@@ -1,0 +1,244 @@
+"""One fit under measurement: what Lightning's hooks mean for a session, an adapter, loggers and the verdict."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import lightning as L
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.moments import Key
+from lightning_noise.hosts.lightning import trainer_facts
+from lightning_noise.hosts.lightning.adapting_now import Adapting
+from lightning_noise.hosts.lightning.loader_facts import SizeCheck, order_cautions
+from lightning_noise.hosts.lightning.loggers import publish
+from lightning_noise.hosts.lightning.measured import Measured
+from lightning_noise.hosts.lightning.print_lines import print_lines
+from lightning_noise.hosts.lightning.refusals import refuse
+from lightning_noise.hosts.lightning.reword import refusing
+from lightning_noise.hosts.lightning.settings import Settings
+from lightning_noise.measure.session import Session
+from lightning_noise.measure.track import Track
+from lightning_noise.say.log_keys import InUse, curvature_values, optimizer_values
+from lightning_noise.say.verdict import Verdict, curvature_line, optimizer_line, twins_text
+
+UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
+
+
+class Fit:
+    """What is measured in one fit, and what has been said about it.
+
+    Args:
+        trainer, module: of the fit.
+        settings: the callback's arguments.
+        adapting: changes the batch size, or does nothing.
+
+    Raises:
+        MisconfigurationException: the set-up cannot give a right number; with the fix.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule, settings: Settings, adapting: Adapting) -> None:
+        refuse(trainer, module)
+        self.trainer, self.module, self._settings, self._adapting = trainer, module, settings, adapting
+        names = trainer_facts.optimizer_names(trainer)
+        self._optimizers = dict(zip(names, trainer.optimizers, strict=True))
+        with refusing(trainer):
+            self.session = Session(
+                settings.what,
+                trainer_facts.setup_of(trainer),
+                module.named_parameters,
+                self._optimizers,
+                module,
+                warn=lambda text: rank_zero_warn(f"GradientNoiseScale: {text}"),
+            )
+        for track in self.session.tracks:
+            of = f" of {track.name}" if track.name else ""
+            rank_zero_info(f"GradientNoiseScale: probe{of} {track.probe.name}, because {track.offer.reason}.")
+        self._size_check = SizeCheck(trainer, given=settings.batch_size_fn is not None)
+        self._twins_reported = False
+        self._published = 0  # measured steps
+        self._epoch_whole = False
+        self._open_epoch: int | None = None  # begun and not ended
+
+    def begin(self, state: Mapping[str, Any] | None) -> None:
+        """Takes up what was measured before, and begins to watch."""
+        if state:
+            self.load_state_dict(state)
+        self.session.watch()
+        self._adapting.open(self.trainer, self.module, Measured(self.session), forget=not state, estimate=self.driving_estimate)
+
+    def driving_estimate(self, confidence: float) -> NoiseEstimate:
+        """What a policy goes by: the noise scale in the first geometry named."""
+        return self.session.estimate(Key(self._settings.geometries[0]), confidence)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the trainer is in the middle of this fit."""
+        return self.trainer.state.status == "running"
+
+    # Epochs
+
+    def train_starts(self) -> None:
+        """Compares the loaders, which are there now, with the batch size that a checkpoint asks for."""
+        for caution in order_cautions(self.trainer):
+            rank_zero_warn(f"GradientNoiseScale: {caution}.")
+        if trainer_facts.training_is_over(self.trainer):  # resumed from the last checkpoint of a finished fit
+            if self._open_epoch is not None:
+                self._adapting.end_training()
+            self._open_epoch = None
+            return
+        self._adapting.check(self.trainer)
+        if self._open_epoch is not None and self._open_epoch < self.trainer.current_epoch:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that ends it nor the next one's."""
+        self.epoch_ends()
+        self._adapting.prepare_loaders(self.trainer)
+        self.epoch_starts()
+
+    def epoch_starts(self) -> None:
+        """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
+        self.session.next_epoch(whole=self._epoch_whole and trainer_facts.finite_data(self.trainer))
+        self._epoch_whole, self._open_epoch = False, self.trainer.current_epoch
+        self._adapting.begin_epoch(self.trainer)
+
+    def epoch_ends(self) -> None:
+        """Decides on the batch size, and logs once more: a fit shorter than the log interval shows its number too."""
+        self.session.read()
+        self._epoch_whole, self._open_epoch = trainer_facts.epoch_is_whole(self.trainer), None
+        self._adapting.end_epoch(self.trainer)
+        if self.session.steps_read != self._published or self._adapting.decides:
+            self._publish(trainer_facts.log_index(self.trainer) - 1)  # where Lightning puts the metrics of the epoch
+
+    # Batches
+
+    def batch_starts(self, batch: Any) -> None:
+        """Counts the examples of the batch; its forward pass comes next."""
+        with refusing(self.trainer):
+            self.session.batch(batch, accumulation=self.trainer.accumulate_grad_batches)
+        caution = self._size_check.caution(self.session.size)
+        if caution:
+            rank_zero_warn(f"GradientNoiseScale: {caution}.")
+            self.session.tracks[0].notes.add(caution)
+
+    def before_backward(self, loss: Tensor) -> None:
+        """The graph of the loss is there."""
+        with refusing(self.trainer):
+            self.session.backward(loss, loss_scale=self._loss_scale())
+
+    def after_backward(self) -> None:
+        """After the last micro-batch the gradient is read, still scaled and not yet clipped."""
+        with refusing(self.trainer):
+            self.session.backward_done(last=trainer_facts.ends_step(self.trainer), loss_scale=self._loss_scale())
+
+    def _loss_scale(self) -> Tensor | None:
+        return trainer_facts.loss_scale(self.trainer, self.module.device)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step."""
+        with refusing(self.trainer):
+            self.session.stepping(optimizer)
+
+    def batch_ends(self) -> None:
+        """Reads and logs at the trainer's interval."""
+        self.session.batch_done()
+        if trainer_facts.logs_now(self.trainer):
+            self._publish(trainer_facts.log_index(self.trainer))
+        elif self.session.pending >= UNREAD_STEPS:
+            self.session.read()
+        self._adapting.after_batch(self.trainer)
+
+    # What is said
+
+    def _publish(self, step: int) -> None:
+        self.session.read()
+        twins = self.session.twins
+        if twins is not None and not self._twins_reported:
+            self._twins_reported = True
+            rank_zero_warn(f"GradientNoiseScale: {twins_text(twins)}")
+        self._published = self.session.steps_read
+        values: dict[str, float] = {}
+        estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}
+        for track in self.session.tracks:
+            values |= optimizer_values(estimates, track.name, self._in_use(track))
+        values |= curvature_values(self.session.curvatures)
+        if values:
+            values |= self._adapting.values()
+            names = [track.name for track in self.session.tracks]
+            publish(self.trainer, values, step, optimizers=names, prog_bar=self._settings.prog_bar)
+
+    def _in_use(self, track: Track) -> InUse:
+        rate = trainer_facts.learning_rate(self._optimizers[track.name]) * self._adapting.factor
+        return InUse(rate, self.session.readings.tallies[track.name].global_size)
+
+    def verdicts(self) -> list[Verdict]:
+        """One per optimizer."""
+        return [self._verdict(track) for track in self.session.tracks]
+
+    def _verdict(self, track: Track) -> Verdict:
+        readings, headline = self.session.readings, Key(optimizer=track.name)
+        tally, metric = readings.tallies[track.name], Key("optimizer", track.name)
+        own = [optimizer_line(readings.estimate(metric))] if metric in readings.averages else []
+        curved = [curvature_line(name, average) for name, average in self.session.curvatures.items()]
+        return Verdict(
+            estimate=readings.estimate(headline),
+            average=readings.windows(headline).current(),
+            trajectory=readings.trajectories[headline],
+            probe=track.probe.name,
+            groups=track.offer.reason,
+            global_size=tally.global_size,
+            learning_rate=self._in_use(track).learning_rate,
+            data_size=tally.data_size,
+            skipped=dict(tally.skipped),
+            twins=tally.twins,
+            unit=self._settings.unit,
+            optimizer=track.name,
+            story=tuple(self._adapting.story()),
+            geometries=(*own, *curved),
+            warnings=(
+                *trainer_facts.cautions(self.trainer, self.module),
+                *track.probe.remarks(),
+                *sorted(track.notes),
+            ),
+        )
+
+    def say_verdicts(self) -> None:
+        """Prints the verdict on rank 0, where it is wanted."""
+        if self._settings.verbose and self.trainer.is_global_zero:
+            for verdict in self.verdicts():
+                print_lines(self.trainer, str(verdict))
+
+    # The end
+
+    def close(self) -> None:
+        """Removes every hook, and gives trainer and loaders back as they were; may be called twice."""
+        self._adapting.close()
+        self.session.close()
+
+    def fail(self, error: BaseException) -> None:
+        """After an error: removes every hook. What was measured stays."""
+        self.close()
+        if self.trainer.world_size > 1:
+            self.session.forget_unread()  # reading is a collective, and another rank may be gone
+        else:
+            with suppress(RuntimeError):  # a device that failed cannot be read; the error on the way is the one to show
+                self.session.read()
+        if isinstance(error, KeyboardInterrupt):
+            self.say_verdicts()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything measured, as plain Python values; reads what waits, so call it on all ranks."""
+        return {
+            "session": self.session.state_dict(),
+            "epoch_whole": self._epoch_whole,
+            "open_epoch": self._open_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`."""
+        self._epoch_whole, self._open_epoch = state["epoch_whole"], state["open_epoch"]
+        self.session.load_state_dict(state["session"])

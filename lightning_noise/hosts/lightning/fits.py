@@ -1,0 +1,148 @@
+"""The fits that one callback measures, one after the other, and what is kept between them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.moments import Key
+from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.hosts.lightning.adapting_now import adapting_by
+from lightning_noise.hosts.lightning.checkpoint import VERSION, reading_checkpoint, upgraded
+from lightning_noise.hosts.lightning.fit import Fit
+from lightning_noise.hosts.lightning.settings import Settings
+from lightning_noise.hosts.lightning.two_packages import MisconfigurationException
+from lightning_noise.measure.session import Session
+from lightning_noise.say.verdict import Verdict
+
+NESTED = (
+    "`GradientNoiseScale`: give the inner Trainer a callback of its own. This one measures another fit, which is still "
+    "running, and one callback measures one fit at a time."
+)
+
+
+class Fits:
+    """Begins and ends fits; a fit of the same module goes on with what the one before has measured.
+
+    Args:
+        settings: the callback's arguments.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._adapting = adapting_by(settings.adaptive, settings.unit)
+        self._fit: Fit | None = None  # the latest one
+        self._running = False
+        self._state: Mapping[str, Any] | None = None  # restored, to be taken up at the start of the next fit
+
+    def begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit begins.
+
+        Raises:
+            MisconfigurationException: the set-up cannot give a right number, or another fit is still running.
+        """
+        latest = self._fit
+        if self._running and latest is not None and latest.trainer is not trainer and latest.is_running:
+            raise MisconfigurationException(NESTED)
+        state = self._state
+        if not state and latest is not None and latest.module is module:
+            state = self.state_dict()
+        fit = Fit(trainer, module, self._settings, self._adapting)
+        self._fit, self._state, self._running = fit, None, True
+        with reading_checkpoint(state):
+            fit.begin(state)
+
+    def of(self, trainer: L.Trainer) -> Fit:
+        """The fit of ``trainer``.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        if self._fit is None or not self._running or self._fit.trainer is not trainer:
+            raise RuntimeError("GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped.")
+        return self._fit
+
+    def end(self, trainer: L.Trainer) -> None:
+        """The fit has ended well."""
+        fit = self.of(trainer)
+        fit.session.read()
+        self.close(trainer)
+        fit.say_verdicts()
+
+    def close(self, trainer: L.Trainer) -> None:
+        """Removes every hook; may be called twice, and for a fit of another callback's."""
+        if self._fit is not None and self._fit.trainer is trainer:
+            self._fit.close()
+            self._running = False
+
+    def fail(self, trainer: L.Trainer, error: BaseException) -> None:
+        """The fit has ended with an error: after it Lightning calls no ``teardown``."""
+        if self._fit is not None and self._fit.trainer is trainer:
+            self._fit.fail(error)
+            self._running = False
+
+    # What is asked for
+
+    @property
+    def session(self) -> Session:
+        """The measurement of the latest fit.
+
+        Raises:
+            RuntimeError: before the first fit.
+        """
+        if self._fit is None:
+            raise RuntimeError("GradientNoiseScale.session needs a fit: call Trainer.fit first.")
+        return self._fit.session
+
+    def estimate(self, key: Key) -> NoiseEstimate | None:
+        """The estimate of a key; ``None`` before the first fit, and where the key is not measured."""
+        if self._fit is None or key not in self.session.readings.averages:
+            return None
+        return self.session.estimate(key)
+
+    def trajectories(self) -> dict[Key, Trajectory]:
+        """By key; empty before the first fit."""
+        return {} if self._fit is None else dict(self._fit.session.trajectories)
+
+    def verdict(self, optimizer: str) -> Verdict:
+        """The verdict on one optimizer.
+
+        Raises:
+            RuntimeError: before the first fit.
+            KeyError: no optimizer has this name.
+        """
+        if self._fit is None:
+            raise RuntimeError("GradientNoiseScale.verdict() needs a fit: call Trainer.fit first.")
+        return {one.optimizer: one for one in self._fit.verdicts()}[optimizer]
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything measured and decided, as plain Python values."""
+        if self._fit is None:
+            return dict(self._state or {})
+        return {"version": VERSION, **self._fit.state_dict(), **self._adapting.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up a state at the start of the next fit, or at once where it is restored in mid-fit.
+
+        Raises:
+            CheckpointError: it is damaged, or of a later version.
+        """
+        with reading_checkpoint(state):
+            state = upgraded(state)
+            self._state = state
+            if self._running and self._fit is not None and state:  # a search within fit, or a strategy that restores late
+                self._fit.load_state_dict(state)
+                self._state = None
+            self._adapting.load_state_dict(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was measured travels; the fit itself, with its hooks and its trainer, does not."""
+        return {"settings": self._settings, "state": self.state_dict() or None}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__init__(saved["settings"])  # type: ignore[misc]
+        if saved["state"]:
+            self.load_state_dict(saved["state"])

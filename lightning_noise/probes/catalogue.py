@@ -1,0 +1,70 @@
+"""The probes by name, and which of them serves a run."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn import Parameter
+
+from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
+from lightning_noise.probes.examples import Examples
+from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.probes.probe import Offer, Probe
+from lightning_noise.probes.ranks import Ranks
+from lightning_noise.probes.setup import Setup
+
+AUTO = "auto"
+IN_ORDER: tuple[type[Probe], ...] = (Ranks, MicroBatches, Examples)  # the cheapest first
+NAMES = (AUTO, *(kind.name for kind in IN_ORDER))
+
+
+class Chosen(NamedTuple):
+    """The probe that serves a run, and what its groups are."""
+
+    probe: Probe
+    offer: Offer
+
+
+def choose(wanted: str | Probe, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]) -> Chosen:
+    """The probe to use: ``wanted`` by name or instance, or for "auto" the first one that makes an offer.
+
+    Ranks come before micro-batches (two norms of the gradient in all, and nearly the precision of more groups), and these
+    before single examples. A probe that cannot promise two groups in every step is taken where no other can.
+
+    Raises:
+        CannotMeasureError: no step will have two groups of gradients, with every probe's reason and fix.
+
+    >>> model = nn.Linear(2, 1)
+    >>> parameters = dict(model.named_parameters())
+    >>> choose("auto", Setup(accumulation=4), model, parameters).offer.reason
+    '4 micro-batches per step on 1 rank are 4 groups'
+    >>> choose("auto", Setup(), model, parameters).probe.name
+    'examples'
+    """
+    if wanted != AUTO:
+        probe = _by_name(wanted) if isinstance(wanted, str) else wanted
+        answer = probe.offer(setup, model, parameters)
+        if isinstance(answer, Reason):
+            raise CannotMeasureError([answer])
+        return Chosen(probe, answer)
+    uncertain: Chosen | None = None
+    refused: list[Reason] = []
+    for kind in IN_ORDER:
+        probe = kind()
+        answer = probe.offer(setup, model, parameters)
+        if isinstance(answer, Reason):
+            refused.append(answer)
+        elif answer.certain:
+            return Chosen(probe, answer)
+        else:
+            uncertain = Chosen(probe, answer)
+    refused = [reason for reason in refused if reason.severity is Severity.REFUSE]
+    if uncertain is None:
+        raise CannotMeasureError(refused)
+    why = "; ".join(reason.text for reason in refused)
+    reason = f"{uncertain.offer.reason} (single examples cannot be told apart: {why})"
+    return uncertain._replace(offer=Offer(reason, certain=False))
+
+
+def _by_name(name: str) -> Probe:
+    return next(kind() for kind in IN_ORDER if kind.name == name)

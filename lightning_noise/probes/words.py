@@ -1,0 +1,12 @@
+"""Counts in words."""
+
+
+def count(number: int, thing: str) -> str:
+    """A number and what it counts, in the singular or plural.
+
+    >>> count(1, "rank"), count(2, "micro-batch")
+    ('1 rank', '2 micro-batches')
+    """
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing}es" if thing.endswith("ch") else f"{number} {thing}s"

@@ -1,0 +1,98 @@
+"""From estimates to log keys: what is logged under ``noise_scale/…``; a value that cannot be determined has no key."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lightning_noise.core.curvature_average import CurvatureAverage
+from lightning_noise.core.estimate import NoiseEstimate
+from lightning_noise.core.moments import Key
+from lightning_noise.core.tradeoff import examples_factor, steps_factor
+
+PREFIX = "noise_scale/"
+INTERVAL = ("b_simple", "b_simple_low", "b_simple_high")
+Values = dict[str, float | None]
+
+
+class InUse(NamedTuple):
+    """What an optimizer steps with: its learning rate, and the examples that one step uses."""
+
+    learning_rate: float
+    global_size: float | None
+
+
+def prefix(optimizer: str) -> str:
+    """Where the keys of an optimizer begin.
+
+    >>> prefix(""), prefix("Adam-1")
+    ('noise_scale/', 'noise_scale/Adam-1/')
+    """
+    return f"{PREFIX}{optimizer}/" if optimizer else PREFIX
+
+
+def name_of(geometry: str) -> str:
+    """What the noise scale in a metric is called in log keys and tables.
+
+    >>> name_of("euclidean"), name_of("hessian"), name_of("optimizer")
+    ('b_simple', 'b_noise', 'b_optimizer')
+    """
+    return {"euclidean": "b_simple", "hessian": "b_noise"}.get(geometry, f"b_{geometry}")
+
+
+def optimizer_values(estimates: Mapping[Key, NoiseEstimate], optimizer: str, in_use: InUse) -> dict[str, float]:
+    """What is logged of one optimizer, by key; empty until a step has been measured."""
+    headline = estimates[Key(optimizer=optimizer)]
+    if not headline.steps:
+        return {}
+    values: Values = {}
+    for key, estimate in estimates.items():
+        if key.optimizer != optimizer:
+            continue
+        if key.layer:
+            values[f"layer/{key.layer}"] = estimate.b_simple
+        elif key.geometry == "optimizer":
+            values |= interval(name_of(key.geometry), estimate)
+    values |= interval("b_simple", headline)
+    values |= {"grad_sq": headline.grad_sq, "trace": headline.trace}
+    values |= _costs(headline, in_use)
+    return _known(prefix(optimizer), values)
+
+
+def _costs(estimate: NoiseEstimate, in_use: InUse) -> Values:
+    rate, size = in_use
+    values: Values = {"learning_rate": rate, "global_size": size}
+    if not size:
+        return values
+    values["temperature"] = rate / size
+    if estimate.b_simple is not None and estimate.b_simple > 0:
+        values["steps_factor"] = steps_factor(size, estimate.b_simple)
+        values["examples_factor"] = examples_factor(size, estimate.b_simple)
+    return values
+
+
+def curvature_values(averages: Mapping[str, CurvatureAverage]) -> dict[str, float]:
+    """What is logged of curvatures, by key; eps_max and dl_max are of the first of them."""
+    values: Values = {}
+    for place, (geometry, average) in enumerate(averages.items()):
+        if not average.probes:
+            continue
+        estimate = average.estimate()
+        values |= interval(name_of(geometry), estimate)
+        values |= {f"{geometry}_grad_sq": estimate.grad_sq, f"{geometry}_trace": estimate.trace}
+        values[f"{geometry}_indefinite"] = average.indefinite
+        if place == 0:
+            values |= _ends("eps_max", *(average.eps_max() or (None, None, None)))
+            values |= _ends("dl_max", *(average.dl_max() or (None, None, None)))
+    return _known(PREFIX, values)
+
+
+def interval(name: str, estimate: NoiseEstimate) -> Values:
+    """A noise scale and both ends of its interval."""
+    return _ends(name, estimate.b_simple, estimate.low, estimate.high)
+
+
+def _ends(name: str, value: float | None, low: float | None, high: float | None) -> Values:
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _known(head: str, values: Values) -> dict[str, float]:
+    return {head + name: value for name, value in values.items() if value is not None}
