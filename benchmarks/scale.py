@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, int | str]]:
         with tempfile.TemporaryDirectory() as folder:
             rows += launch("benchmarks.scale:rank", world_size, Path(folder))[0]
     print(f"added by the callback in {STEPS} steps, logged every {LOG_EVERY}:")
-    print("| ranks | strategy | settings | collectives | bytes a collective | host reads |\n|---|---|---|---|---|---|")
+    print("| ranks | strategy | settings | collectives | bytes per collective | host reads |\n|---|---|---|---|---|---|")
     for row in rows:
         size = int(row["bytes"]) / max(1, int(row["collectives"]))
         print(f"| {row['ranks']} | {row['strategy']} | {row['settings']} | ", end="")
