@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,14 +20,7 @@ from testing.launch import ROOT
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # (page, first line of the block) → the reason why it cannot run. Every other block runs.
 EXTENDING = "docs/extending.md"
-NOT_YET = "contract lands with the session"
-CANNOT_RUN: dict[tuple[str, str], str] = {
-    (EXTENDING, "from contextlib import ExitStack, contextmanager"): NOT_YET,
-    (EXTENDING, "from lightning_noise import GradientNoiseScale"): NOT_YET,
-    (EXTENDING, "from lightning_noise.core.reasons import Reason, Severity"): NOT_YET,
-    (EXTENDING, "from lightning_noise.measure.session import Session, What"): NOT_YET,
-}
-needs_the_contract = pytest.mark.skipif(NOT_YET in CANNOT_RUN.values(), reason=NOT_YET)
+CANNOT_RUN: dict[tuple[str, str], str] = {}
 
 
 class Block(NamedTuple):
@@ -69,7 +63,12 @@ class MyDDPStrategy(DDPStrategy):
 def readme():
     model, data = Model(), toys.data()
     batches = list(data)
+    fabric, other = Fabric(accelerator="cpu", devices=1), Model()
+    fabric_model, fabric_optimizer = fabric.setup(other, torch.optim.SGD(other.parameters(), lr=0.05))
     return {
+        "fabric": fabric,
+        "fabric_model": fabric_model,
+        "fabric_optimizer": fabric_optimizer,
         "model": model,
         "data": data,
         "MyDDPStrategy": MyDDPStrategy,
@@ -262,7 +261,6 @@ def moments_of_pairs(layer, batches):
     return from_contributions(squares, shares, sizes, float(sum(parts).square().sum()))
 
 
-@needs_the_contract
 @pytest.mark.parametrize("count", [4, 5])
 def test_the_probe_of_the_page_compares_pairs(run, count):
     probe, layer = run(EXTENDING)["Pairs"](), nn.Linear(3, 1, bias=False, dtype=torch.float64)
