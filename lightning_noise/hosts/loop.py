@@ -108,6 +108,7 @@ class Monitor:
         self._sinks: list[Sink] = []
         self._size: float | None = None  # of the micro-batch that was begun
         self._weight = 1.0
+        self._begun = False
 
     @contextmanager
     def attach(self, parameters: Mapping[str, Parameter]) -> Iterator["Monitor"]:
@@ -174,10 +175,21 @@ class Monitor:
         self._size, self._weight = size, weight
         self.session.curvature.batch(batch, size, accumulation=self._setup.accumulation, step=step)
         self._track.prepare()
-        self._track.begin(size, weight)
+        self._begun = not self._what.curved
+        if self._begun:
+            self._track.begin(size, weight)
 
     def end(self) -> None:
-        """The second half of :meth:`micro_batch`."""
+        """The second half of :meth:`micro_batch`.
+
+        Raises:
+            RuntimeError: a curvature is measured, and :meth:`backward` was not called.
+        """
+        if not self._begun:
+            raise RuntimeError(
+                "Call monitor.backward(loss) in place of loss.backward(): geometry "
+                f"{self._what.curved[0]!r} needs the graph of the loss before the backward pass."
+            )
         self._track.end()
         self._track.rest()
 
@@ -189,6 +201,9 @@ class Monitor:
             self.session.backward_done(last=False)
             return
         self.session.curvature.before_backward(loss, lambda: self._weight)
+        if not self._begun:  # the products above are no gradients of the step
+            self._begun = True
+            self._track.begin(self._size, self._weight)
         self._track.watch_loss(loss)
         loss.backward()  # type: ignore[no-untyped-call]
         self.session.curvature.after_backward(self._size)

@@ -111,7 +111,7 @@ def test_the_layout_draws_the_band_from_its_nearest_point_to_both_ends(tmp_path)
     fit(Regression(), data(), GradientNoiseScale(), logger=TensorBoardLogger(tmp_path))
     shown, _ = page(tmp_path)
     (category,) = shown["category"]
-    (chart,) = category["chart"]
+    chart, lower = category["chart"]
     assert category["title"] == "noise scale" and chart["title"].startswith("log10 of B_simple")
     line, low, high, nearest = (f"noise_scale_band/log10{part}" for part in PARTS)
     assert chart["margin"]["series"] == [
@@ -119,6 +119,7 @@ def test_the_layout_draws_the_band_from_its_nearest_point_to_both_ends(tmp_path)
         {"value": line, "lower": low, "upper": nearest},
         {"value": low, "lower": high, "upper": nearest},
     ]
+    assert lower["multiline"]["tag"] == ["noise_scale_band/log10_low$"]
 
 
 class Layout(L.Callback):
@@ -137,13 +138,13 @@ def test_a_layout_of_the_user_and_that_of_the_noise_scale_are_both_shown(tmp_pat
     fit(Regression(), data(), Layout(hook), GradientNoiseScale(), logger=logger)
     shown = charts(tmp_path)
     assert list(shown) == ["losses", "noise scale"]
-    assert shown["losses"] == ["my loss"] and len(shown["noise scale"]) == 1
+    assert shown["losses"] == ["my loss"] and len(shown["noise scale"]) == 2
 
 
 def test_runs_in_one_folder_share_one_chart(tmp_path):
     for _ in range(3):
         fit(Regression(), data(), GradientNoiseScale(), logger=TensorBoardLogger(tmp_path))
-    assert [len(found) for found in charts(tmp_path).values()] == [1]
+    assert [len(found) for found in charts(tmp_path).values()] == [2]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -154,7 +155,7 @@ def test_no_run_is_reported_for_missing_tags(tmp_path):
     shown, runs = page(tmp_path)
     lacking = {}
     for category in shown["category"]:
-        (chart,) = category["chart"]
+        chart, _ = category["chart"]
         margins = [tag for series in chart["margin"]["series"] for tag in series.values()]
         for run, found in runs.items():
             missing = [tag for tag in margins if tag not in found["tensors"]]

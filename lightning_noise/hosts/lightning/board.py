@@ -14,10 +14,13 @@ TensorBoard (2.21) decides the form of what is written here:
 - A run has one layout, the last one written, and the layouts of different runs are merged. So this
   one is in that folder too: it neither replaces a layout that the user writes with
   ``add_custom_scalars`` nor is replaced by it.
+- A chart leaves out the points that its axis does not reach. So a second chart shows the lower end
+  alone: in a short unresolved stretch it may lie below the axis of the first.
 - "Missing Tags" stands below a chart if a run lacks some of its tags, but not if it lacks three, as
   the batch size does.
 """
 
+import re
 from collections.abc import Mapping
 from math import log10
 from typing import Any, NamedTuple
@@ -27,6 +30,8 @@ FOLDER = "batch_size"
 OPEN = 100.0  # a larger one would squeeze what is known, a smaller one looks like an upper bound
 CAPTION = "log10 of B_simple with its 95 % interval, and of the batch size"
 TITLE = f"{CAPTION} (line on the lower edge: not resolved, no upper bound)"
+
+LOWER = "log10 of the lower end of B_simple: valid where it is not resolved, too"
 
 
 class Interval(NamedTuple):
@@ -132,9 +137,11 @@ def layout(optimizers: list[str]) -> Any:
     categories = []
     for name in optimizers:
         bands = [one._asdict() for one in series(tags(name))]
-        chart = layout_pb2.Chart(title=TITLE, margin={"series": bands})
+        whole = layout_pb2.Chart(title=TITLE, margin={"series": bands})
+        line = f"{re.escape(tags(name).low)}$"
+        lower = layout_pb2.Chart(title=LOWER, multiline={"tag": [line]})
         title = f"noise scale of {name}" if name else "noise scale"
-        categories.append(layout_pb2.Category(title=title, chart=[chart]))
+        categories.append(layout_pb2.Category(title=title, chart=[whole, lower]))
     summary = custom_scalars({})  # type: ignore[no-untyped-call]
     text = layout_pb2.Layout(category=categories).SerializeToString()
     summary.value[0].tensor.string_val[0] = text
