@@ -27,8 +27,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lightning_noise import BucketTap, MicroBatches, Monitor, Ranks
-from lightning_noise.probes.ranks import mean_hook
+from lightning_noise import MicroBatches, Monitor, Ranks
+from lightning_noise.probes.ranks import BucketTap, mean_hook
 from testing.launch import launch
 
 SETTINGS = "LIGHTNING_NOISE_BENCHMARK"

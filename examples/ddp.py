@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_noise import BucketTap, Monitor, NoiseScaleMetric, Ranks
-from lightning_noise.probes.ranks import mean_hook
+from lightning_noise import Monitor, NoiseScaleMetric, Ranks
+from lightning_noise.probes.ranks import BucketTap, mean_hook
 
 
 class LocalNorm:

@@ -1,62 +1,79 @@
-"""lightning-noise: how large a batch is worth it? The gradient noise scale for PyTorch Lightning, with an honest interval."""
+"""lightning-noise: how large a batch size pays off? The gradient noise scale for PyTorch Lightning, with its interval."""
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
-from lightning_noise import tradeoff
-from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
-from lightning_noise.adapt.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
-from lightning_noise.core.critical import CriticalBatchSize
-from lightning_noise.core.estimate import NoiseEstimate, estimate_noise_scale
-from lightning_noise.core.moments import Key, Moments
-from lightning_noise.hosts.frozen import NoiseScales, measure_noise_scale
-from lightning_noise.hosts.lightning.callback import GradientNoiseScale
-from lightning_noise.hosts.lightning.schedules import ByExamples
-from lightning_noise.hosts.lightning.strategies import NoiseDDPStrategy, NoiseStrategyMixin
-from lightning_noise.hosts.loop import Monitor
-from lightning_noise.hosts.torchmetrics import NoiseScaleMetric
-from lightning_noise.probes.examples import Examples, register_rule
-from lightning_noise.probes.micro_batches import MicroBatches
-from lightning_noise.probes.probe import Probe
-from lightning_noise.probes.ranks import BucketTap, Ranks
-
 if TYPE_CHECKING:
+    from lightning_noise import tradeoff as tradeoff
+    from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize as AdaptiveBatchSize
+    from lightning_noise.adapt.policy import BatchSizePolicy as BatchSizePolicy
+    from lightning_noise.adapt.policy import Decision as Decision
+    from lightning_noise.adapt.policy import ExchangeRate as ExchangeRate
+    from lightning_noise.adapt.policy import TrackNoiseScale as TrackNoiseScale
+    from lightning_noise.core.critical import CriticalBatchSize as CriticalBatchSize
+    from lightning_noise.core.errors import NoiseScaleError as NoiseScaleError
+    from lightning_noise.core.estimate import NoiseEstimate as NoiseEstimate
+    from lightning_noise.core.estimate import estimate_noise_scale as estimate_noise_scale
+    from lightning_noise.core.moments import Key as Key
+    from lightning_noise.core.moments import Moments as Moments
+    from lightning_noise.hosts.frozen import NoiseScales as NoiseScales
+    from lightning_noise.hosts.frozen import measure_noise_scale as measure_noise_scale
+    from lightning_noise.hosts.lightning.callback import GradientNoiseScale as GradientNoiseScale
+    from lightning_noise.hosts.lightning.schedules import ByExamples as ByExamples
+    from lightning_noise.hosts.lightning.strategies import NoiseDDPStrategy as NoiseDDPStrategy
+    from lightning_noise.hosts.lightning.strategies import NoiseStrategyMixin as NoiseStrategyMixin
+    from lightning_noise.hosts.loop import Monitor as Monitor
+    from lightning_noise.hosts.torchmetrics import NoiseScaleMetric as NoiseScaleMetric
+    from lightning_noise.probes.examples import Examples as Examples
+    from lightning_noise.probes.examples import register_rule as register_rule
+    from lightning_noise.probes.micro_batches import MicroBatches as MicroBatches
+    from lightning_noise.probes.probe import Probe as Probe
+    from lightning_noise.probes.ranks import Ranks as Ranks
     from lightning_noise.study import BatchSizeStudy as BatchSizeStudy
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AdaptiveBatchSize",
-    "BatchSizePolicy",
-    "BucketTap",
-    "ByExamples",
-    "CriticalBatchSize",
-    "Decision",
-    "Examples",
-    "ExchangeRate",
-    "GradientNoiseScale",
-    "Key",
-    "MicroBatches",
-    "Moments",
-    "Monitor",
-    "NoiseDDPStrategy",
-    "NoiseEstimate",
-    "NoiseScaleMetric",
-    "NoiseScales",
-    "NoiseStrategyMixin",
-    "Probe",
-    "Ranks",
-    "TrackNoiseScale",
-    "estimate_noise_scale",
-    "measure_noise_scale",
-    "register_rule",
-    "tradeoff",
+_HOMES = {  # the names of each module, imported on first use: a name costs what it needs and no more
+    "adapt.adaptive_settings": ("AdaptiveBatchSize",),
+    "adapt.policy": ("BatchSizePolicy", "Decision", "ExchangeRate", "TrackNoiseScale"),
+    "core.critical": ("CriticalBatchSize",),
+    "core.errors": ("NoiseScaleError",),
+    "core.estimate": ("NoiseEstimate", "estimate_noise_scale"),
+    "core.moments": ("Key", "Moments"),
+    "hosts.frozen": ("NoiseScales", "measure_noise_scale"),
+    "hosts.lightning.callback": ("GradientNoiseScale",),
+    "hosts.lightning.schedules": ("ByExamples",),
+    "hosts.lightning.strategies": ("NoiseDDPStrategy", "NoiseStrategyMixin"),
+    "hosts.loop": ("Monitor",),
+    "hosts.torchmetrics": ("NoiseScaleMetric",),
+    "probes.examples": ("Examples", "register_rule"),
+    "probes.micro_batches": ("MicroBatches",),
+    "probes.probe": ("Probe",),
+    "probes.ranks": ("Ranks",),
+    "study": ("BatchSizeStudy",),  # needs Optuna, which nothing else here does
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [  # all but the study, which is an extra
+    *sorted({"tradeoff", *_HOME_OF} - {"BatchSizeStudy"}),
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """``BatchSizeStudy`` on first use: it needs Optuna, which nothing else here does."""
-    if name == "BatchSizeStudy":
-        from lightning_noise.study import BatchSizeStudy
+    """A public name on first use."""
+    if name == "tradeoff":
+        return importlib.import_module("lightning_noise.tradeoff")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"lightning_noise.{_HOME_OF[name]}"), name)
+    globals()[name] = found
+    return found
 
-        return BatchSizeStudy
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "lightning.pytorch" in sys.modules or "pytorch_lightning" in sys.modules:
+    importlib.import_module("lightning_noise.hosts.lightning.strategies")  # registers "ddp_noise"

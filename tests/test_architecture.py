@@ -73,7 +73,6 @@ def test_public_list():
     assert sorted(lightning_noise.__all__) == [
         "AdaptiveBatchSize",
         "BatchSizePolicy",
-        "BucketTap",
         "ByExamples",
         "CriticalBatchSize",
         "Decision",
@@ -86,6 +85,7 @@ def test_public_list():
         "Monitor",
         "NoiseDDPStrategy",
         "NoiseEstimate",
+        "NoiseScaleError",
         "NoiseScaleMetric",
         "NoiseScales",
         "NoiseStrategyMixin",

@@ -12,6 +12,7 @@ from lightning_noise.adapt.policy import BatchSizePolicy
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.hosts.lightning import strategies  # noqa: F401  # registers "ddp_noise"
 from lightning_noise.hosts.lightning.fits import Fits
 from lightning_noise.hosts.lightning.settings import Settings
 from lightning_noise.hosts.lightning.two_packages import Callback
@@ -82,12 +83,10 @@ class GradientNoiseScale(Callback):
         return "GradientNoiseScale"
 
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
-        """The estimate from all steps read so far in this process, in examples; ``None`` before the first ``fit``.
+        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``, or of what is not measured.
 
-        With several optimizers each has its own: ``estimate(Key(optimizer="Adam-1"))``, named as in the log keys. Other
-        geometries have theirs: ``estimate(Key("hessian"))``. Launchers that copy the callback into processes of its own
-        (``ddp_spawn``, ``ddp_fork``, a notebook) leave this one as it was; there ``trainer.callback_metrics``, the verdict
-        and checkpoints hold what was measured.
+        ``Key(optimizer="Adam-1")`` is one of several optimizers, ``Key("hessian")`` another geometry. Launchers that copy the
+        callback (``ddp_spawn``, notebooks) leave this one as it was: there ask ``trainer.callback_metrics`` or a checkpoint.
         """
         return self._fits.estimate(key)
 
@@ -96,21 +95,12 @@ class GradientNoiseScale(Callback):
         return self._fits.trajectories()
 
     def verdict(self, optimizer: str = "") -> Verdict:
-        """What the latest ``fit`` says about its batch size, as data; ``str()`` of it is what is printed.
-
-        Raises:
-            RuntimeError: before the first ``fit``.
-            KeyError: no optimizer has this name.
-        """
+        """What the latest ``fit`` says about its batch size, as data; ``str()`` of it is what is printed."""
         return self._fits.verdict(optimizer)
 
     @property
     def session(self) -> Session:
-        """The measurement of the latest ``fit``: averages by key, skipped steps, probes.
-
-        Raises:
-            RuntimeError: before the first ``fit``.
-        """
+        """The measurement of the latest ``fit``: averages by key, skipped steps, probes."""
         return self._fits.session
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -166,11 +156,7 @@ class GradientNoiseScale(Callback):
         return self._fits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint.
-
-        Raises:
-            CheckpointError: it is damaged, or of a later version.
-        """
+        """Takes up the state of a checkpoint; raises a ``CheckpointError`` where it cannot be read."""
         self._fits.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
