@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -16,7 +16,7 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.hosts.lightning import trainer_facts
-from lightning_noise.hosts.lightning.adapter import Adapter
+from lightning_noise.hosts.lightning.adapter import adapting_by
 from lightning_noise.hosts.lightning.batch_sizes import BatchSizes
 from lightning_noise.hosts.lightning.checkpoint import VERSION, check_state, reading_checkpoint
 from lightning_noise.hosts.lightning.curvature import CurvatureWatch, watch_curvature
@@ -28,6 +28,7 @@ from lightning_noise.hosts.lightning.refusals import refuse
 from lightning_noise.hosts.lightning.settings import Settings
 from lightning_noise.hosts.lightning.tracks import Measured, measure_each, steps_of
 from lightning_noise.hosts.lightning.two_packages import Callback, MisconfigurationException
+from lightning_noise.measure.monitor import Monitor
 from lightning_noise.measure.steps import CannotMeasureError, Steps
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.probe import Probe
@@ -104,7 +105,7 @@ class GradientNoiseScale(Callback):
             loss_fn=loss_fn,
         )
         self._sizes = BatchSizes(batch_size_fn)
-        self._adapter = Adapter(self.settings.adaptive, self.settings.unit) if self.settings.adaptive else None
+        self._adapting = adapting_by(self.settings.adaptive, self.settings.unit)
         self._state: dict[str, Any] | None = None  # restored, to be taken up at the start of the next fit
         self._measured: list[Measured] = []
         self._steps: Steps | None = None
@@ -166,8 +167,8 @@ class GradientNoiseScale(Callback):
         self._curvature = curvature
         with reading_checkpoint(state):
             self._take_up(state)
-        if self._adapter:
-            self._adapter.open(trainer, pl_module, measured[0].monitor, forget=not state, estimate=self._driving)
+        numbers = _Numbers(measured[0].monitor)
+        self._adapting.open(trainer, pl_module, numbers, forget=not state, estimate=self._driving)
 
     def _serves(self, trainer: L.Trainer) -> bool:
         """Whether this callback measures the fit of ``trainer``, and not that of another one."""
@@ -204,22 +205,20 @@ class GradientNoiseScale(Callback):
         if trainer_facts.training_is_over(trainer):
             self._finish_epoch()
             return
-        if self._adapter:
-            self._adapter.check(trainer)
+        self._adapting.check(trainer)
         if self._open_epoch is not None and self._open_epoch < trainer.current_epoch:
             self._catch_up(trainer, pl_module)
 
     def _finish_epoch(self) -> None:
         """A checkpoint saved after the very last batch: there is no loader, and nothing left to decide."""
-        if self._adapter and self._open_epoch is not None:
-            self._adapter.end_training()
+        if self._open_epoch is not None:
+            self._adapting.end_training()
         self._open_epoch = None
 
     def _catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that ends it nor the next one's."""
         self.on_train_epoch_end(trainer, pl_module)
-        if self._adapter and self._adapter.following is not None:
-            trainer_facts.prepare_training_loaders(trainer)
+        self._adapting.prepare_loaders(trainer)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -228,8 +227,7 @@ class GradientNoiseScale(Callback):
         for one in self._measured:
             one.monitor.readings.next_epoch(whole=whole)
         self._epoch_whole, self._rescan, self._open_epoch = False, True, trainer.current_epoch
-        if self._adapter:
-            self._adapter.begin_epoch(trainer)
+        self._adapting.begin_epoch(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Counts the examples of the micro-batch, and tells a probe that watches forward passes that one begins."""
@@ -288,16 +286,14 @@ class GradientNoiseScale(Callback):
             self._publish(trainer, trainer_facts.log_index(trainer))
         elif any(one.monitor.pending >= UNREAD_STEPS for one in self._measured):
             self._flush()
-        if self._adapter:
-            self._adapter.after_batch(trainer)
+        self._adapting.after_batch(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Logs once more, so that a run shorter than the log interval shows its number."""
         self._flush()
         self._epoch_whole, self._open_epoch = trainer_facts.epoch_is_whole(trainer), None
-        if self._adapter:
-            self._adapter.end_epoch(trainer)
-        if self._steps_read != self._published or self._adapter:
+        self._adapting.end_epoch(trainer)
+        if self._steps_read != self._published or self._adapting.decides:
             self._publish(trainer, trainer_facts.log_index(trainer) - 1)  # where Lightning puts the metrics of the epoch
 
     def _publish(self, trainer: L.Trainer, step: int) -> None:
@@ -313,15 +309,14 @@ class GradientNoiseScale(Callback):
         if self._curvature is not None:
             values |= curvature_values(self._curvature.averages)
         if values:
-            values |= self._adapter.values() if self._adapter else {}
+            values |= self._adapting.values()
             optimizers = [one.name for one in self._measured]
             publish(trainer, values, step, optimizers=optimizers, prog_bar=self.settings.prog_bar)
 
     def _learning_rate(self, trainer: L.Trainer, measured: Measured) -> float:
         """What the optimizer steps with."""
-        return trainer_facts.learning_rate(trainer.optimizers[measured.place]) * (
-            self._adapter.factor if self._adapter else 1.0
-        )
+        rate = trainer_facts.learning_rate(trainer.optimizers[measured.place])
+        return rate * self._adapting.factor
 
     def _flush(self) -> None:
         for one in self._measured:
@@ -351,7 +346,7 @@ class GradientNoiseScale(Callback):
             measured,
             learning_rate=self._learning_rate(trainer, measured),
             unit=self.settings.unit,
-            story=self._adapter.story() if self._adapter else (),
+            story=self._adapting.story(),
             curvatures=self._curvature.averages if self._curvature is not None else {},
         )
 
@@ -362,8 +357,7 @@ class GradientNoiseScale(Callback):
 
     def _close(self) -> None:
         self._steps = None  # it holds the optimizers
-        if self._adapter:
-            self._adapter.close()
+        self._adapting.close()
         if self._curvature is not None:
             self._curvature.close()
         for one in self._measured:
@@ -398,10 +392,10 @@ class GradientNoiseScale(Callback):
         if not self._measured:
             return self._state or {}
         self._flush()
-        adaptation = {"adaptation": self._adapter.state_dict()} if self._adapter else {}
         curvature = {"curvature": self._curvature.state_dict()} if self._curvature is not None else {}
         monitors = {one.name: one.monitor.state_dict() for one in self._measured}
         epoch = {"epoch_whole": self._epoch_whole, "open_epoch": self._open_epoch}
+        adaptation = self._adapting.state_dict()
         return {"version": VERSION, "monitors": monitors, **epoch, **adaptation, **curvature}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -415,8 +409,7 @@ class GradientNoiseScale(Callback):
             self._state = dict(state_dict) or None
             if self._steps is not None:  # a search for a learning rate or batch size, or a strategy that restores late
                 self._take_up(self._state)
-            if self._adapter:
-                self._adapter.load_state_dict(state_dict.get("adaptation"))
+            self._adapting.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
@@ -430,6 +423,38 @@ class GradientNoiseScale(Callback):
             "_module": None,
             "_trainer": None,
         }
+
+
+class _Numbers(NamedTuple):
+    """The numbers of a monitor as adapting reads them."""
+
+    monitor: Monitor
+
+    def read(self) -> object:
+        return self.monitor.flush()
+
+    def resized(self) -> None:
+        self.monitor.resized()
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.monitor.optimizer_steps
+
+    @property
+    def examples(self) -> float:
+        return self.monitor.readings.examples
+
+    @property
+    def global_size(self) -> float | None:
+        return self.monitor.global_size
+
+    @property
+    def data_size(self) -> float | None:
+        return self.monitor.readings.data_size
+
+    @property
+    def b_simple(self) -> float | None:
+        return self.monitor.estimate().b_simple
 
 
 @contextmanager

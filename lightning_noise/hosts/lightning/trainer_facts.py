@@ -252,12 +252,6 @@ def batches_done(trainer: L.Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)  # no public way that holds after a resume in mid-epoch
 
 
-def steps_in_epoch(trainer: L.Trainer) -> float:
-    """Optimizer steps of an epoch as it is prepared now; infinite where the data have no known end."""
-    batches = trainer.num_training_batches
-    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
-
-
 def forget_training_loaders(trainer: L.Trainer) -> None:
     """Makes the trainer prepare its training loaders once more before the first epoch of a fit."""
     trainer.fit_loop._combined_loader = None  # as Trainer.fit does; the public setting waits for the epoch's number to change
