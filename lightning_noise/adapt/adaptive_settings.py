@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lightning_noise.adapt.learning_rate import RateRule, check_rule
 from lightning_noise.adapt.policy import BatchSizePolicy, TrackNoiseScale
+from lightning_noise.core.checks import check_count, check_flag
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,9 @@ class AdaptiveBatchSize:
         check_policy("policy", self.policy)
         check_rule(self.learning_rate)
         if self.max_local_size is not None:
-            if isinstance(self.max_local_size, bool) or not isinstance(self.max_local_size, int):
-                raise TypeError(f"max_local_size must be None or an int >= 1, got {self.max_local_size!r}.")
-            if self.max_local_size < 1:
-                raise ValueError(f"max_local_size must be None or an int >= 1, got {self.max_local_size!r}.")
-        for name in ("within_epoch", "advise_only"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}.")
+            check_count("max_local_size", self.max_local_size, also="None or ")
+        check_flag("within_epoch", self.within_epoch)
+        check_flag("advise_only", self.advise_only)
 
 
 def check_policy(name: str, value: object) -> None:

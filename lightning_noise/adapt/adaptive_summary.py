@@ -1,7 +1,11 @@
-"""What an adaptive run used, and what fixed batch sizes would have used for the same progress, by the large-batch model."""
+"""What an adaptive run used, and what fixed batch sizes would have used for the same progress.
+
+The comparison is by the large-batch model.
+"""
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from lightning_noise.core.tradeoff import steps_factor
@@ -30,10 +34,12 @@ def used(periods: Sequence[Period]) -> Use:
 
 
 def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
-    """What a fixed size would have used for the same progress; ``None`` where no noise scale was resolved.
+    """What a fixed size would have used for the same progress.
 
-    A step at size B makes the progress of 1/(1 + R/B) steps of the largest possible batch, R the noise scale then; summed over
-    the run, ``S = ∫(1 + R/B) ds`` and ``E = ∫(R + B) ds`` (McCandlish et al. 2018, section 2.3 and appendix D).
+    ``None`` where no noise scale was resolved. A step at size B makes the progress of 1/(1 + R/B)
+    steps of the largest possible batch, R the noise scale then; summed over the run,
+    ``S = ∫(1 + R/B) ds`` and ``E = ∫(R + B) ds`` (McCandlish et al. 2018, section 2.3 and
+    appendix D).
 
     >>> run = [Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)]
     >>> fixed_use(run, 200.0)
@@ -42,58 +48,94 @@ def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
     progress = _progress(periods)
     if not progress:
         return None
-    steps = math.fsum(done * steps_factor(global_size, b) for done, b, _ in progress)
+    steps = math.fsum(one.done * steps_factor(global_size, one.b_simple) for one in progress)
     return Use(steps, steps * global_size)
 
 
 def same_examples_size(periods: Sequence[Period]) -> float | None:
-    """The fixed size that would have used the same examples for the same progress; ``None`` where no noise scale was resolved.
+    """The fixed size that would have used the same examples for the same progress.
 
-    From ``E = ∫(R + B) ds`` it is the mean size, weighted by progress.
+    ``None`` where no noise scale was resolved. From ``E = ∫(R + B) ds`` it is the
+    mean size, weighted by progress.
 
     >>> same_examples_size([Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)])
     128.57142857142858
     """
     progress = _progress(periods)
-    total = math.fsum(done for done, _, _ in progress)
-    return math.fsum(done * size for done, _, size in progress) / total if total else None
+    total = math.fsum(one.done for one in progress)
+    if not total:
+        return None
+    return math.fsum(one.done * one.global_size for one in progress) / total
 
 
-def _progress(periods: Sequence[Period]) -> list[tuple[float, float, float]]:
-    """(progress, noise scale, size) of each period; an unresolved one takes the value before it, else the next after it."""
-    known = [p.b_simple for p in periods if p.b_simple is not None and p.b_simple > 0]
-    found, latest = [], known[0] if known else None
+class _Progress(NamedTuple):
+    """Steps of the largest possible batch that a period was worth, at its noise scale and size."""
+
+    done: float
+    b_simple: float
+    global_size: float
+
+
+def _progress(periods: Sequence[Period]) -> list[_Progress]:
+    """A period that is not resolved takes the noise scale before it, else the next after it."""
+    resolved = [period.b_simple for period in periods if _is_resolved(period)]
+    latest = resolved[0] if resolved else None
+    found = []
     for period in periods:
-        latest = period.b_simple if period.b_simple is not None and period.b_simple > 0 else latest
+        if _is_resolved(period):
+            latest = period.b_simple
         if latest is not None and period.steps and period.examples > 0:
             size = period.examples / period.steps
-            found.append((period.steps / steps_factor(size, latest), latest, size))
+            found.append(_Progress(period.steps / steps_factor(size, latest), latest, size))
     return found
 
 
-def tell(periods: Sequence[Period], factor: float, unit: str = "examples") -> list[str]:
-    """The story in a few lines: sizes by epoch, what was used, what fixed sizes would have used.
+def _is_resolved(period: Period) -> bool:
+    return period.b_simple is not None and period.b_simple > 0
+
+
+def summary(
+    periods: Sequence[Period],
+    rate_factor: float,
+    unit: str = "examples",
+) -> list[str]:
+    """The run in a few lines: sizes by epoch, what was used, what fixed sizes would have used.
+
+    Args:
+        periods: of the run, oldest first.
+        rate_factor: on the learning rate at the end.
+        unit: what batch sizes count.
 
     >>> run = [Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)]
-    >>> print("\\n".join(tell(run, 1.5)))
-    adaptive batch size: 100 (epoch 0), 200 (epoch 1); 32 steps, 4400 examples, learning-rate factor 1.5 at the end
-    by the model the same progress costs a fixed 100: 40 steps, 4000 examples; a fixed 200: 27 steps, 5400 examples
-    a fixed 129, with the same examples: 34 steps; adapting took -6 % steps
+    >>> for line in summary(run, 1.5):
+    ...     print(line)
+    adaptive batch size: 100 (epoch 0), 200 (epoch 1); 32 steps, 4400 examples, learning-rate \
+factor 1.5 at the end
+    by the model the same progress costs a fixed 100: 40 steps, 4000 examples; a fixed 200: 27 \
+steps, 5400 examples
+    a fixed 129, with the same examples: 34 steps; adapting took 6 % fewer steps
     """
     if not periods:
         return []
     total = used(periods)
-    lines = [
-        f"adaptive batch size: {', '.join(_stretches(periods))}; {total.steps:.0f} steps, {total.examples:.0f} {unit}, "
-        f"learning-rate factor {factor:.3g} at the end"
-    ]
+    consumed = f"{total.steps:.0f} steps, {total.examples:.0f} {unit}"
+    rate = f"learning-rate factor {rate_factor:.3g} at the end"
+    first = f"adaptive batch size: {', '.join(_stretches(periods))}; {consumed}, {rate}"
+    return [first, *_against_fixed_sizes(periods, total, unit)]
+
+
+def _against_fixed_sizes(periods: Sequence[Period], total: Use, unit: str) -> list[str]:
+    """Beside the first and the last size, and the size that uses the same examples."""
     sizes = sorted({periods[0].global_size, periods[-1].global_size})
-    costs = [(size, fixed_use(periods, size)) for size in sizes]
-    said = [f"a fixed {size:.0f}: {use.steps:.0f} steps, {use.examples:.0f} {unit}" for size, use in costs if use is not None]
-    if len(said) > 1:
-        lines.append(f"by the model the same progress costs {'; '.join(said)}")
-        lines += _against_same_examples(periods, total, unit)
-    return lines
+    costs = []
+    for size in sizes:
+        use = fixed_use(periods, size)
+        if use is not None:
+            costs.append(f"a fixed {size:.0f}: {use.steps:.0f} steps, {use.examples:.0f} {unit}")
+    if len(costs) < 2:
+        return []
+    model = f"by the model the same progress costs {'; '.join(costs)}"
+    return [model, *_against_same_examples(periods, total, unit)]
 
 
 def _against_same_examples(periods: Sequence[Period], total: Use, unit: str) -> list[str]:
@@ -101,16 +143,29 @@ def _against_same_examples(periods: Sequence[Period], total: Use, unit: str) -> 
     use = None if size is None else fixed_use(periods, size)
     if size is None or use is None:
         return []
-    change = 100 * (total.steps / use.steps - 1)
-    return [f"a fixed {size:.0f}, with the same {unit}: {use.steps:.0f} steps; adapting took {change:+.0f} % steps"]
+    fixed = f"a fixed {size:.0f}, with the same {unit}: {use.steps:.0f} steps"
+    return [f"{fixed}; adapting took {_compared(total.steps, use.steps)}"]
+
+
+def _compared(steps: float, fixed_steps: float) -> str:
+    """Optimizer steps beside those of a fixed size, in words.
+
+    >>> _compared(94.0, 100.0), _compared(106.0, 100.0), _compared(100.1, 100.0)
+    ('6 % fewer steps', '6 % more steps', 'as many steps')
+    """
+    percent = round(100 * (steps / fixed_steps - 1))
+    if percent == 0:
+        return "as many steps"
+    more = "more" if percent > 0 else "fewer"
+    return f"{abs(percent)} % {more} steps"
 
 
 def _stretches(periods: Sequence[Period]) -> list[str]:
-    """Sizes with the epochs at which they held, neighbours of one size together."""
-    found: list[tuple[float, int, int]] = []
-    for period in periods:
-        if found and found[-1][0] == period.global_size:
-            found[-1] = (period.global_size, found[-1][1], period.epoch)
-        else:
-            found.append((period.global_size, period.epoch, period.epoch))
-    return [f"{size:.0f} ({f'epoch {a}' if a == b else f'epochs {a}–{b}'})" for size, a, b in found]
+    """Sizes with the epochs in which they were used, neighbours of one size together."""
+    stretches = []
+    for size, together in groupby(periods, key=lambda period: period.global_size):
+        epochs = [period.epoch for period in together]
+        first, last = epochs[0], epochs[-1]
+        when = f"epoch {first}" if first == last else f"epochs {first}–{last}"
+        stretches.append(f"{size:.0f} ({when})")
+    return stretches

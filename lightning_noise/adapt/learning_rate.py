@@ -1,15 +1,63 @@
 """By what factor the learning rate follows the batch size."""
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
+from lightning_noise.core.checks import check_positive
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.tradeoff import gain
 
 RateFn = Callable[[float, float, NoiseEstimate], float]
 RateRule = Literal["optimal", "linear", "sqrt"] | RateFn | None
 RULES = ("optimal", "linear", "sqrt")
+
+SGD_KINDS = frozenset({"SGD", "ASGD", "SGDW", "SGDP"})
+ADAM_KINDS = frozenset(
+    {
+        "Adam",
+        "AdamW",
+        "NAdam",
+        "RAdam",
+        "Adamax",
+        "SparseAdam",
+        "RMSprop",
+        "Adagrad",
+        "Adadelta",
+        "Adafactor",
+        "LAMB",
+        "Lamb",
+    }
+)
+
+
+class Alpha(NamedTuple):
+    """The exponent of the "optimal" rule for an optimizer, and why."""
+
+    value: float
+    reason: str
+
+
+def alpha_for(kinds: Sequence[str]) -> Alpha:
+    """1 for SGD with or without momentum, 1/2 for Adam kinds and for optimizers not known.
+
+    1/2 changes the learning rate less, so it is the cautious choice.
+
+    Args:
+        kinds: names of the optimizer's class and of those that it inherits from, its own first.
+
+    Source: McCandlish et al. 2018, appendix E.2: 1 for SGD and momentum, 0.5–1 in practice for Adam
+    and RMSProp.
+
+    >>> alpha_for(["AdamW", "Adam", "Optimizer"])
+    Alpha(value=0.5, reason='alpha = 1/2, as AdamW is an optimizer of the Adam kind')
+    """
+    name = kinds[0]
+    if not SGD_KINDS.isdisjoint(kinds):
+        return Alpha(1.0, f"alpha = 1, as {name} is an optimizer of the SGD kind")
+    if not ADAM_KINDS.isdisjoint(kinds):
+        return Alpha(0.5, f"alpha = 1/2, as {name} is an optimizer of the Adam kind")
+    return Alpha(0.5, f"alpha = 1/2, the cautious one, as {name} is not known")
 
 
 def check_rule(rule: object) -> None:
@@ -60,9 +108,7 @@ def learning_rate_factor(rule: RateRule, old: float, new: float, estimate: Noise
     (2.0, 1.0)
     """
     check_rule(rule)
-    for name, size in (("old", old), ("new", new)):
-        if not (math.isfinite(size) and size > 0):
-            raise ValueError(f"{name} must be a finite number > 0, got {size!r}.")
+    check_positive(old=old, new=new)
     if rule is None:
         return 1.0
     if rule == "optimal":

@@ -1,14 +1,28 @@
 """What global size next, and why? Pure rules from an estimate to a decision."""
 
 import math
-from dataclasses import KW_ONLY, dataclass, replace
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass
+from enum import Enum
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from lightning_noise.core.estimate import NoiseEstimate, repeats_dominate
+from lightning_noise.core.checks import check_flag, check_number, check_positive
+from lightning_noise.core.digits import in_digits, in_percent
+from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.tradeoff import exchange_rate_size
 
-DECISION_CONFIDENCE = 0.99  # decisions are many and errors cost a run: wider than the 95 % interval that is shown
-LEAST_N_EFF = 10.0 - 1e-9  # (ten equal steps, rounded) below this even a 99 % interval from so few steps is no ground to act
+# Decisions are many and errors cost a run: wider than the 95 % interval that is shown.
+DECISION_CONFIDENCE = 0.99
+# Ten equal steps, rounded: from fewer, even a 99 % interval is no ground to act.
+LEAST_FOR_DECISION = 10.0 - 1e-9
+
+
+class Verb(Enum):
+    """What a decision does to the global size; its reason begins with it."""
+
+    GROW = "grow"
+    SHRINK = "shrink"
+    KEEP = "keep"
 
 
 class Decision(NamedTuple):
@@ -30,8 +44,16 @@ class BatchSizePolicy(Protocol):
         ...
 
 
+class _Aim(NamedTuple):
+    """A noise scale, the best size there, and that size within ×max_change, rounded towards now."""
+
+    b: float
+    goal: float
+    new: int
+
+
 @dataclass(frozen=True)
-class _Limits:
+class CautiousPolicy(ABC):
     """The cautions that all rules share; a rule adds its target and its cost.
 
     ``grow`` needs the lower end of the interval to exclude the size in use, ``shrink`` the upper end, and both need a
@@ -47,50 +69,60 @@ class _Limits:
     shrink: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("least", "greatest"):
-            if getattr(self, name) is not None:
-                _check_number(name, getattr(self, name), lower=1, rule="None or a finite number >= 1")
+        for name, limit in (("least", self.least), ("greatest", self.greatest)):
+            if limit is not None:
+                check_number(name, limit, lower=1, rule="None or a finite number >= 1")
         if self.least is not None and self.greatest is not None and self.least > self.greatest:
-            raise ValueError(f"least must not be above greatest, got least={self.least}, greatest={self.greatest}.")
-        _check_number("max_change", self.max_change, lower=1, strict=True, rule="a finite number > 1; 2.0 doubles at most")
-        _check_number("min_gain", self.min_gain, lower=0, rule="a finite number >= 0; 0.05 is 5 %")
-        if not isinstance(self.shrink, bool):
-            raise TypeError(f"shrink must be a bool, got {self.shrink!r}.")
+            given = f"least={self.least}, greatest={self.greatest}"
+            raise ValueError(f"least must not be above greatest, got {given}.")
+        twice = "a finite number > 1; 2.0 doubles at most"
+        check_number("max_change", self.max_change, lower=1, strict=True, rule=twice)
+        share = "a finite number >= 0; 0.05 is 5 %"
+        check_number("min_gain", self.min_gain, lower=0, rule=share)
+        check_flag("shrink", self.shrink)
 
+    @abstractmethod
     def target(self, b: float) -> float:
         """The best global size at a noise scale of ``b`` examples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cost(self, b: float, global_size: float) -> float:
-        """What training costs at ``global_size``, least at the target; its unit cancels in the gain."""
-        raise NotImplementedError
+        """The cost of training at ``global_size``, least at the target.
+
+        Its unit cancels in the gain.
+        """
 
     def __call__(self, estimate: NoiseEstimate, global_size: float) -> Decision:
         """Decides; see :class:`BatchSizePolicy`."""
-        if not (math.isfinite(global_size) and global_size > 0):
-            raise ValueError(f"global_size must be a finite number > 0, got {global_size!r}.")
-        if estimate.n_eff < LEAST_N_EFF:
-            return _keep(global_size, f"{estimate.n_eff:.1f} effective steps are measured, a decision needs 10")
+        check_positive(global_size=global_size)
+        if estimate.n_eff < LEAST_FOR_DECISION:
+            measured = f"{estimate.n_eff:.1f} effective steps are measured"
+            return keep(global_size, f"{measured}, a decision needs 10")
         if estimate.low is None:
-            return _keep(global_size, "the noise scale is not measured yet")
+            return keep(global_size, "the noise scale is not measured yet")
         if self.target(estimate.low) > global_size:
             return self._grow(estimate, estimate.low, global_size)
         if estimate.high is not None and self.target(estimate.high) < global_size:
             return self._shrink(estimate, estimate.high, global_size)
-        return _keep(global_size, f"{self._says(estimate)}, which does not exclude the size in use")
+        seen = self.describe(estimate)
+        return keep(global_size, f"{seen}, which does not exclude the size in use")
 
     def _grow(self, estimate: NoiseEstimate, low: float, size: float) -> Decision:
-        b = low if estimate.b_simple is None or estimate.high is None else estimate.b_simple
+        b = low
+        if estimate.b_simple is not None and estimate.high is not None:
+            b = estimate.b_simple
         goal = max(self.target(b), self.least or 0.0)
         if self.greatest is not None and goal > self.greatest:
             goal = self.greatest
             if size >= goal:
-                return _keep(size, f"{self._says(estimate)}, but the size in use is at the limit greatest={_number(goal)}")
-        return self._move("grow", estimate, b, size, goal, math.floor(min(goal, size * self.max_change)))
+                return self._keep_at_limit(estimate, size, f"greatest={in_digits(goal)}")
+        new = math.floor(min(goal, size * self.max_change))
+        return self._move(Verb.GROW, estimate, size, _Aim(b, goal, new))
 
     def _shrink(self, estimate: NoiseEstimate, high: float, size: float) -> Decision:
         if not self.shrink:
-            return _keep(size, f"{self._says(estimate)}, but shrinking is not allowed (shrink=False)")
+            seen = self.describe(estimate)
+            return keep(size, f"{seen}, but shrinking is not allowed (shrink=False)")
         b = high if estimate.b_simple is None else estimate.b_simple
         goal = max(self.target(b), 1.0)
         if self.greatest is not None:
@@ -98,31 +130,43 @@ class _Limits:
         if self.least is not None and goal < self.least:
             goal = self.least
             if size <= goal:
-                return _keep(size, f"{self._says(estimate)}, but the size in use is at the limit least={_number(goal)}")
-        return self._move("shrink", estimate, b, size, goal, math.ceil(max(goal, size / self.max_change)))
+                return self._keep_at_limit(estimate, size, f"least={in_digits(goal)}")
+        new = math.ceil(max(goal, size / self.max_change))
+        return self._move(Verb.SHRINK, estimate, size, _Aim(b, goal, new))
 
-    def _move(self, verb: str, estimate: NoiseEstimate, b: float, size: float, goal: float, new: int) -> Decision:
-        """``new`` is ``goal`` within ×max_change, rounded so that no limit is passed; the gain is that of the goal."""
-        gain = self.cost(b, size) / self.cost(b, goal) - 1
-        says = self._says(estimate)
+    def _keep_at_limit(self, estimate: NoiseEstimate, size: float, limit: str) -> Decision:
+        seen = self.describe(estimate)
+        return keep(size, f"{seen}, but the size in use is at the limit {limit}")
+
+    def _move(self, verb: Verb, estimate: NoiseEstimate, size: float, aim: _Aim) -> Decision:
+        """Moves where the gain is worth it, which is that of the goal."""
+        gain = self.cost(aim.b, size) / self.cost(aim.b, aim.goal) - 1
+        seen = self.describe(estimate)
         if gain <= self.min_gain:
-            return _keep(size, f"{says}, but the predicted gain of {_percent(gain)} is not above {_percent(self.min_gain)}")
-        if (new <= size) if verb == "grow" else (new >= size):
-            return _keep(size, f"{says}, but there is no whole number within ×{self.max_change:g} on the way")
-        return Decision(new, f"{verb}: {says}, predicted gain {_percent(gain)}")
+            least = in_percent(self.min_gain)
+            short = f"the predicted gain of {in_percent(gain)} is not above {least}"
+            return keep(size, f"{seen}, but {short}")
+        stays = aim.new <= size if verb is Verb.GROW else aim.new >= size
+        if stays:
+            between = f"there is no whole number within ×{self.max_change:g} on the way"
+            return keep(size, f"{seen}, but {between}")
+        return _decision(verb, aim.new, f"{seen}, predicted gain {in_percent(gain)}")
 
-    def _says(self, estimate: NoiseEstimate) -> str:
+    def describe(self, estimate: NoiseEstimate) -> str:
+        """The noise scale that was measured and, where it is another number, the target."""
+        low = estimate.low or 0.0
         if estimate.b_simple is None or estimate.high is None:
-            b, text = estimate.low or 0.0, f"b_simple is at least {_number(estimate.low or 0.0)}"
+            b, text = low, f"b_simple is at least {in_digits(low)}"
         else:
-            b, ends = estimate.b_simple, f"[{_number(estimate.low or 0.0)}, {_number(estimate.high)}]"
-            text = f"b_simple is {_number(b)} {ends}"
+            b = estimate.b_simple
+            ends = f"[{in_digits(low)}, {in_digits(estimate.high)}]"
+            text = f"b_simple is {in_digits(b)} {ends}"
         target = self.target(b) if b else b
-        return text if target == b else f"{text}, target {_number(target)}"
+        return text if target == b else f"{text}, target {in_digits(target)}"
 
 
 @dataclass(frozen=True)
-class TrackNoiseScale(_Limits):
+class TrackNoiseScale(CautiousPolicy):
     """Keeps the global size at ``fraction`` times the noise scale: B = fraction · B_simple.
 
     At B = B_simple a run needs twice the least steps and twice the least examples (McCandlish et al. 2018, eq. 2.11). With
@@ -150,7 +194,8 @@ class TrackNoiseScale(_Limits):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_number("fraction", self.fraction, lower=0, strict=True, rule="a finite number > 0; 1.0 is B_simple itself")
+        rule = "a finite number > 0; 1.0 is B_simple itself"
+        check_number("fraction", self.fraction, lower=0, strict=True, rule=rule)
         super().__post_init__()
 
     def target(self, b: float) -> float:
@@ -164,7 +209,7 @@ class TrackNoiseScale(_Limits):
 
 
 @dataclass(frozen=True)
-class ExchangeRate(_Limits):
+class ExchangeRate(CautiousPolicy):
     """The size at which one more optimizer step is worth ``rate`` examples: B = sqrt(rate · B_simple).
 
     A run costs ``E + rate · S`` examples. By the large-batch model the same progress costs ``(R + B) + rate · (1 + R/B)`` at
@@ -187,7 +232,8 @@ class ExchangeRate(_Limits):
     rate: float
 
     def __post_init__(self) -> None:
-        _check_number("rate", self.rate, lower=0, strict=True, rule="a finite number > 0, in examples a step")
+        rule = "a finite number > 0, in examples a step"
+        check_number("rate", self.rate, lower=0, strict=True, rule=rule)
         super().__post_init__()
 
     def target(self, b: float) -> float:
@@ -199,69 +245,28 @@ class ExchangeRate(_Limits):
         return (b + global_size) + self.rate * (1 + b / global_size)
 
 
-def starting_from(policy: BatchSizePolicy, global_size: float) -> BatchSizePolicy:
-    """The policy for a run that starts at ``global_size``: where ``least`` is ``None`` it becomes that size.
+def checked(decision: object) -> Decision:
+    """A policy's answer, where it is one.
 
-    A policy of the user's own is returned as it is.
+    Raises:
+        TypeError: it is no ``Decision``; names what it is.
 
-    >>> starting_from(TrackNoiseScale(shrink=True), 16).least
-    16
+    >>> checked((64, "keep: as it was"))
+    Decision(global_size=64, reason='keep: as it was')
     """
-    return replace(policy, least=global_size) if isinstance(policy, _Limits) and policy.least is None else policy
+    if isinstance(decision, tuple) and len(decision) == 2:
+        size, reason = decision
+        is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        if is_size and isinstance(reason, str):
+            return Decision(size, reason)
+    rule = "must return Decision(global_size: int >= 1, reason: str)"
+    raise TypeError(f"a BatchSizePolicy {rule}, but it returned {decision!r}.")
 
 
-def trusting(policy: BatchSizePolicy, data_size: float | None) -> BatchSizePolicy:
-    """The policy for a run over a finite data set, some of whose examples have been used more than once.
-
-    It does not grow on a noise scale that says nothing about new data: one of the order of the data set, or one without an
-    upper end (see :func:`~lightning_noise.core.estimate.repeats_dominate`). A policy of the user's own is returned as it is.
-
-    Args:
-        policy: what decides.
-        data_size: examples of the data set; ``None`` while none has been used twice.
-
-    >>> unresolved = NoiseEstimate(0.0, 100.0, None, 1900.0, None, False, 400, 180.0)
-    >>> trusting(TrackNoiseScale(), 2000.0)(unresolved, 64).global_size
-    64
-    >>> trusting(TrackNoiseScale(), None)(unresolved, 64).global_size
-    128
-    """
-    if data_size is None or not isinstance(policy, _Limits):
-        return policy
-
-    def decide(estimate: NoiseEstimate, global_size: float) -> Decision:
-        decision = policy(estimate, global_size)
-        if decision.global_size <= global_size or not repeats_dominate(estimate, data_size):
-            return decision
-        return _keep(
-            global_size,
-            f"{policy._says(estimate)}, which says nothing about new data: the data set has {_number(data_size)} examples, "
-            "and they repeat",
-        )
-
-    return decide
+def keep(size: float, why: str) -> Decision:
+    """The decision not to change ``size``, for a reason."""
+    return _decision(Verb.KEEP, round(size), why)
 
 
-def _keep(size: float, why: str) -> Decision:
-    return Decision(round(size), f"keep: {why}")
-
-
-def _number(value: float) -> str:
-    """Whole from 100 up, three digits below.
-
-    >>> _number(1843.2), _number(41.27), _number(0.5)
-    ('1843', '41.3', '0.5')
-    """
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _percent(share: float) -> str:
-    """Rounded, with a decimal below two percent, so that 0.4 % is not shown as nothing."""
-    return f"{100 * share:.0f} %" if abs(share) >= 0.02 else f"{100 * share:.1f} %"
-
-
-def _check_number(name: str, value: object, *, lower: float, rule: str, strict: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be {rule}, got {value!r}.")
-    if not math.isfinite(value) or value < lower or (strict and value == lower):
-        raise ValueError(f"{name} must be {rule}, got {value!r}.")
+def _decision(verb: Verb, global_size: int, why: str) -> Decision:
+    return Decision(global_size, f"{verb.value}: {why}")

@@ -1,11 +1,20 @@
-"""From a wanted global size to one that loaders and ranks can do: local size times accumulation times ranks."""
+"""From a wanted global size to one that loaders and ranks can do.
+
+A global size is a local size times accumulation times ranks.
+"""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
-class Plan(NamedTuple):
-    """What one optimizer step consumes, in examples: ``local_size`` a micro-batch on a rank, ``accumulation`` micro-batches."""
+class BatchPlan(NamedTuple):
+    """What one optimizer step consumes, in examples of the loader.
+
+    ``local_size`` is one micro-batch on one rank, ``accumulation`` the micro-batches of a step.
+    """
 
     local_size: int
     accumulation: int
@@ -17,7 +26,7 @@ class Plan(NamedTuple):
         return self.local_size * self.accumulation * self.world_size
 
     def __str__(self) -> str:
-        ranks = f"{self.world_size} rank{'' if self.world_size == 1 else 's'}"
+        ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
         return f"local size {self.local_size} × accumulation {self.accumulation} × {ranks}"
 
 
@@ -28,8 +37,10 @@ class Bounds(NamedTuple):
         max_local_size: largest micro-batch of a rank that its memory holds.
         epoch_examples: examples that one rank sees in an epoch; a step cannot use more.
         epoch_local: largest micro-batch that leaves an epoch as many batches as the trainer needs.
-        epoch_batches: micro-batches of an epoch, where their number is fixed; no more can be accumulated.
-        multiple: the micro-batch is a multiple of this, so that several loaders keep their proportions exactly.
+        epoch_batches: micro-batches of an epoch, where their number is fixed; no more can be
+            accumulated.
+        multiple: the micro-batch is a multiple of this, so that several loaders keep their
+            proportions exactly.
     """
 
     max_local_size: int | None = None
@@ -41,89 +52,131 @@ class Bounds(NamedTuple):
     @property
     def greatest_local(self) -> int | None:
         """The largest local size that all bounds allow."""
-        most = min((b for b in (self.max_local_size, self.epoch_local) if b is not None), default=None)
-        return most if most is None else max(1, most // self.multiple) * self.multiple
+        given = [bound for bound in (self.max_local_size, self.epoch_local) if bound is not None]
+        if not given:
+            return None
+        return max(1, min(given) // self.multiple) * self.multiple
 
     @property
     def limits_local(self) -> bool:
         """Whether it is ``max_local_size`` that says how large a micro-batch may be."""
-        return self.max_local_size is not None and self.max_local_size <= (self.epoch_local or self.max_local_size)
+        if self.max_local_size is None:
+            return False
+        return self.epoch_local is None or self.max_local_size <= self.epoch_local
 
 
-class Fitted(NamedTuple):
-    """A plan and what had to be bent to reach it, in words; ``""`` where nothing was."""
+def plan_for(
+    wanted: float,
+    current: BatchPlan,
+    start: BatchPlan,
+    bounds: Bounds = Bounds(),
+) -> tuple[BatchPlan, str]:
+    """The plan nearest to ``wanted`` examples per step that lies between it and the present one.
 
-    plan: Plan
-    note: str
+    The micro-batch grows first, at the accumulation that the run started with; where its bound is
+    reached, accumulation takes over. It never falls below its start, where it may be what supplies
+    the groups of gradients.
 
+    Returns:
+        The plan, and in words what kept it from ``wanted``; ``""`` where nothing did.
 
-def plan_for(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds()) -> Fitted:
-    """The plan nearest to ``wanted`` examples a step that lies between it and the present one.
-
-    The micro-batch grows first, at the accumulation that the run started with; where its bound is reached, accumulation takes
-    over. It never falls below its start, where it may be what supplies the groups of gradients.
-
-    >>> start = Plan(16, 1, 2)
-    >>> plan_for(100, start, start).plan
-    Plan(local_size=50, accumulation=1, world_size=2)
-    >>> plan_for(200, start, start, Bounds(max_local_size=32))
-    Fitted(plan=Plan(local_size=25, accumulation=4, world_size=2), note='max_local_size=32, so accumulation takes over')
-    >>> plan_for(1000, start, start, Bounds(epoch_examples=60))
-    Fitted(plan=Plan(local_size=60, accumulation=1, world_size=2), note='an epoch has no more than 120 examples')
-    >>> plan_for(100, start, start, Bounds(multiple=8)).plan
-    Plan(local_size=48, accumulation=1, world_size=2)
+    >>> start = BatchPlan(16, 1, 2)
+    >>> plan_for(100, start, start)
+    (BatchPlan(local_size=50, accumulation=1, world_size=2), '')
+    >>> plan, reason = plan_for(200, start, start, Bounds(max_local_size=32))
+    >>> print(plan, reason, sep="; ")
+    local size 25 × accumulation 4 × 2 ranks; max_local_size=32, so accumulation takes over
+    >>> plan, reason = plan_for(1000, start, start, Bounds(epoch_examples=60))
+    >>> print(plan, reason, sep="; ")
+    local size 60 × accumulation 1 × 2 ranks; an epoch has no more than 120 examples
+    >>> plan, reason = plan_for(100, start, start, Bounds(multiple=8))
+    >>> plan.local_size
+    48
     """
-    notes = []
     grow = wanted > current.global_size
-    per_rank = wanted / start.world_size
-    if bounds.epoch_examples is not None and per_rank > bounds.epoch_examples:
-        per_rank = bounds.epoch_examples
-        notes.append(f"an epoch has no more than {bounds.epoch_examples * start.world_size} examples")
-    accumulation, most = start.accumulation, bounds.greatest_local
+    per_rank, few_examples = _within_examples(wanted / start.world_size, start, bounds)
+    accumulation, takes_over = start.accumulation, ""
+    most = bounds.greatest_local
     if most is not None and per_rank / accumulation > most:
         accumulation = math.ceil(per_rank / most)
-        why = f"max_local_size={bounds.max_local_size}" if bounds.limits_local else f"an epoch needs batches of at most {most}"
-        notes.append(f"{why}, so accumulation takes over")
-    if bounds.epoch_batches is not None and accumulation > bounds.epoch_batches:
-        accumulation = max(start.accumulation, bounds.epoch_batches)
-        notes.append(f"an epoch has no more than {bounds.epoch_batches} batches")
-    local = _towards_current(per_rank / accumulation / bounds.multiple, grow) * bounds.multiple
-    if grow and local * accumulation > per_rank:  # the least multiple is more than an equal share
-        accumulation = max(start.accumulation, int(per_rank // local))
-    if local * accumulation * start.world_size == 1:  # one example is one group of gradients: nothing could be measured
-        local = 2
-    plan = Plan(local if most is None else min(local, most), accumulation, start.world_size)
-    return _fitted(plan, current, wanted, grow, notes)
+        takes_over = f"{_local_bound(bounds, most)}, so accumulation takes over"
+    accumulation, few_batches = _within_batches(accumulation, bounds)
+    accumulation = max(start.accumulation, accumulation)
+    parts = per_rank / accumulation / bounds.multiple
+    local_size = _towards_current(parts, grow=grow) * bounds.multiple
+    if grow and local_size * accumulation > per_rank:
+        # The least multiple is more than an equal share.
+        accumulation = max(start.accumulation, int(per_rank // local_size))
+    if local_size * accumulation * start.world_size == 1:
+        local_size = 2  # one example is one group of gradients: nothing could be measured
+    if most is not None:
+        local_size = min(local_size, most)
+    plan = BatchPlan(local_size, accumulation, start.world_size)
+    return _settled(plan, current, wanted, (few_examples, takes_over, few_batches))
 
 
-def plan_within_epoch(wanted: float, current: Plan, start: Plan, bounds: Bounds = Bounds()) -> Fitted:
-    """As :func:`plan_for`, where only the accumulation can change because the epoch's loaders are running.
+def plan_within_epoch(
+    wanted: float,
+    current: BatchPlan,
+    start: BatchPlan,
+    bounds: Bounds = Bounds(),
+) -> tuple[BatchPlan, str]:
+    """As :func:`plan_for`, where only the accumulation can change: the epoch's loaders are running.
 
-    >>> plan_within_epoch(70, Plan(16, 1, 2), Plan(16, 1, 2)).plan.accumulation
-    2
+    >>> plan, reason = plan_within_epoch(70, BatchPlan(16, 1, 2), BatchPlan(16, 1, 2))
+    >>> print(plan, reason, sep="; ")
+    local size 16 × accumulation 2 × 2 ranks; 70 rounded to what 2 × 2 micro-batches can do
     """
-    notes = []
     grow = wanted > current.global_size
-    accumulation = wanted / (start.world_size * current.local_size)
-    if bounds.epoch_examples is not None and accumulation * current.local_size > bounds.epoch_examples:
-        accumulation = bounds.epoch_examples / current.local_size
-        notes.append(f"an epoch has no more than {bounds.epoch_examples * start.world_size} examples")
-    if bounds.epoch_batches is not None and accumulation > bounds.epoch_batches:
-        accumulation = bounds.epoch_batches
-        notes.append(f"an epoch has no more than {bounds.epoch_batches} batches")
-    plan = current._replace(accumulation=max(start.accumulation, _towards_current(accumulation, grow)))
-    return _fitted(plan, current, wanted, grow, notes)
+    per_rank, few_examples = _within_examples(wanted / start.world_size, start, bounds)
+    micro_batches, few_batches = _within_batches(per_rank / current.local_size, bounds)
+    accumulation = max(start.accumulation, _towards_current(micro_batches, grow=grow))
+    plan = current._replace(accumulation=accumulation)
+    return _settled(plan, current, wanted, (few_examples, few_batches))
 
 
-def _fitted(plan: Plan, current: Plan, wanted: float, grow: bool, notes: list[str]) -> Fitted:
-    """Never past the present plan: what rounds to nothing, or to the other direction, is no change."""
-    if (plan.global_size <= current.global_size) == grow or plan.global_size == current.global_size:
+def _local_bound(bounds: Bounds, most: int) -> str:
+    if bounds.limits_local:
+        return f"max_local_size={bounds.max_local_size}"
+    return f"an epoch needs batches of at most {most}"
+
+
+def _within_examples(per_rank: float, start: BatchPlan, bounds: Bounds) -> tuple[float, str]:
+    """A step uses no more examples of a rank than an epoch has; says so where that is less."""
+    if bounds.epoch_examples is None or per_rank <= bounds.epoch_examples:
+        return per_rank, ""
+    examples = bounds.epoch_examples * start.world_size
+    return bounds.epoch_examples, f"an epoch has no more than {examples} examples"
+
+
+def _within_batches(micro_batches: Number, bounds: Bounds) -> tuple[Number, str]:
+    """A step accumulates no more micro-batches than an epoch has; says so where that is less."""
+    if bounds.epoch_batches is None or micro_batches <= bounds.epoch_batches:
+        return micro_batches, ""
+    return bounds.epoch_batches, f"an epoch has no more than {bounds.epoch_batches} batches"
+
+
+def _settled(
+    plan: BatchPlan,
+    current: BatchPlan,
+    wanted: float,
+    limits: Sequence[str],
+) -> tuple[BatchPlan, str]:
+    """Never past the present plan: what rounds to nothing, or the other way, is no change.
+
+    ``limits`` are the bounds that were met, in words. Where none was, rounding is the reason.
+    """
+    wanted_change = wanted - current.global_size
+    if (plan.global_size - current.global_size) * wanted_change <= 0:
         plan = current
-    if plan.global_size != round(wanted) and not notes:
-        notes.append(f"{wanted:.0f} rounded to what {plan.world_size} × {plan.accumulation} micro-batches can do")
-    return Fitted(plan, ", ".join(notes))
+    reasons = [limit for limit in limits if limit]
+    if not reasons and plan.global_size != round(wanted):
+        parts = f"{plan.world_size} × {plan.accumulation} micro-batches"
+        reasons = [f"{wanted:.0f} rounded to what {parts} can do"]
+    return plan, ", ".join(reasons)
 
 
-def _towards_current(value: float, grow: bool) -> int:
+def _towards_current(value: float, *, grow: bool) -> int:
     """Down when growing and up when shrinking, so that no limit of a policy is passed."""
-    return max(1, math.floor(value + 1e-9) if grow else math.ceil(value - 1e-9))
+    rounded = math.floor(value + 1e-9) if grow else math.ceil(value - 1e-9)
+    return max(1, rounded)

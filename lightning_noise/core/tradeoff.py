@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from lightning_noise.core.checks import check_positive
+
 
 class FrontierPoint(NamedTuple):
     """One point of the Pareto frontier between steps and examples, both relative to their least values."""
@@ -14,16 +16,6 @@ class FrontierPoint(NamedTuple):
     global_size: float
     steps_factor: float
     examples_factor: float
-
-
-def _positive(**values: float) -> None:
-    for name, value in values.items():
-        try:
-            good = not isinstance(value, str) and math.isfinite(value) and value > 0
-        except TypeError:
-            good = False
-        if not good:
-            raise ValueError(f"{name} must be a finite number > 0, got {value!r}.")
 
 
 def steps_factor(global_size: float, b: float) -> float:
@@ -35,7 +27,7 @@ def steps_factor(global_size: float, b: float) -> float:
     >>> [steps_factor(size, 1000) for size in (250, 1000, 4000)]
     [5.0, 2.0, 1.25]
     """
-    _positive(global_size=global_size, b=b)
+    check_positive(global_size=global_size, b=b)
     return 1 + b / global_size
 
 
@@ -45,7 +37,7 @@ def examples_factor(global_size: float, b: float) -> float:
     >>> [examples_factor(size, 1000) for size in (250, 1000, 4000)]
     [1.25, 2.0, 5.0]
     """
-    _positive(global_size=global_size, b=b)
+    check_positive(global_size=global_size, b=b)
     return 1 + global_size / b
 
 
@@ -55,7 +47,7 @@ def eps_opt(global_size: float, b: float, eps_max: float) -> float:
     >>> eps_opt(2.8, 2.8, 0.4)
     0.2
     """
-    _positive(eps_max=eps_max)
+    check_positive(eps_max=eps_max)
     return eps_max / steps_factor(global_size, b)
 
 
@@ -65,7 +57,7 @@ def dl_opt(global_size: float, b: float, dl_max: float) -> float:
     >>> dl_opt(2.8, 2.8, 0.4)
     0.2
     """
-    _positive(dl_max=dl_max)
+    check_positive(dl_max=dl_max)
     return dl_max / steps_factor(global_size, b)
 
 
@@ -77,7 +69,7 @@ def gain(b: float, old: float, new: float) -> float:
     >>> gain(1000, 1000, 4000)
     1.6
     """
-    _positive(old=old, new=new)
+    check_positive(old=old, new=new)
     return steps_factor(old, b) / steps_factor(new, b)
 
 
@@ -87,7 +79,7 @@ def exchange_rate_size(rate: float, b: float) -> float:
     >>> exchange_rate_size(400, 100)
     200.0
     """
-    _positive(rate=rate, b=b)
+    check_positive(rate=rate, b=b)
     return math.sqrt(rate * b)
 
 
@@ -112,5 +104,5 @@ def gamma(bs: Sequence[float]) -> float:
     if len(bs) == 0:
         raise ValueError("bs must hold at least one noise scale, got none.")
     for value in bs:
-        _positive(bs=value)
+        check_positive(bs=value)
     return math.fsum(map(math.sqrt, bs)) ** 2 / (len(bs) * math.fsum(bs))

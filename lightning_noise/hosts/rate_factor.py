@@ -1,42 +1,18 @@
 """Multiplies the learning rate around the optimizer's step and only there: schedulers, checkpoints, loggers see their own."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-SGD_KINDS = frozenset({"SGD", "ASGD", "SGDW", "SGDP"})
-ADAM_KINDS = frozenset(
-    {"Adam", "AdamW", "NAdam", "RAdam", "Adamax", "SparseAdam", "RMSprop", "Adagrad", "Adadelta", "Adafactor", "LAMB", "Lamb"}
-)
 
-
-class Alpha(NamedTuple):
-    """The exponent of the "optimal" rule for an optimizer, and why."""
-
-    value: float
-    reason: str
-
-
-def alpha_for(optimizer: Optimizer) -> Alpha:
-    """1 for SGD with or without momentum, 1/2 for Adam kinds, and 1/2, which changes less, for what is not known.
+def optimizer_kinds(optimizer: Optimizer) -> list[str]:
+    """Names of the optimizer's class and of those that it inherits from, its own first.
 
     A subclass is what it inherits from; optimizers of other packages go by their names.
-
-    Source: McCandlish et al. 2018, appendix E.2: 1 for SGD and momentum, 0.5–1 in practice for Adam and RMSProp.
-
-    >>> import torch
-    >>> alpha_for(torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]))
-    Alpha(value=0.5, reason='alpha = 1/2, as AdamW is an optimizer of the Adam kind')
     """
-    names = {kind.__name__ for kind in type(optimizer).__mro__}
-    name = type(optimizer).__name__
-    if names & SGD_KINDS:
-        return Alpha(1.0, f"alpha = 1, as {name} is an optimizer of the SGD kind")
-    if names & ADAM_KINDS:
-        return Alpha(0.5, f"alpha = 1/2, as {name} is an optimizer of the Adam kind")
-    return Alpha(0.5, f"alpha = 1/2, the cautious one, as {name} is not known")
+    return [kind.__name__ for kind in type(optimizer).__mro__]
 
 
 class LearningRateFactor:

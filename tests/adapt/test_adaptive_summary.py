@@ -2,7 +2,13 @@
 
 import pytest
 
-from lightning_noise.adapt.adaptive_summary import Period, fixed_use, same_examples_size, tell, used
+from lightning_noise.adapt.adaptive_summary import (
+    Period,
+    fixed_use,
+    same_examples_size,
+    summary,
+    used,
+)
 from lightning_noise.core.tradeoff import gamma
 
 
@@ -49,11 +55,12 @@ def test_periods_that_did_not_resolve_take_the_value_before_or_the_next_after():
 
 def test_nothing_resolved_nothing_said():
     run = [Period(0, 32.0, 10, 320.0, None), Period(1, 64.0, 10, 640.0, None)]
-    assert fixed_use(run, 64.0) is None and same_examples_size(run) is None and tell([], 1.0) == []
-    (line,) = tell(run, 1.0, "tokens")
+    assert fixed_use(run, 64.0) is None and same_examples_size(run) is None
+    assert summary([], 1.0) == []
+    (line,) = summary(run, 1.0, "tokens")
     assert line == "adaptive batch size: 32 (epoch 0), 64 (epoch 1); 20 steps, 960 tokens, learning-rate factor 1 at the end"
 
 
 def test_the_size_of_a_whole_run_is_told_once():
-    (line,) = tell(periods([32.0, 32.0], [80.0, 90.0]), 1.0)
+    (line,) = summary(periods([32.0, 32.0], [80.0, 90.0]), 1.0)
     assert line.startswith("adaptive batch size: 32 (epochs 0–1);")

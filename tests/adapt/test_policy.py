@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_noise.adapt.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale, starting_from
+from lightning_noise.adapt.policy import BatchSizePolicy, Decision, ExchangeRate, TrackNoiseScale
+from lightning_noise.adapt.policy_in_run import starting_from
 from lightning_noise.core.estimate import NoiseEstimate
 
 WIDE = {"max_change": 1e6}

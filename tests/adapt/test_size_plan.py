@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_noise.adapt.size_plan import Bounds, Plan, plan_for, plan_within_epoch
+from lightning_noise.adapt.size_plan import BatchPlan, Bounds, plan_for, plan_within_epoch
 
 PLANS = [  # wanted, current, start, bounds → local, accumulation
     (100, (16, 1, 1), (16, 1, 1), {}, (100, 1)),
@@ -30,7 +30,7 @@ PLANS = [  # wanted, current, start, bounds → local, accumulation
 
 @pytest.mark.parametrize(("wanted", "current", "start", "limits", "expected"), PLANS)
 def test_plans(wanted, current, start, limits, expected):
-    plan, note = plan_for(wanted, Plan(*current), Plan(*start), Bounds(**limits))
+    plan, note = plan_for(wanted, BatchPlan(*current), BatchPlan(*start), Bounds(**limits))
     assert (plan.local_size, plan.accumulation) == expected
     assert bool(note) == (plan.global_size != wanted or "epoch_local" in limits or plan.accumulation != start[1])
 
@@ -38,9 +38,9 @@ def test_plans(wanted, current, start, limits, expected):
 def test_plans_never_pass_the_limits_nor_the_size_wanted():
     for wanted in range(1, 400):
         for ranks, most, examples in ((1, 8, 100), (3, None, 57), (4, 6, None)):
-            current = start = Plan(5, 2, ranks)
+            current = start = BatchPlan(5, 2, ranks)
             for fitted in (plan_for, plan_within_epoch):
-                plan = fitted(wanted, current, start, Bounds(most, examples)).plan
+                plan, _ = fitted(wanted, current, start, Bounds(most, examples))
                 low, high = sorted((max(wanted, 1), current.global_size))
                 assert low <= plan.global_size <= high or plan.global_size == start.accumulation * ranks
                 assert plan.local_size <= (most or plan.local_size) and plan.accumulation >= 2
@@ -48,10 +48,12 @@ def test_plans_never_pass_the_limits_nor_the_size_wanted():
 
 
 def test_a_plan_says_what_it_is():
-    assert str(Plan(8, 2, 1)) == "local size 8 × accumulation 2 × 1 rank" and Plan(8, 2, 3).global_size == 48
-    assert plan_for(50, Plan(16, 1, 1), Plan(16, 1, 1), Bounds(epoch_local=20)).note == (
-        "an epoch needs batches of at most 20, so accumulation takes over"
-    )
-    assert "within" not in plan_within_epoch(70, Plan(16, 1, 1), Plan(16, 1, 1)).note
-    assert plan_within_epoch(70, Plan(16, 1, 1), Plan(16, 1, 1)).note == "70 rounded to what 1 × 4 micro-batches can do"
-    assert "no more than 40 examples" in plan_within_epoch(70, Plan(16, 1, 1), Plan(16, 1, 1), Bounds(epoch_examples=40)).note
+    start = BatchPlan(16, 1, 1)
+    assert str(BatchPlan(8, 2, 1)) == "local size 8 × accumulation 2 × 1 rank"
+    assert BatchPlan(8, 2, 3).global_size == 48
+    _, note = plan_for(50, start, start, Bounds(epoch_local=20))
+    assert note == "an epoch needs batches of at most 20, so accumulation takes over"
+    _, note = plan_within_epoch(70, start, start)
+    assert note == "70 rounded to what 1 × 4 micro-batches can do"
+    _, note = plan_within_epoch(70, start, start, Bounds(epoch_examples=40))
+    assert "no more than 40 examples" in note

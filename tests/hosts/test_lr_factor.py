@@ -9,7 +9,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
-from lightning_noise.hosts.rate_factor import LearningRateFactor, alpha_for
+from lightning_noise.adapt.learning_rate import alpha_for
+from lightning_noise.hosts.rate_factor import LearningRateFactor, optimizer_kinds
 from testing.toys import Regression, data, fit
 
 STEPS = 24
@@ -264,7 +265,7 @@ class Mine(torch.optim.Optimizer):
     ],
 )
 def test_alpha_by_kind_of_optimizer(make, value, words):
-    alpha = alpha_for(make(parameters()))
+    alpha = alpha_for(optimizer_kinds(make(parameters())))
     assert alpha.value == value and words in alpha.reason
 
 

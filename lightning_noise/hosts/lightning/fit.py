@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.hosts.lightning import trainer_facts
-from lightning_noise.hosts.lightning.adapting_now import Adapting
+from lightning_noise.hosts.lightning.adapting import Adapting
 from lightning_noise.hosts.lightning.loader_facts import SizeCheck, order_cautions
 from lightning_noise.hosts.lightning.loggers import publish
-from lightning_noise.hosts.lightning.measured import Measured
+from lightning_noise.hosts.lightning.measured import MeasuredBySession
 from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.refusals import refuse
 from lightning_noise.hosts.lightning.reword import refusing
@@ -68,7 +68,9 @@ class Fit:
         if state:
             self.load_state_dict(state)
         self.session.watch()
-        self._adapting.open(self.trainer, self.module, Measured(self.session), forget=not state, estimate=self.driving_estimate)
+        self._adapting.open(
+            self.trainer, self.module, MeasuredBySession(self.session), forget=not state, estimate=self.driving_estimate
+        )
 
     def driving_estimate(self, confidence: float) -> NoiseEstimate:
         """What a policy goes by: the noise scale in the first geometry named."""

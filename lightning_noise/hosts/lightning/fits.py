@@ -8,7 +8,7 @@ import lightning as L
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.hosts.lightning.adapting_now import adapting_by
+from lightning_noise.hosts.lightning.adapter import adapting_by
 from lightning_noise.hosts.lightning.checkpoint import VERSION, reading_checkpoint, upgraded
 from lightning_noise.hosts.lightning.fit import Fit
 from lightning_noise.hosts.lightning.settings import Settings

@@ -20,7 +20,7 @@ class LoaderError(ValueError):
 
 
 class Resizer:
-    """Multiplies the batch size of every training loader by ``factor`` when the trainer prepares it.
+    """Multiplies the batch size of every training loader by ``ratio`` when the trainer prepares it.
 
     A sampler reads its batch size when an epoch begins, but a trainer counts the batches when it prepares the loader. So the
     size is set inside ``strategy.process_dataloader``, and :meth:`reload_next_epoch` makes the trainer prepare its loaders
@@ -29,7 +29,7 @@ class Resizer:
     """
 
     def __init__(self) -> None:
-        self.factor = Fraction(1)
+        self.ratio = Fraction(1)
         self._originals: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._trainer: Any = None  # while installed; L.Trainer does not declare the setting that is changed here
         self._reload_every: int | None = None
@@ -65,7 +65,7 @@ class Resizer:
             if loader is not None:
                 _set_size(loader, size)
         self._originals.clear()
-        self.factor = Fraction(1)
+        self.ratio = Fraction(1)
 
     # ---- the border between epochs --------------------------------------------------------------------------------------
 
@@ -84,12 +84,19 @@ class Resizer:
     # ---- one loader -----------------------------------------------------------------------------------------------------
 
     def resize(self, loader: Any) -> None:
-        """Sets a loader to its own batch size times the factor; one that cannot be resized is left as it is."""
+        """Sets a loader to its own batch size times the ratio.
+
+        One that cannot be resized is left as it is.
+        """
         if fault(loader) is not None:
             return
         size = self.original_size(loader)
         self._originals.setdefault(id(loader), (weakref.ref(loader), size))
-        _set_size(loader, max(1, int(size * self.factor)))
+        _set_size(loader, self.wanted_size(loader))
+
+    def wanted_size(self, loader: DataLoader[Any]) -> int:
+        """The batch size that a loader has once it is prepared."""
+        return max(1, int(self.original_size(loader) * self.ratio))
 
     def _holds(self, loader: Any) -> bool:
         reference, _ = self._originals.get(id(loader), (None, 0))

@@ -1,9 +1,10 @@
 """What an adaptive batch size needs to know of a session."""
 
+from lightning_noise.hosts.lightning.adapting import Measured
 from lightning_noise.measure.session import Session
 
 
-class Measured:
+class MeasuredBySession(Measured):
     """The first optimizer of a session, as an adapter sees it."""
 
     def __init__(self, session: Session) -> None:

@@ -1,6 +1,5 @@
 """The few things that are read from a Lightning trainer or a batch."""
 
-import math
 import os
 
 import lightning as L
@@ -121,12 +120,6 @@ def _ties_examples(trainer: L.Trainer, module: L.LightningModule) -> bool:
 def batches_done(trainer: L.Trainer) -> int:
     """Batches of the present epoch, the present one included; accumulation counts by them."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)  # no public way that holds after a resume in mid-epoch
-
-
-def steps_in_epoch(trainer: L.Trainer) -> float:
-    """Optimizer steps of an epoch as it is prepared now; infinite where the data have no known end."""
-    batches = trainer.num_training_batches
-    return math.ceil(batches / trainer.accumulate_grad_batches) if math.isfinite(batches) else math.inf
 
 
 def forget_training_loaders(trainer: L.Trainer) -> None:

@@ -1,0 +1,47 @@
+"""What adapting asks of a host: plain records that a host performs on its trainer."""
+
+from fractions import Fraction
+from typing import NamedTuple
+
+
+class SetBatch(NamedTuple):
+    """Training loaders have ``ratio`` times their own batch size once they are prepared again."""
+
+    ratio: Fraction
+
+
+class SetAccumulation(NamedTuple):
+    """The optimizer steps after so many micro-batches from now on."""
+
+    micro_batches: int
+
+
+class SetRateFactor(NamedTuple):
+    """The learning rate is multiplied by ``rate_factor`` in every optimizer step from now on."""
+
+    rate_factor: float
+
+
+class SetPace(NamedTuple):
+    """Schedules that count steps advance by ``pace`` of their steps for one optimizer step."""
+
+    pace: float
+
+
+class MeasureSizeAnew(NamedTuple):
+    """Steps use another number of examples from here on: earlier ones do not count for it."""
+
+
+class Say(NamedTuple):
+    """A line for the user, printed by rank 0."""
+
+    text: str
+
+
+class Warn(NamedTuple):
+    """A warning for the user, given by rank 0."""
+
+    text: str
+
+
+Action = SetBatch | SetAccumulation | SetRateFactor | SetPace | MeasureSizeAnew | Say | Warn

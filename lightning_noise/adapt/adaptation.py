@@ -1,0 +1,268 @@
+"""Adapting the batch size as a pure machine: events and measurements in, actions out."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from lightning_noise.adapt.actions import (
+    Action,
+    MeasureSizeAnew,
+    SetAccumulation,
+    SetBatch,
+    SetPace,
+    SetRateFactor,
+    Warn,
+)
+from lightning_noise.adapt.adaptation_state import (
+    Mark,
+    Sizes,
+    State,
+    from_plain,
+    to_plain,
+)
+from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
+from lightning_noise.adapt.adaptive_summary import Period, summary
+from lightning_noise.adapt.decisions import Decisions, Limits, Measurement
+from lightning_noise.adapt.size_plan import BatchPlan
+
+STEPS_BETWEEN = 50  # optimizer steps between two decisions inside an epoch
+
+
+class AboveMaxLocalSizeError(ValueError):
+    """A micro-batch is larger than ``max_local_size``."""
+
+
+class Adaptation:
+    """Decides on the batch size of a run, and says what a host must do about it.
+
+    Every method but the questions is an event: it changes :attr:`state`, which is all that the
+    machine knows, and returns the actions that the host performs in their order. Events that take
+    ``limits`` ask the policy. In a distributed run they happen on rank 0 alone, and the other ranks
+    receive the actions and the state.
+
+    A plan that is decided is ``following`` until the next epoch begins, or inside an epoch until
+    the windows of accumulation align; then it is ``current``. Sizes are planned in examples of the
+    loader; the policy sees them in the unit that is measured, which may be another one.
+
+    Args:
+        settings: how to adapt.
+        unit: what is measured, in words.
+
+    >>> from lightning_noise.core.estimate import NoiseEstimate
+    >>> seen = NoiseEstimate(1.0, 1000.0, 1000.0, 800.0, 1200.0, True, 400, 180.0)
+    >>> machine = Adaptation(AdaptiveBatchSize(learning_rate="sqrt"))
+    >>> actions = machine.begin_fit(Mark(0, 0.0), BatchPlan(16, 1, 1))
+    >>> actions = machine.begin_epoch(0, batches=100)
+    >>> measured = Measurement(seen, 16.0, 100, 1600.0, None, 1000.0)
+    >>> for action in machine.end_epoch(measured, Limits()):
+    ...     print(action)
+    Say(text='global size 16 → 32 from epoch 1 on (local size 32 × accumulation 1 × 1 rank), \
+learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 1513 %')
+    SetBatch(ratio=Fraction(2, 1))
+    """
+
+    def __init__(self, settings: AdaptiveBatchSize, unit: str = "examples") -> None:
+        self.settings = settings
+        self.unit = unit
+        self.state = State()
+        self._decisions = Decisions(settings, unit)
+
+    @property
+    def rate_factor(self) -> float:
+        """The factor that is on the learning rate now."""
+        sizes = self.state.sizes
+        return 1.0 if sizes is None else sizes.rate_factor
+
+    def forget(self) -> None:
+        """Forgets every decision, for a fit of another module."""
+        self.state = State()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something is decided that has not come into force."""
+        return self.state.following is not None
+
+    def in_force(self) -> list[Action]:
+        """What brings a trainer that has its own sizes to those of the state."""
+        sizes = self.state.sizes
+        if sizes is None:
+            return []
+        return [
+            _set_batch(sizes),
+            SetAccumulation(sizes.current.accumulation),
+            SetRateFactor(sizes.rate_factor),
+        ]
+
+    def begin_fit(self, now: Mark, start: BatchPlan | None) -> list[Action]:
+        """A fit begins, or goes on from a checkpoint.
+
+        Args:
+            now: where the run is.
+            start: the sizes of the trainer and its loaders; ``None`` for advice alone, which needs
+                no hold of them.
+
+        Raises:
+            AboveMaxLocalSizeError: the trainer's or a checkpoint's micro-batch is larger than
+                ``max_local_size``.
+        """
+        if start is not None:
+            self._check_local_size(start)
+        if self.state.period_start is None:
+            self.state = self.state._replace(period_start=now)
+        if start is None:
+            return []
+        sizes = self.state.sizes
+        if sizes is None:
+            self.state = self.state._replace(sizes=Sizes(start, start))
+            return self.in_force()
+        if sizes.start == start:
+            return self.in_force()
+        self.state = self.state._replace(sizes=Sizes(start, start))
+        return [Warn(_another_start(sizes.start, start)), MeasureSizeAnew(), *self.in_force()]
+
+    def _check_local_size(self, start: BatchPlan) -> None:
+        most, sizes = self.settings.max_local_size, self.state.sizes
+        largest = start.local_size
+        if sizes is not None:
+            largest = max(largest, sizes.current.local_size, sizes.loaded.local_size)
+        if most is not None and largest > most:
+            raise AboveMaxLocalSizeError(
+                f"max_local_size={most} is below the loader's batch size of {largest}. "
+                "Give a larger one, or a smaller batch_size to the DataLoader."
+            )
+
+    def begin_epoch(self, epoch: int, batches: float) -> list[Action]:
+        """An epoch begins with loaders of the following plan, which comes into force.
+
+        Args:
+            epoch: its number.
+            batches: micro-batches that it has; infinite where the data have no known end.
+        """
+        self.state = self.state._replace(epoch=epoch)
+        actions = self._bring_into_force()
+        sizes = self.state.sizes
+        if sizes is None:
+            return []
+        steps = math.inf
+        if math.isfinite(batches):
+            steps = math.ceil(batches / sizes.current.accumulation)
+        if sizes.epoch_steps is None and sizes.current == sizes.start:
+            sizes = sizes._replace(epoch_steps=steps)
+            self.state = self.state._replace(sizes=sizes)
+        return [*actions, SetPace(_pace(sizes, steps))]
+
+    def end_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
+        """An epoch has ended and all its steps are measured: decides on the next."""
+        self._end_period(measured)
+        self.state, actions = self._decisions.take(self.state, measured, limits)
+        if self.state.sizes is None or self.state.following is None:
+            return actions
+        return [*actions, _set_batch(self.state.sizes)]
+
+    def decides_now(self, optimizer_steps: int) -> bool:
+        """Whether a decision is due inside an epoch."""
+        if not self.settings.within_epoch or self.waits:
+            return False
+        return optimizer_steps - self.state.decided_at >= STEPS_BETWEEN
+
+    def inside_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
+        """Decides in the middle of an epoch, where only the accumulation can change."""
+        take = self._decisions.take
+        self.state, actions = take(self.state, measured, limits, within_epoch=True)
+        return actions
+
+    def windows_align(self, batches: int) -> bool:
+        """Whether a decision waits for a step to end in both plans, and one does.
+
+        Args:
+            batches: micro-batches of the epoch so far.
+        """
+        sizes = self.state.sizes
+        if not self.settings.within_epoch or sizes is None or sizes.following is None:
+            return False
+        plans = (sizes.current, sizes.following.plan)
+        return all(batches % plan.accumulation == 0 for plan in plans)
+
+    def align(self, measured: Measurement) -> list[Action]:
+        """A window of the present and one of the following accumulation end: changes to it."""
+        self._end_period(measured)
+        actions = self._bring_into_force()
+        if self.state.sizes is None:
+            return actions
+        return [*actions, SetPace(_pace(self.state.sizes, math.inf))]
+
+    def end_training(self, measured: Measurement) -> None:
+        """A run ends without a further decision."""
+        self._end_period(measured)
+
+    def summary(self) -> list[str]:
+        """Lines for the end of a run."""
+        if not self.settings.advise_only:
+            return summary(self.state.history, self.rate_factor, self.unit)
+        decided = self.state.decided
+        if decided is None:
+            return []
+        advice = f"a global size of {decided:.0f} {self.unit}"
+        return [f"advice at the end (nothing was changed): {advice}"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain Python values, for a checkpoint; the same on all ranks."""
+        return to_plain(self.state)
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`.
+
+        Raises:
+            KeyError, TypeError: a part is missing or damaged.
+        """
+        state = from_plain(saved)
+        if self.settings.advise_only:  # advice is about the sizes that this run has
+            state = state._replace(sizes=None)
+        self.state = state
+
+    def _bring_into_force(self) -> list[Action]:
+        sizes = self.state.sizes
+        if sizes is None or sizes.following is None:
+            return []
+        plan, rate_factor = sizes.following
+        sizes = sizes._replace(current=plan, rate_factor=rate_factor, following=None)
+        self.state = self.state._replace(sizes=sizes)
+        return [SetAccumulation(plan.accumulation), SetRateFactor(rate_factor), MeasureSizeAnew()]
+
+    def _end_period(self, measured: Measurement) -> None:
+        """Adds the period to the history; the next one begins."""
+        start = self.state.period_start or Mark(0, 0.0)
+        self.state = self.state._replace(period_start=measured.mark)
+        steps = measured.optimizer_steps - start.optimizer_steps
+        if measured.global_size is None or steps <= 0:
+            return
+        size = self._decisions.size_in_use(self.state.sizes, measured.global_size)
+        period = Period(
+            epoch=self.state.epoch,
+            global_size=size,
+            steps=steps,
+            examples=measured.examples - start.examples,
+            b_simple=measured.b_simple,
+        )
+        self.state = self.state._replace(history=(*self.state.history, period))
+
+
+def _set_batch(sizes: Sizes) -> SetBatch:
+    return SetBatch(Fraction(sizes.loaded.local_size, sizes.start.local_size))
+
+
+def _pace(sizes: Sizes, steps: float) -> float:
+    """Steps of an epoch at the start for one of an epoch of ``steps``.
+
+    By the sizes where the data have no known end.
+    """
+    at_start = math.inf if sizes.epoch_steps is None else sizes.epoch_steps
+    if math.isfinite(at_start) and math.isfinite(steps):
+        return at_start / steps
+    return sizes.current.global_size / sizes.start.global_size
+
+
+def _another_start(before: BatchPlan, now: BatchPlan) -> str:
+    began = f"was adapted from a start of {before}, and this run begins with {now}"
+    return f"the batch size {began}. It starts from there again."

@@ -1,0 +1,163 @@
+"""One decision: from a measurement to the plan that comes next, and what the user reads of it."""
+
+import math
+from typing import NamedTuple
+
+from lightning_noise.adapt.actions import Action, Say
+from lightning_noise.adapt.adaptation_state import Change, Mark, Sizes, State
+from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
+from lightning_noise.adapt.learning_rate import learning_rate_factor
+from lightning_noise.adapt.policy import Decision, checked
+from lightning_noise.adapt.policy_in_run import starting_from, trusting
+from lightning_noise.adapt.size_plan import Bounds, plan_for, plan_within_epoch
+from lightning_noise.core.estimate import NoiseEstimate
+
+Decided = tuple[State, list[Action]]
+
+
+class Measurement(NamedTuple):
+    """What has been measured when an event happens; the same on all ranks.
+
+    Args:
+        estimate: the noise scale that the policy goes by, with its 99 % interval.
+        global_size: of the latest steps, in the user's unit; ``None`` while none was measured.
+        optimizer_steps: of the run.
+        examples: used by all ranks.
+        data_size: of a finite data set, some of whose examples have been used again.
+        b_simple: for the history; ``None`` where it is not resolved.
+    """
+
+    estimate: NoiseEstimate
+    global_size: float | None
+    optimizer_steps: int
+    examples: float
+    data_size: float | None
+    b_simple: float | None
+
+    @property
+    def mark(self) -> Mark:
+        """The moment of the measurement."""
+        return Mark(self.optimizer_steps, self.examples)
+
+
+class Limits(NamedTuple):
+    """What a host allows when a decision is taken.
+
+    Args:
+        bounds: of the loaders.
+        alpha: exponent of the "optimal" rule for the learning rate.
+        max_epochs: epochs of the training; infinite where it has no such end.
+        steps_left: optimizer steps until training ends; infinite where it has no such end.
+    """
+
+    bounds: Bounds = Bounds()
+    alpha: float = 0.5
+    max_epochs: float = math.inf
+    steps_left: float = math.inf
+
+
+class Decisions(NamedTuple):
+    """Asks the policy, fits its answer to the bounds and takes the factor on the learning rate.
+
+    Pure: a state goes in, and the next one comes out with the actions.
+
+    Args:
+        settings: how to adapt.
+        unit: what is measured, in words.
+    """
+
+    settings: AdaptiveBatchSize
+    unit: str
+
+    def size_in_use(self, sizes: Sizes | None, measured_size: float) -> float:
+        """The size in use in the user's unit: as planned where that is examples, else measured."""
+        if sizes is None or self.unit != "examples":
+            return measured_size
+        return sizes.current.global_size
+
+    def take(
+        self,
+        state: State,
+        measured: Measurement,
+        limits: Limits,
+        *,
+        within_epoch: bool = False,
+    ) -> Decided:
+        """Decides on the next global size; what waited before is decided anew.
+
+        Raises:
+            TypeError, ValueError: the policy or the rule for the learning rate gave a wrong answer.
+        """
+        sizes = state.sizes
+        if sizes is not None:
+            sizes = sizes._replace(following=None)
+        state = state._replace(sizes=sizes, decided_at=measured.optimizer_steps)
+        if measured.global_size is None:
+            return state, []
+        size = self.size_in_use(sizes, measured.global_size)
+        if sizes is None:
+            return self._advise(state, measured, size, limits.alpha)
+        return self._change(state, sizes, measured, size, limits, within_epoch=within_epoch)
+
+    def _advise(self, state: State, measured: Measurement, size: float, alpha: float) -> Decided:
+        """Says what was decided where it is another size than before; nothing is planned."""
+        decision = self._ask(measured, size, size)
+        rate_factor = self._rate_factor(size, decision.global_size, measured.estimate, alpha)
+        advised = state._replace(decided=float(decision.global_size))
+        if advised.decided == state.decided:
+            return advised, []
+        change = f"global size {size:.0f}"
+        if decision.global_size != round(size):
+            factor = f"learning-rate factor {rate_factor:.3g}"
+            change = f"{change} → {decision.global_size}, {factor}"
+        return advised, [Say(f"advice: {change}; {decision.reason}")]
+
+    def _change(
+        self,
+        state: State,
+        sizes: Sizes,
+        measured: Measurement,
+        size: float,
+        limits: Limits,
+        *,
+        within_epoch: bool,
+    ) -> Decided:
+        """Plans the size that was decided, and says so where it will come into force."""
+        unit = size / sizes.current.global_size  # units per example of the loader
+        start = sizes.start.global_size * unit
+        decision = self._ask(measured, size, start)
+        plan, note = sizes.current, ""
+        if decision.global_size != round(size):
+            planned = plan_within_epoch if within_epoch else plan_for
+            wanted = decision.global_size / unit
+            plan, note = planned(wanted, sizes.current, sizes.start, limits.bounds)
+        if plan == sizes.current:
+            return state._replace(decided=size), []
+        decided = plan.global_size * unit
+        rate_factor = self._rate_factor(start, decided, measured.estimate, limits.alpha)
+        sizes = sizes._replace(following=Change(plan, rate_factor))
+        state = state._replace(sizes=sizes, decided=decided)
+        if _too_late(state.epoch, limits, within_epoch=within_epoch):
+            return state, []
+        when = f"from epoch {state.epoch + 1} on"
+        if within_epoch:
+            when = "as soon as windows align"
+        parts = f"{plan}; {note}" if note else str(plan)
+        text = (
+            f"global size {size:.0f} → {decided:.0f} {when} ({parts}), "
+            f"learning-rate factor {rate_factor:.3g}; {decision.reason}"
+        )
+        return state, [Say(text)]
+
+    def _ask(self, measured: Measurement, size: float, start: float) -> Decision:
+        policy = trusting(starting_from(self.settings.rule, start), measured.data_size)
+        return checked(policy(measured.estimate, size))
+
+    def _rate_factor(self, old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
+        return learning_rate_factor(self.settings.learning_rate, old, new, estimate, alpha=alpha)
+
+
+def _too_late(epoch: int, limits: Limits, *, within_epoch: bool) -> bool:
+    """Whether training ends before a decision can come into force."""
+    last_epoch = epoch + 1 >= limits.max_epochs
+    return limits.steps_left <= 0 or (last_epoch and not within_epoch)

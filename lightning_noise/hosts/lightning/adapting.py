@@ -1,0 +1,184 @@
+"""What a callback calls to let the batch size of a fit adapt, and what it must show for it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import lightning as L
+
+from lightning_noise.core.estimate import NoiseEstimate
+
+
+class Measured(Protocol):
+    """What adapting needs to know of the measurement; the same numbers on all ranks."""
+
+    def read(self) -> object:
+        """Reads the steps that wait, so that the numbers are of all steps so far. A collective."""
+        ...
+
+    def resized(self) -> None:
+        """Steps use another number of examples from here on. A collective."""
+        ...
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps of the run."""
+        ...
+
+    @property
+    def examples(self) -> float:
+        """Examples used by all ranks."""
+        ...
+
+    @property
+    def global_size(self) -> float | None:
+        """Examples of an optimizer step, in the user's unit; ``None`` while none was measured."""
+        ...
+
+    @property
+    def data_size(self) -> float | None:
+        """Examples of a finite data set, some of which have been used again."""
+        ...
+
+    @property
+    def b_simple(self) -> float | None:
+        """The noise scale; ``None`` where it is not resolved."""
+        ...
+
+
+class Adapting(ABC):
+    """Whether and how the batch size of a fit follows the noise scale: what a callback calls."""
+
+    @property
+    @abstractmethod
+    def decides(self) -> bool:
+        """Whether decisions are taken, be it for advice alone."""
+
+    @property
+    @abstractmethod
+    def factor(self) -> float:
+        """The factor that is on the learning rate now."""
+
+    @abstractmethod
+    def open(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        measured: Measured,
+        *,
+        forget: bool,
+        estimate: Callable[[float], NoiseEstimate],
+    ) -> None:
+        """A fit begins, before its loaders are prepared.
+
+        Args:
+            trainer: of the fit.
+            module: of the fit.
+            measured: of the fit.
+            forget: whether this is a fit of another module, without a checkpoint.
+            estimate: from a confidence to the noise scale that the policy goes by.
+
+        Raises:
+            MisconfigurationException: the batch size of this set-up cannot adapt; names the fix.
+        """
+
+    @abstractmethod
+    def check(self, trainer: L.Trainer) -> None:
+        """The loaders are prepared: compares their sizes with those of a checkpoint.
+
+        Raises:
+            MisconfigurationException: the batch size of a loader cannot be changed, or is above
+                ``max_local_size``.
+        """
+
+    @abstractmethod
+    def begin_epoch(self, trainer: L.Trainer) -> None:
+        """An epoch begins; its loaders have just been prepared."""
+
+    @abstractmethod
+    def prepare_loaders(self, trainer: L.Trainer) -> None:
+        """Has the training loaders prepared again at once, where a decided change waits."""
+
+    @abstractmethod
+    def end_epoch(self, trainer: L.Trainer) -> None:
+        """An epoch has ended and all its steps have been read."""
+
+    @abstractmethod
+    def end_training(self) -> None:
+        """A run ends without a further decision."""
+
+    @abstractmethod
+    def after_batch(self, trainer: L.Trainer) -> None:
+        """A batch has been trained on."""
+
+    @abstractmethod
+    def values(self) -> dict[str, float]:
+        """What is logged beside the estimates, by key."""
+
+    @abstractmethod
+    def story(self) -> list[str]:
+        """Lines of the verdict."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives the trainer and the loaders back as they were; may be called twice."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """The part of the callback's state that belongs here, as plain Python values."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict` out of the state of the whole callback, at once in a fit.
+
+        Raises:
+            KeyError, TypeError: a part is missing or damaged.
+        """
+
+
+class NoAdapting(Adapting):
+    """The batch size stays what the user gave."""
+
+    @property
+    def decides(self) -> bool:
+        return False
+
+    @property
+    def factor(self) -> float:
+        return 1.0
+
+    def open(self, *_: object, **__: object) -> None:
+        pass
+
+    def check(self, trainer: L.Trainer) -> None:
+        pass
+
+    def begin_epoch(self, trainer: L.Trainer) -> None:
+        pass
+
+    def prepare_loaders(self, trainer: L.Trainer) -> None:
+        pass
+
+    def end_epoch(self, trainer: L.Trainer) -> None:
+        pass
+
+    def end_training(self) -> None:
+        pass
+
+    def after_batch(self, trainer: L.Trainer) -> None:
+        pass
+
+    def values(self) -> dict[str, float]:
+        return {}
+
+    def story(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass

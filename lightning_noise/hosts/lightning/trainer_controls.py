@@ -1,0 +1,105 @@
+"""The parts of a trainer that adapting changes, held during a fit and given back after it."""
+
+from typing import NamedTuple
+
+import lightning as L
+
+from lightning_noise.adapt.actions import (
+    Action,
+    SetAccumulation,
+    SetBatch,
+    SetPace,
+    SetRateFactor,
+)
+from lightning_noise.adapt.size_plan import BatchPlan, Bounds
+from lightning_noise.hosts.lightning import trainer_facts
+from lightning_noise.hosts.lightning.loaders import Resizer, bounds, local_size, training_loaders
+from lightning_noise.hosts.lightning.schedules import set_pace
+from lightning_noise.hosts.rate_factor import LearningRateFactor
+
+
+class _Held(NamedTuple):
+    """What is held of a trainer while a fit is open."""
+
+    trainer: L.Trainer
+    rate: LearningRateFactor
+    own_accumulation: int
+
+
+class TrainerControls:
+    """Performs the actions that change a trainer. Where none is held, they change nothing."""
+
+    def __init__(self) -> None:
+        self._resizer = Resizer()
+        self._held: _Held | None = None
+
+    def take(self, trainer: L.Trainer) -> None:
+        """Holds the loaders, the accumulation and the learning rate of a trainer."""
+        self.release()
+        self._resizer.install(trainer)
+        rate = LearningRateFactor(trainer.optimizers[0])
+        self._held = _Held(trainer, rate, trainer.accumulate_grad_batches)
+
+    def release(self) -> None:
+        """Gives the trainer and the loaders back as they were; may be called twice."""
+        self._resizer.remove()
+        if self._held is not None:
+            self._held.trainer.accumulate_grad_batches = self._held.own_accumulation
+            self._held.rate.close()
+            self._held = None
+
+    def perform(self, action: Action) -> None:
+        """Changes what the action names."""
+        if self._held is None:
+            return
+        match action:
+            case SetBatch(ratio):
+                self._resizer.ratio = ratio
+            case SetAccumulation(micro_batches):
+                self._held.trainer.accumulate_grad_batches = micro_batches
+            case SetRateFactor(rate_factor):
+                self._held.rate.factor = rate_factor
+            case SetPace(pace):
+                set_pace(self._held.trainer, pace)
+
+    def start(self) -> BatchPlan | None:
+        """The sizes that the user gave; ``None`` where nothing is held.
+
+        Raises:
+            LoaderError: the batch size of a loader cannot be changed.
+        """
+        if self._held is None:
+            return None
+        trainer = self._held.trainer
+        size = self._resizer.original_size(training_loaders(trainer)[0])
+        return BatchPlan(size, self._held.own_accumulation, trainer.world_size)
+
+    def bounds(self, max_local_size: int | None) -> Bounds:
+        """What the loaders allow; nothing bounds what is not held.
+
+        Raises:
+            LoaderError: the batch size of a loader cannot be changed.
+        """
+        if self._held is None:
+            return Bounds()
+        loaders = training_loaders(self._held.trainer)
+        sizes = [self._resizer.original_size(loader) for loader in loaders]
+        return bounds(self._held.trainer, loaders, sizes, max_local_size)
+
+    def prepare_before_start(self) -> None:
+        """Before the first epoch of a fit: loaders that have another size are prepared again."""
+        if self._held is not None and self._is_stale(self._held.trainer):
+            trainer_facts.forget_training_loaders(self._held.trainer)
+
+    def prepare_between_epochs(self) -> None:
+        """Loaders that have another size are prepared again before the next epoch."""
+        if self._held is not None and self._is_stale(self._held.trainer):
+            self._resizer.reload_next_epoch()
+
+    def _is_stale(self, trainer: L.Trainer) -> bool:
+        first = training_loaders(trainer)[0]
+        return local_size(first) != self._resizer.wanted_size(first)
+
+    def settle(self) -> None:
+        """The loaders of an epoch are prepared: the trainer has its own reload setting again."""
+        self._resizer.settle()
