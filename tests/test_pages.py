@@ -15,6 +15,7 @@ from lightning_noise import Decision, GradientNoiseScale, Key, NoiseEstimate
 from lightning_noise.core.moments import from_contributions
 from lightning_noise.probes.examples import registry
 from testing import toys
+from testing.contract import holds
 from testing.launch import ROOT
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -284,3 +285,8 @@ def test_the_policy_of_extending_grows_to_half_of_the_lower_end(run):
     assert policy(seen, 150.0) == Decision(150, "keep: b_simple may be as low as 300")
     young = seen._replace(n_eff=9.0)
     assert policy(young, 64.0) == Decision(64, "keep: too few steps are measured")
+
+
+def test_the_probe_of_the_page_keeps_the_contract(run):
+    pairs = run(EXTENDING)["Pairs"]
+    holds(lambda module: pairs())

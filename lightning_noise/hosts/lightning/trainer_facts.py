@@ -11,6 +11,7 @@ from torch.utils.data import DistributedSampler, IterableDataset
 
 from lightning_noise.hosts.distributed import sum_over_ranks
 from lightning_noise.hosts.lightning.loader_facts import order_cautions
+from lightning_noise.hosts.lightning.strategies import NoiseStrategyMixin
 from lightning_noise.hosts.lightning.two_packages import either
 from lightning_noise.measure.batches import leaves
 from lightning_noise.probes.examples import uses_batch_statistics
@@ -23,6 +24,7 @@ def setup_of(trainer: L.Trainer) -> Setup:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
         if isinstance(callback, either(GradientAccumulationScheduler)):
             counts = list(callback.scheduling.values())  # always has one for epoch 0
+    strategy = trainer.strategy
     return Setup(
         ranks=trainer.world_size,
         rank=trainer.global_rank,
@@ -30,7 +32,7 @@ def setup_of(trainer: L.Trainer) -> Setup:
         accumulation=min(counts),
         most_accumulation=max(counts),
         manual=not trainer.lightning_module.automatic_optimization,
-        tap=getattr(trainer.strategy, "noise_tap", None),  # a NoiseStrategyMixin owns one
+        tap=strategy.noise_tap if isinstance(strategy, NoiseStrategyMixin) else None,
         seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         forward_context=trainer.precision_plugin.train_step_context,
     )
