@@ -1,11 +1,12 @@
-"""The critical batch size of a small network on handwritten digits, measured: SGD, momentum and Nesterov momentum.
+"""The critical batch size of a small network on handwritten digits, for three optimizers.
 
-    python examples/study_digits.py            # five minutes on two cores; after a stop the same command goes on
-    python examples/study_digits.py --quick    # seconds: to see that all works
+    python examples/study_digits.py            # five minutes on two cores; continues after a stop
+    python examples/study_digits.py --quick    # seconds: to check that everything works
 
-Each optimizer is a study of its own: at eight batch sizes the learning rate is searched, the best one is run again with fresh
-seeds, and S(B) = S_min (1 + B_crit/B) is fitted to the steps. Two goals are read from the same runs: an easy one, early in
-training, and a hard one. The data are scikit-learn's bundled digits: nothing is downloaded.
+SGD, momentum and Nesterov momentum are a study each: at eight batch sizes the learning rate is
+searched, the best one is run again with fresh seeds, and S(B) = S_min (1 + B_crit/B) is fitted to
+the steps. Two goals are read from the same runs: an easy one, early in training, and a hard one.
+The data are scikit-learn's bundled digits: nothing is downloaded.
 """
 
 import argparse
@@ -18,7 +19,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from lightning_noise.study import BatchSizeStudy, Budget, CentredLearningRate, Goal, run_all
+from lightning_noise.study import (
+    BatchSizeStudy,
+    Budget,
+    CentredLearningRate,
+    Goal,
+    Search,
+    Workers,
+    run_all,
+)
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
 OPTIMIZERS = {  # its arguments, and the best learning rate of a large batch, roughly
@@ -27,6 +36,18 @@ OPTIMIZERS = {  # its arguments, and the best learning rate of a large batch, ro
     "Nesterov": ({"momentum": 0.9, "nesterov": True}, 0.4),
 }
 TARGETS = {"early": 1.0, "late": 0.25}
+FULL = {
+    "batch_sizes": SIZES,
+    "search": Search(trials=32, refine=8, seeds=8),
+    "budget": Budget(examples=100_000, steps=1_500),
+    "workers": Workers(count=2),
+}
+QUICK = {
+    "batch_sizes": SIZES[4:8],
+    "search": Search(trials=2, seeds=1),
+    "budget": Budget(examples=20_000, steps=1_500),
+    "workers": Workers(count=0),
+}
 
 
 class DigitsMLP(L.LightningModule):
@@ -45,7 +66,12 @@ class DigitsMLP(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         chosen = self.hparams
-        return torch.optim.SGD(self.parameters(), lr=chosen.learning_rate, momentum=chosen.momentum, nesterov=chosen.nesterov)
+        return torch.optim.SGD(
+            self.parameters(),
+            lr=chosen.learning_rate,
+            momentum=chosen.momentum,
+            nesterov=chosen.nesterov,
+        )
 
 
 def make_module(fixed: dict[str, object], searched: dict[str, float]) -> L.LightningModule:
@@ -53,13 +79,16 @@ def make_module(fixed: dict[str, object], searched: dict[str, float]) -> L.Light
 
 
 def make_data(global_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
-    """1437 images to train on, 360 to validate on, always the same; ``seed`` orders the training images."""
+    """1437 images to train on and 360 to validate on, always the same.
+
+    ``seed`` orders the training images.
+    """
     digits = load_digits()
     images = torch.tensor(digits.data, dtype=torch.float32) / 16
     labels = torch.tensor(digits.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     train = TensorDataset(images[order[:1437]], labels[order[:1437]])
-    # whole batches are taken out of the tensors at once, which is much faster than example by example
+    # whole batches are taken out of the tensors at once: much faster than example by example
     shuffled = RandomSampler(train, generator=torch.Generator().manual_seed(seed))
     batches = BatchSampler(shuffled, global_size, drop_last=True)
     val = DataLoader(TensorDataset(images[order[1437:]], labels[order[1437:]]), batch_size=360)
@@ -67,35 +96,37 @@ def make_data(global_size: int, seed: int) -> tuple[DataLoader, DataLoader]:
 
 
 def make_study(quick: bool = False) -> list[BatchSizeStudy]:
-    """One study an optimizer; ``quick`` has few runs of few steps, which show nothing but that it works."""
+    """One study per optimizer; ``quick`` has few short runs, which show only that it works."""
+    settings = QUICK if quick else FULL
     studies = []
     for name, (fixed, eps_max) in OPTIMIZERS.items():
-        studies.append(
-            BatchSizeStudy(
-                make_module=partial(make_module, fixed),
-                make_data=make_data,
-                goal=[Goal(metric="val_loss", target=target, name=f"{name}, {when}") for when, target in TARGETS.items()],
-                batch_sizes=SIZES[4:8] if quick else SIZES,
-                search_space={"learning_rate": CentredLearningRate(eps_max=eps_max, b=32, spread=2 if quick else 6)},
-                trials=2 if quick else 32,
-                refine=0 if quick else 8,
-                seeds=1 if quick else 8,
-                budget=Budget(examples=20_000 if quick else 100_000, steps=1_500),
-                storage="runs/study_digits.journal",
-                name=name + (", quick" if quick else ""),
-                validate_every=100,
-                noise_scale={"probe": "examples"},
-                workers=0 if quick else 2,
-            )
+        goals = []
+        for when, target in TARGETS.items():
+            goals.append(Goal(metric="val_loss", target=target, name=f"{name}, {when}"))
+        rates = CentredLearningRate(eps_max=eps_max, b=32, spread=2 if quick else 6)
+        study = BatchSizeStudy(
+            make_module=partial(make_module, fixed),
+            make_data=make_data,
+            goal=goals,
+            search_space={"learning_rate": rates},
+            storage="runs/study_digits.journal",
+            name=f"{name}, quick" if quick else name,
+            validate_every=100,
+            noise_scale={"probe": "examples"},
+            **settings,
         )
+        studies.append(study)
     return studies[:1] if quick else studies
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--quick", action="store_true", help="a few small runs")
-    parser.add_argument("--out", type=Path, default=Path("runs/study_digits"), help="folder for all that is written")
-    parser.add_argument("--figures", action="store_true", help="also draws them (needs matplotlib)")
+    out = "folder for everything that is written"
+    parser.add_argument("--out", type=Path, default=Path("runs/study_digits"), help=out)
+    drawn = "also draw the figures (needs matplotlib)"
+    parser.add_argument("--figures", action="store_true", help=drawn)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     result = run_all(make_study(args.quick), storage=args.out / "study_digits.journal")

@@ -9,22 +9,26 @@ from typing import Any
 import lightning_noise
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.draw import draw_all
+from lightning_noise.report.errors import NoMatplotlibError, TableError
 from lightning_noise.report.fit_text import describe
 from lightning_noise.report.table import as_runs, goals, read_table
 
 
 class UsageError(Exception):
-    """What the user of the command can mend; an error inside a study keeps its traceback."""
+    """What the user of the command can mend."""
+
+
+# Every other error is a bug, of the study or of this package, and keeps its traceback.
+EXPECTED = (UsageError, TableError, NoMatplotlibError)
 
 
 def _study(args: argparse.Namespace) -> int:
-    """Runs a study file, stores its table and says what it found."""
-    try:
-        from lightning_noise.study import StorageError, StudyFileError, run_file  # needs Optuna, the other commands do not
+    """Runs a study file, stores its table and reports what it found."""
+    try:  # needs Optuna, which the other commands do not
+        from lightning_noise.study import StorageError, StudyFileError, run_file
     except ImportError as error:
-        raise UsageError(
-            f"a study needs more packages ({error.__cause__ or error}): pip install 'lightning-noise[study]'"
-        ) from error
+        needs = f"a study needs more packages ({error.__cause__ or error})"
+        raise UsageError(f"{needs}: pip install 'lightning-noise[study]'") from error
     if not args.file.is_file():
         raise UsageError(f"there is no study file {args.file}")
     try:
@@ -38,35 +42,51 @@ def _study(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from error
     table = args.csv or Path(args.file.stem).with_suffix(".csv")
     result.to_csv(table)
-    _say(f"{result.summary()}\ntable: {table}")
+    _print(f"{result.summary()}\ntable: {table}")
     return 0
 
 
 def _fit(args: argparse.Namespace) -> int:
-    """Says the critical batch size of every goal in a table; 1 where there is one that cannot be said."""
-    rows = as_runs(read_table(args.table, needs=("global_size", "steps")))
-    curves = [steps_curve(rows, goal, confidence=args.confidence) for goal in _wanted(rows, args.goal)]
+    """Reports the critical batch size of every goal in a table; 1 where one has no fit."""
+    rows = _rows(args.table)
+    wanted = _wanted(rows, args.goal)
+    curves = [steps_curve(rows, goal, confidence=args.confidence) for goal in wanted]
     for curve in curves:
-        _say(describe(curve))
+        _print(describe(curve))
     return int(any(curve.fit is None for curve in curves))
 
 
 def _plot(args: argparse.Namespace) -> int:
     """Draws every figure that a table has numbers for."""
-    rows = as_runs(read_table(args.table, needs=("global_size", "steps")))
-    for path in draw_all(rows, args.out, _wanted(rows, args.goal), confidence=args.confidence, kind=args.format):
-        _say(str(path))
+    rows = _rows(args.table)
+    wanted = _wanted(rows, args.goal)
+    options = {"confidence": args.confidence, "kind": args.format}
+    try:
+        for path in draw_all(rows, args.out, wanted, **options):
+            _print(str(path))
+    except OSError as error:
+        raise UsageError(str(error)) from error
     return 0
+
+
+def _rows(table: Path) -> list[dict[str, Any]]:
+    try:
+        return as_runs(read_table(table, needs=("global_size", "steps")))
+    except OSError as error:
+        raise UsageError(str(error)) from error
 
 
 def _wanted(rows: Sequence[dict[str, Any]], goal: str | None) -> list[str]:
     names = goals(rows)
-    if goal is not None and goal not in names:
-        raise ValueError(f"--goal must be one of {', '.join(map(repr, names))}, got {goal!r}")
-    return names if goal is None else [goal]
+    if goal is None:
+        return names
+    if goal not in names:
+        listed = ", ".join(map(repr, names))
+        raise UsageError(f"--goal must be one of {listed}, got {goal!r}")
+    return [goal]
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
@@ -78,42 +98,56 @@ def _share(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lightning-noise", description="How large a batch is worth it?")
+    question = "How large a batch size pays off?"
+    parser = argparse.ArgumentParser(prog="lightning-noise", description=question)
     version = f"%(prog)s {lightning_noise.__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    study = commands.add_parser("study", help="run a study of the batch size and store its table")
-    study.add_argument("file", type=Path, help="Python file that defines make_study(quick) or study = BatchSizeStudy(...)")
-    study.add_argument("--quick", action="store_true", help="a few small runs, to see that all works")
-    study.add_argument("--storage", help="Optuna storage URL or journal file, instead of the study's own")
-    study.add_argument(
-        "--accept-changes",
-        action="store_true",
-        help="keep stored runs although the code or options they were made with have changed",
-    )
-    study.add_argument("--csv", type=Path, help="where to store the table (default: the file's name with .csv, in this folder)")
-    study.set_defaults(run=_study, expected=UsageError)
-
+    _add_study(commands.add_parser("study", help="run a study and store its table"))
     fit = commands.add_parser("fit", help="the critical batch size from a table of steps")
     plot = commands.add_parser("plot", help="the figures of a table")
-    for command in (fit, plot):
-        command.add_argument("table", type=Path, help="CSV with columns global_size and steps; or a study's whole table")
-        command.add_argument("--goal", help="one goal of the table (default: all)")
-        command.add_argument("--confidence", type=_share, default=0.95, help="of the intervals (default: 0.95)")
-    fit.set_defaults(run=_fit, expected=(ValueError, OSError))
-    plot.add_argument("--out", type=Path, default=Path(), help="folder for the figures (default: this one)")
-    plot.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="default: png")
-    plot.set_defaults(run=_plot, expected=(ValueError, OSError, ImportError))
+    _add_table(fit)
+    _add_table(plot)
+    fit.set_defaults(run=_fit)
+    folder = "folder for the figures (default: this one)"
+    plot.add_argument("--out", type=Path, default=Path(), help=folder)
+    kinds = ("png", "pdf", "svg")
+    plot.add_argument("--format", choices=kinds, default="png", help="default: png")
+    plot.set_defaults(run=_plot)
     return parser
 
 
+def _add_study(study: argparse.ArgumentParser) -> None:
+    file = "Python file that defines make_study(quick) or study = BatchSizeStudy(...)"
+    quick = "a few small runs, to check that everything works"
+    storage = "Optuna storage URL or journal file, instead of the study's own"
+    accept = "keep stored runs although the code or options they were made with have changed"
+    table = "where to store the table (default: the file's name with .csv, in this folder)"
+    study.add_argument("file", type=Path, help=file)
+    study.add_argument("--quick", action="store_true", help=quick)
+    study.add_argument("--storage", help=storage)
+    study.add_argument("--accept-changes", action="store_true", help=accept)
+    study.add_argument("--csv", type=Path, help=table)
+    study.set_defaults(run=_study)
+
+
+def _add_table(command: argparse.ArgumentParser) -> None:
+    table = "CSV with columns global_size and steps; or a study's whole table"
+    confidence = "of the intervals (default: 0.95)"
+    command.add_argument("table", type=Path, help=table)
+    command.add_argument("--goal", help="one goal of the table (default: all)")
+    command.add_argument("--confidence", type=_share, default=0.95, help=confidence)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 where a fit is refused, 2 where the input is wrong."""
+    """Runs a command and returns its exit status.
+
+    It is 0, 1 where a fit is refused, or 2 where the input is wrong.
+    """
     args = _parser().parse_args(argv)
     try:
         status: int = args.run(args)
-    except args.expected as error:
+    except EXPECTED as error:
         sys.stderr.write(f"lightning-noise: {error}\n")
         return 2
     return status

@@ -1,13 +1,14 @@
-"""A study that takes milliseconds a run: linear regression with label noise, by plain SGD."""
+"""A study that takes milliseconds per run: linear regression with label noise, by plain SGD."""
 
 import lightning as L
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_noise.study import BatchSizeStudy, Budget, Goal, LogUniform
+from lightning_noise.study import BatchSizeStudy, Budget, Goal, LogUniform, Search, Workers
 
 SIZES = (4, 8, 16, 32, 64)
+GOALS = (Goal(metric="val_loss", target=0.7), Goal(metric="val_loss", target=0.55))
 
 
 def make_data(global_size, seed):
@@ -16,8 +17,9 @@ def make_data(global_size, seed):
     x = torch.randn(512, 6, generator=source)
     y = x @ torch.linspace(-1, 1, 6) + torch.randn(512, generator=source)
     order = torch.Generator().manual_seed(seed)
-    train = DataLoader(TensorDataset(x, y), batch_size=global_size, shuffle=True, drop_last=True, generator=order)
-    return train, DataLoader(TensorDataset(x, y), batch_size=512)
+    data = TensorDataset(x, y)
+    train = DataLoader(data, global_size, shuffle=True, drop_last=True, generator=order)
+    return train, DataLoader(data, batch_size=512)
 
 
 class Body:
@@ -53,20 +55,22 @@ def make_module(parameters):
     return Regression(**parameters)
 
 
+SEARCH = Search(trials=6, seeds=2)
+
+
 def study(storage, **changes):
-    """Two goals, five sizes, a handful of trials."""
+    """Two goals, five sizes, a handful of trials, in this process."""
     arguments = {
         "make_module": make_module,
         "make_data": make_data,
-        "goal": [Goal(metric="val_loss", target=0.7), Goal(metric="val_loss", target=0.55)],
+        "goal": GOALS,
         "batch_sizes": SIZES,
         "search_space": {"learning_rate": LogUniform(0.01, 2.0)},
-        "trials": 6,
-        "seeds": 2,
+        "search": SEARCH,
         "budget": Budget(examples=4096, steps=200),
         "storage": storage,
         "validate_every": 32,
-        "workers": 0,
+        "workers": Workers(count=0),
         "progress": False,
     }
     return BatchSizeStudy(**{**arguments, **changes})

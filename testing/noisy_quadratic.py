@@ -1,4 +1,7 @@
-"""The noisy quadratic model as a Lightning module: an optimizer step moves the expected squares as one step of SGD does."""
+"""The noisy quadratic model as a Lightning module.
+
+An optimizer step moves the expected squares as one step of SGD does.
+"""
 
 import lightning as L
 import torch
@@ -6,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from testing.quadratic import CURVATURE
 
-PER_BATCH = 16  # optimizer steps between two readings of the loss, which are what a step costs in Lightning
+# optimizer steps between two readings of the loss, which are what a step costs in Lightning
+PER_BATCH = 16
 
 
 def make_data(global_size, seed):
@@ -14,7 +18,10 @@ def make_data(global_size, seed):
 
 
 class ExpectedLoss(L.LightningModule):
-    """E θ_i² for i = 1 … 1000 as the weights; its loss is the expected loss before the steps of the batch."""
+    """E θ_i² for i = 1 … 1000 as the weights.
+
+    Its loss is the expected loss before the steps of the batch.
+    """
 
     def __init__(self, learning_rate):
         super().__init__()
@@ -46,7 +53,8 @@ class Recursion(torch.optim.Optimizer):
     def step(self, closure=None):
         if closure is not None:
             closure()
-        self.param_groups[0]["params"][0].mul_(self.factor).add_(self.noise, alpha=1 / self.global_size)
+        squares = self.param_groups[0]["params"][0]
+        squares.mul_(self.factor).add_(self.noise, alpha=1 / self.global_size)
 
 
 def make_module(parameters):

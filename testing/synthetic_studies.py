@@ -1,8 +1,13 @@
-"""A study made up from a known law, with trials that end in every way: for tests of tables, numbers and figures."""
+"""A study made up from a known law, with trials that end in every way.
+
+For tests of tables, numbers and figures.
+"""
 
 import math
 import random
 from typing import Any
+
+from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED, RERUN, SEARCH
 
 B_CRIT, S_MIN, EPS_MAX = 300.0, 400.0, 1.2
 SIZES = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -17,10 +22,11 @@ def study(
     trials: int = 20,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Search trials over a factor 100 in the rate around a centre, then three reruns of each winner.
+    """Search trials over a factor 100 in the rate around a centre, then three reruns per winner.
 
-    The best rate is EPS_MAX / (1 + b_crit/B) as in McCandlish et al. 2018; at ``x`` times it a run takes (1 + ln² x) times the
-    steps there, diverges above 2.2 and is incomplete above 4 times the steps.
+    The best rate is EPS_MAX / (1 + b_crit/B) as in McCandlish et al. 2018; at ``x`` times it a run
+    takes (1 + ln² x) times the steps there, diverges above 2.2 and is incomplete above 4 times the
+    steps.
     """
     draw = random.Random(seed)
     rows = []
@@ -31,21 +37,33 @@ def study(
         for trial in range(trials):
             x = math.exp((trial + draw.random()) / trials * math.log(100) - math.log(30))
             steps = best_steps * (1 + math.log(x) ** 2) * math.exp(0.03 * draw.gauss(0, 1))
-            status = "diverged" if x > 2.2 else "reached" if steps < 4 * best_steps else "incomplete"
-            search.append(_row(goal, size, 0, trial, "search", x * best_rate, status, steps))
-        winner = min((row for row in search if row["status"] == "reached"), key=lambda row: row["steps"])
+            row = _row(goal, size, 0, trial, SEARCH, x * best_rate)
+            search.append(_ended(row, _status(x, steps / best_steps), steps))
+        reached = [row for row in search if row["status"] == REACHED]
+        winner = min(reached, key=lambda row: row["steps"])
         winner["best"] = True
         winner["boundary"] = size == sizes[-1]
         rows += search
         for rerun in range(3):
             steps = best_steps * math.exp(0.05 * draw.gauss(0, 1))
-            status = "incomplete" if (size, rerun) == (sizes[0], 0) else "reached"
-            rows.append(_row(goal, size, 1000 + rerun, winner["trial"], "rerun", winner["learning_rate"], status, steps))
+            missed = (size, rerun) == (sizes[0], 0)
+            status = INCOMPLETE if missed else REACHED
+            seed_of_run = 1000 + rerun
+            row = _row(goal, size, seed_of_run, winner["trial"], RERUN, winner["learning_rate"])
+            rows.append(_ended(row, status, steps))
     return rows
 
 
-def _row(goal: str, size: int, seed: int, trial: int, phase: str, rate: float, status: str, steps: float) -> dict[str, Any]:
-    reached = status == "reached"
+def _status(x: float, excess: float) -> str:
+    if x > 2.2:
+        return DIVERGED
+    return REACHED if excess < 4 else INCOMPLETE
+
+
+BEST_VALUES = {REACHED: 0.03, INCOMPLETE: 0.08, DIVERGED: None}
+
+
+def _row(goal: str, size: int, seed: int, trial: int, phase: str, rate: float) -> dict[str, Any]:
     return {
         "goal": goal,
         "global_size": size,
@@ -54,10 +72,17 @@ def _row(goal: str, size: int, seed: int, trial: int, phase: str, rate: float, s
         "phase": phase,
         "learning_rate": rate,
         "param_momentum": 0.9,
+    }
+
+
+def _ended(row: dict[str, Any], status: str, steps: float) -> dict[str, Any]:
+    taken = float(math.ceil(steps)) if status == REACHED else None
+    return {
+        **row,
         "status": status,
-        "steps": float(math.ceil(steps)) if reached else None,
-        "examples": float(math.ceil(steps) * size) if reached else None,
-        "best_value": None if status == "diverged" else 0.03 if reached else 0.08,
+        "steps": taken,
+        "examples": None if taken is None else taken * row["global_size"],
+        "best_value": BEST_VALUES[status],
         "best": False,
         "boundary": False,
     }

@@ -31,7 +31,7 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "lightning_noise.probes",
         "lightning_noise.measure",
     },
-    "report": {"matplotlib", "lightning_noise.core"},
+    "report": {"matplotlib", "lightning_noise.core", "lightning_noise.say"},
     "study": {
         "torch",
         "lightning",

@@ -1,1 +1,4 @@
-"""What a study found, as numbers and as figures. Reads tables of trials, never a Trainer; matplotlib in ``figures`` alone."""
+"""What a study found, as numbers, text and figures.
+
+Reads tables of runs, never a Trainer; only ``figures`` and ``axes`` use matplotlib.
+"""

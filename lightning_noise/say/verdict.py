@@ -7,6 +7,7 @@ from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.say.words import number as number
 
 WHILE_HIGH = "while the learning rate was at least a third of its peak"
 
@@ -196,17 +197,3 @@ def _until_resolved(average: RunningAverage) -> str:
     if wait > window:
         return f"that takes an average over about {number(wait)} steps like these: raise decay, or use larger batches"
     return f"about {number(wait)} steps like these resolve it" if wait > average.n_eff else "a few more steps may resolve it"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, without an exponent from 0.001 to a billion.
-
-    >>> number(1234.5), number(0.01234), number(97.0), number(3.0), number(2e12)
-    ('1230', '0.0123', '97', '3', '2e+12')
-    """
-    if value is None:
-        return "unbounded"
-    if value != 0 and not 1e-3 <= abs(value) < 1e9:
-        return f"{value:.3g}"
-    text = f"{float(f'{value:.3g}'):f}"
-    return text.rstrip("0").rstrip(".")

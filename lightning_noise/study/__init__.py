@@ -1,16 +1,40 @@
-"""Studies of the critical batch size by experiment. Needs the extra ``study`` (Optuna)."""
+"""Studies of the critical batch size by experiment. Needs the extra ``study`` (Optuna).
 
-try:
+Names are imported on first use: what a goal or a search is costs neither Optuna nor Lightning.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
     from lightning_noise.study.errors import StorageError
     from lightning_noise.study.goal import Budget, Goal
     from lightning_noise.study.loading import StudyFileError
     from lightning_noise.study.result import Comparison, StudyResult
-    from lightning_noise.study.run_file import run_all, run_file
     from lightning_noise.study.runner import TrialError
+    from lightning_noise.study.running import run_all, run_file
+    from lightning_noise.study.settings import Search, Workers
     from lightning_noise.study.space import CentredLearningRate, Choice, LogUniform, Uniform
     from lightning_noise.study.study import BatchSizeStudy
-except ModuleNotFoundError as error:
-    raise ImportError(f"lightning_noise.study needs more packages ({error}): pip install 'lightning-noise[study]'") from error
+
+_ROOMS = {
+    "BatchSizeStudy": "study",
+    "Budget": "goal",
+    "CentredLearningRate": "space",
+    "Choice": "space",
+    "Comparison": "result",
+    "Goal": "goal",
+    "LogUniform": "space",
+    "Search": "settings",
+    "StorageError": "errors",
+    "StudyFileError": "loading",
+    "StudyResult": "result",
+    "TrialError": "runner",
+    "Uniform": "space",
+    "Workers": "settings",
+    "run_all": "running",
+    "run_file": "running",
+}
 
 __all__ = [
     "BatchSizeStudy",
@@ -20,11 +44,29 @@ __all__ = [
     "Comparison",
     "Goal",
     "LogUniform",
+    "Search",
     "StorageError",
     "StudyFileError",
     "StudyResult",
     "TrialError",
     "Uniform",
+    "Workers",
     "run_all",
     "run_file",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from its room."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        room = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
+    except ModuleNotFoundError as error:
+        needs = f"lightning_noise.study needs more packages ({error})"
+        raise ImportError(f"{needs}: pip install 'lightning-noise[study]'") from error
+    return getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,79 +1,72 @@
-"""Steps at every batch size from the reruns of a goal, and what speaks against them."""
+"""Steps at every batch size from the reruns of a goal, and the reasons to distrust them."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from lightning_noise.report.curves import steps_by_size
-from lightning_noise.report.fit_text import count
-from lightning_noise.say.verdict import number
-from lightning_noise.study.rows import Row
-from lightning_noise.study.trial import RERUN
+from lightning_noise.report.runs import Run, at_size, steps_by_size
+from lightning_noise.report.terms import INCOMPLETE
+from lightning_noise.say.words import count, number
 
 
-def measured(rows: Sequence[Row]) -> dict[float, float]:
-    """Size → steps of the reruns of one goal."""
-    return steps_by_size(row for found in _reruns(rows).values() for row in found)
+def measured(runs: Sequence[Run]) -> dict[float, float]:
+    """Batch size → steps of the reruns of one goal."""
+    return steps_by_size(run for run in runs if run.is_rerun)
 
 
-def doubts(rows: Sequence[Row]) -> list[str]:
+def doubts(runs: Sequence[Run]) -> list[str]:
     """What is wrong with the runs of one goal, and what to do about it."""
-    reruns = _reruns(rows)
-    found = [text for size, runs in reruns.items() for text in _of_size(size, runs)]
-    return [*found, *_at_budget(reruns), *_on_boundary(rows)]
+    reruns = [run for run in runs if run.is_rerun]
+    by_size = {}
+    for size in dict.fromkeys(run.global_size for run in runs):
+        by_size[size] = at_size(reruns, size)
+    found = [text for size, here in by_size.items() for text in _of_size(size, here)]
+    return [*found, *_at_budget(by_size), *_on_boundary(runs)]
 
 
-def _reruns(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    runs: dict[float, list[Row]] = {row["global_size"]: [] for row in rows}
-    for row in rows:
-        if row["phase"] == RERUN:
-            runs[row["global_size"]].append(row)
-    return runs
-
-
-def _of_size(size: float, runs: Sequence[Row]) -> list[str]:
-    reached = sum(row["status"] == "reached" for row in runs)
-    tried = f"{reached} of {count(len(runs), 'rerun')} of the winner"
-    told = f"at global size {size}, {tried} reached it"
-    if not runs:
+def _of_size(size: float, reruns: Sequence[Run]) -> list[str]:
+    if not reruns:
         fix = "raise the budget or `trials`, or search another range"
         return [f"no trial reached it at global size {size}: {fix}"]
-    if 2 * reached <= len(runs):
-        return [f"{told}, so the size is left out. {_unsafe(runs[0])}"]
-    if reached < len(runs):
-        return [f"{told}, so its steps are the median over all of them"]
+    reached = sum(run.reached for run in reruns)
+    tried = f"{reached} of {count(len(reruns), 'rerun')} of the winner"
+    text = f"at global size {size}, {tried} reached it"
+    if 2 * reached <= len(reruns):
+        return [f"{text}, so the size is left out. {_unsafe(reruns[0])}"]
+    if reached < len(reruns):
+        return [f"{text}, so its steps are the median over all of them"]
     return []
 
 
-def _unsafe(run: Row) -> str:
+def _unsafe(run: Run) -> str:
     """The quickest of many trials is often a lucky one near the edge of stability."""
-    rate: Any = run.get("learning_rate")
-    if rate is None:
-        return "Its winner may have been a lucky run: search another range, or raise the budget"
+    if run.learning_rate is None:
+        fix = "search another range, or raise the budget"
+        return f"Its winner may have been a lucky run: {fix}"
+    rate = number(run.learning_rate)
     return (
-        f"Its winner may have been a lucky run at too high a learning rate ({number(rate)}): lower "
-        "the upper end of the range below it, or raise the budget"
+        f"Its winner may have been a lucky run at too high a learning rate ({rate}): lower the "
+        "upper end of the range below it, or raise the budget"
     )
 
 
-def _at_budget(reruns: dict[float, list[Row]]) -> list[str]:
+def _at_budget(by_size: dict[float, list[Run]]) -> list[str]:
     """Reruns that were cut off: the steps that they would have taken are missing from the fit."""
     found = []
-    for size, runs in reruns.items():
-        late = [row for row in runs if row["status"] == "incomplete" and not row.get("pruned")]
+    for size, reruns in by_size.items():
+        late = [run for run in reruns if run.status == INCOMPLETE and not run.pruned]
         if late:
-            steps = late[0].get("budget_steps")
+            steps = late[0].budget_steps
             budget = "" if steps is None else f" (budget: {count(steps, 'step')})"
-            found.append(f"{len(late)} of {len(runs)} at global size {size}{budget}")
+            found.append(f"{len(late)} of {len(reruns)} at global size {size}{budget}")
     if not found:
         return []
     return [
-        f"reruns ended at the budget before they reached it, which biases the fit: "
+        "reruns ended at the budget before they reached it, which biases the fit: "
         f"{', '.join(found)}. Raise Budget(steps=..., examples=...) and run under another name"
     ]
 
 
-def _on_boundary(rows: Sequence[Row]) -> list[str]:
-    sizes = [row["global_size"] for row in rows if row["best"] and row["boundary"]]
+def _on_boundary(runs: Sequence[Run]) -> list[str]:
+    sizes = [run.global_size for run in runs if run.best and run.boundary]
     if not sizes:
         return []
     where = f"at global size {', '.join(map(str, sizes))}"

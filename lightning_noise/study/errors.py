@@ -2,4 +2,4 @@
 
 
 class StorageError(RuntimeError):
-    """The storage cannot be used for this study, or is in use."""
+    """The storage cannot be used for this study, or is in use by another process."""

@@ -1,4 +1,4 @@
-"""What decides the result of a run beside a study's settings: the code and the options it uses."""
+"""What decides the result of a run besides a study's settings: the code and options it uses."""
 
 import difflib
 import hashlib
@@ -17,7 +17,7 @@ Fingerprint = dict[str, dict[str, str]]
 def fingerprint(parts: Mapping[str, Any]) -> Fingerprint:
     """Part (``make_module``, …) → name of a definition → its text, bounded.
 
-    Of a text beyond the bound the rest counts by its hash.
+    The rest of a text beyond the bound counts by its hash.
     """
     return {part: _bounded(definitions(value)) for part, value in parts.items()}
 
@@ -50,9 +50,11 @@ def difference(stored: Fingerprint, present: Fingerprint) -> str:
     for part in changed(stored, present):
         before, now = stored.get(part, {}), present.get(part, {})
         for name in dict.fromkeys([*before, *now]):
-            if before.get(name) != now.get(name):
-                title = f"{part}, {name}" if name else part
-                lines += [f"{title} (- stored, + now):", *_diff(before.get(name), now.get(name))]
+            if before.get(name) == now.get(name):
+                continue
+            title = f"{part}, {name}" if name else part
+            lines.append(f"{title} (- stored, + now):")
+            lines += _diff(before.get(name), now.get(name))
     if len(lines) > SHOWN:
         lines = [*lines[:SHOWN], f"… and {len(lines) - SHOWN} more lines"]
     return "\n".join(lines)
@@ -62,5 +64,5 @@ def _diff(before: str | None, now: str | None) -> list[str]:
     stored = [] if before is None else before.splitlines()
     present = [] if now is None else now.splitlines()
     lines = list(difflib.unified_diff(stored, present, lineterm="", n=1))
-    # the first two lines name files, of which there are none
-    return [f"  {line}" for line in lines[2:] if not line.startswith("@@")]
+    content = lines[2:]  # the first two lines name files, of which there are none
+    return [f"  {line}" for line in content if line[:2] != "@@"]

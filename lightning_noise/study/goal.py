@@ -1,12 +1,14 @@
-"""What a run is trained for, how long it may take, and when a sequence of readings has reached it. Pure."""
+"""What a run is trained for, how long it may take, and when its readings have reached it. Pure."""
 
 import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import NamedTuple
 
-DIVERGED = 10.0  # times the way from the first reading to the target, in the wrong direction; for
-# a metric to be maximised, of the training loss, whose target is taken to be 0
+from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED
+
+FAR = 10.0  # times the way from the first reading to the target, in the wrong direction; for a
+# metric to be maximised, of the training loss, whose target is taken to be 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +16,13 @@ class Goal:
     """A value that a metric has to reach.
 
     Args:
-        metric: name under which the module logs it; ``"loss"`` with ``on="train"`` is what ``training_step`` returns.
+        metric: name under which the module logs it; ``"loss"`` with ``on="train"`` is what
+            ``training_step`` returns.
         target: the value to reach.
         mode: "min" where less is better, "max" where more is.
-        smoothing: the reading is averaged with exponential weights over about so many EXAMPLES, so that a small batch is
-            smoothed as much as a large one; it delays the crossing by about as many examples. 0: no smoothing.
+        smoothing: the reading is averaged with exponential weights over about this many EXAMPLES,
+            so that a small batch is smoothed as much as a large one; it delays the crossing by
+            about as many examples. 0: no smoothing.
         on: "train" (read after every optimizer step) or "validation" (read after every validation).
         name: for tables and figures; made from metric and target where it is empty.
 
@@ -39,17 +43,26 @@ class Goal:
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
             raise TypeError(f"metric must be the name of a logged metric, got {self.metric!r}.")
-        if isinstance(self.target, bool) or not isinstance(self.target, Real) or not math.isfinite(self.target):
+        if not _is_finite(self.target):
             raise ValueError(f"target must be a finite number, got {self.target!r}.")
-        object.__setattr__(self, "target", float(self.target))  # NumPy's numbers cannot be stored
+        # NumPy's numbers cannot be stored
+        object.__setattr__(self, "target", float(self.target))
         if self.mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' (less is better) or 'max', got {self.mode!r}.")
+            words = "'min' (less is better) or 'max'"
+            raise ValueError(f"mode must be {words}, got {self.mode!r}.")
         if self.on not in ("train", "validation"):
             raise ValueError(f"on must be 'train' or 'validation', got {self.on!r}.")
         if not isinstance(self.smoothing, (int, float)) or not 0 <= self.smoothing < math.inf:
-            raise ValueError(f"smoothing must be a number of examples >= 0, got {self.smoothing!r}. 0 does not smooth.")
+            rule = "a number of examples >= 0"
+            raise ValueError(f"smoothing must be {rule}, got {self.smoothing!r}. 0: no smoothing.")
         if not self.name:
-            object.__setattr__(self, "name", f"{self.metric} {'<=' if self.mode == 'min' else '>='} {self.target:g}")
+            relation = "<=" if self.mode == "min" else ">="
+            object.__setattr__(self, "name", f"{self.metric} {relation} {self.target:g}")
+
+
+def _is_finite(value: object) -> bool:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +81,25 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.steps is None and self.examples is None:
-            raise ValueError(
-                "Budget needs steps or examples, got neither. Give one, such as Budget(examples=100_000), or both."
-            )
+            fix = "Give one, such as Budget(examples=100_000), or both"
+            raise ValueError(f"Budget needs steps or examples, got neither. {fix}.")
         for name, value in (("steps", self.steps), ("examples", self.examples)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} of a Budget must be None or an int >= 1, got {value!r}.")
+            is_int = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and (not is_int or value < 1):
+                rule = "None or an int >= 1"
+                raise ValueError(f"{name} of a Budget must be {rule}, got {value!r}.")
 
     def steps_at(self, global_size: int) -> int:
-        """Optimizer steps that a run at ``global_size`` may take; 0 where the examples are fewer than one batch."""
-        allowed = [] if self.steps is None else [self.steps]
-        return min(allowed + ([] if self.examples is None else [self.examples // global_size]))
+        """Optimizer steps that a run at ``global_size`` may take.
+
+        It is 0 where the examples are fewer than one batch.
+        """
+        allowed = []
+        if self.steps is not None:
+            allowed.append(self.steps)
+        if self.examples is not None:
+            allowed.append(self.examples // global_size)
+        return min(allowed)
 
 
 class GoalOutcome(NamedTuple):
@@ -140,8 +161,9 @@ class GoalWatch:
         now = self._smooth(examples, self._sign * value)
         self._start = now if self._start is None else self._start
         if self._last is None and now <= self._target:
+            reading = f"{self._sign * now:.6g} at step {step:g}"
             raise ValueError(
-                f"the goal {self.goal.name!r} already holds in the first reading ({self._sign * now:.6g} at step {step:g}), so "
+                f"the goal {self.goal.name!r} already holds in the first reading ({reading}), so "
                 "no steps can be counted. Take a harder target, or validate more often."
             )
         self._best = now if self._best is None else min(self._best, now)
@@ -149,7 +171,7 @@ class GoalWatch:
             before, above = self._last
             self._crossing = before + (step - before) * (above - self._target) / (above - now)
         if self.goal.mode == "min":
-            far = self._start + DIVERGED * abs(self._start - self._target)
+            far = self._start + FAR * abs(self._start - self._target)
             self._diverged = self._crossing is None and now > far
         self._last = (step, now)
 
@@ -171,11 +193,12 @@ class GoalWatch:
         self._loss = now
         self._first_loss = now if self._first_loss is None else self._first_loss
         scale = abs(self._first_loss)
-        self._diverged = scale > 0 and now > self._first_loss + DIVERGED * scale
+        self._diverged = scale > 0 and now > self._first_loss + FAR * scale
 
     def _smooth(self, examples: float, value: float) -> float:
         passed, self._examples = examples - self._examples, examples
-        return self._blend(None if self._last is None else self._last[1], value, passed)
+        before = None if self._last is None else self._last[1]
+        return self._blend(before, value, passed)
 
     def _blend(self, before: float | None, value: float, passed: float) -> float:
         """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
@@ -186,5 +209,10 @@ class GoalWatch:
 
     def outcome(self) -> GoalOutcome:
         """What is known now."""
-        status = "reached" if self._crossing is not None else "diverged" if self._diverged else "incomplete"
-        return GoalOutcome(status, self._crossing, None if self._best is None else self._sign * self._best)
+        status = INCOMPLETE
+        if self._crossing is not None:
+            status = REACHED
+        elif self._diverged:
+            status = DIVERGED
+        best = None if self._best is None else self._sign * self._best
+        return GoalOutcome(status, self._crossing, best)

@@ -1,6 +1,6 @@
-"""The callback that reads the goals' metrics from a trainer and ends the run when nothing is left to find out."""
+"""The callback that reads the goals' metrics and ends a run when nothing is left to find out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from lightning_noise.hosts.lightning.two_packages import Callback
+from lightning_noise.report.terms import DIVERGED
 from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch
 
 
@@ -15,14 +16,22 @@ class WatchGoals(Callback):
     """Follows ``goals`` during ``fit``.
 
     Args:
-        goals: by their position in the study.
+        goals: to follow.
         global_size: examples in one optimizer step.
         early_stop: ends the run once every goal is reached or has diverged.
-        last_step: ends the run after it. The trainer's own ``max_steps`` stays the budget, which learning-rate schedules see.
+        last_step: ends the run after it. The trainer's own ``max_steps`` stays the budget, which
+            learning-rate schedules see.
     """
 
-    def __init__(self, goals: Mapping[int, Goal], global_size: int, *, early_stop: bool, last_step: int) -> None:
-        self.watches = {i: GoalWatch(goal) for i, goal in goals.items()}
+    def __init__(
+        self,
+        goals: Iterable[Goal],
+        global_size: int,
+        *,
+        early_stop: bool,
+        last_step: int,
+    ) -> None:
+        self.watches = {goal: GoalWatch(goal) for goal in goals}
         self.readings = 0
         self.stopped = False  # before the steps were used up, because nothing was left to find out
         self._global_size = global_size
@@ -31,17 +40,22 @@ class WatchGoals(Callback):
         self._losses: list[float] = []  # of the micro-batches of the present step
         self._steps = 0
 
-    def outcomes(self) -> dict[int, GoalOutcome]:
+    def outcomes(self) -> dict[Goal, GoalOutcome]:
         """What came of every goal."""
-        return {i: watch.outcome() for i, watch in self.watches.items()}
+        return {goal: watch.outcome() for goal, watch in self.watches.items()}
 
     @property
     def all_diverged(self) -> bool:
         """Whether no goal was reached and none can be."""
-        return all(outcome.status == "diverged" for outcome in self.outcomes().values())
+        return all(outcome.status == DIVERGED for outcome in self.outcomes().values())
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """A training reading belongs to the weights from before the step that it comes from."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -56,13 +70,15 @@ class WatchGoals(Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reads the validation metrics; of the sanity check too, which is the reading at step 0."""
+        """Reads the validation metrics, also those of the sanity check: the reading at step 0."""
         self._read(trainer, "validation", trainer.global_step)
         self._end_if_decided(trainer)
 
     def _read(self, trainer: L.Trainer, on: str, step: int) -> None:
-        # Lightning hands out the loss of a micro-batch divided by the number of micro-batches in a step
-        loss = fmean(self._losses) * trainer.accumulate_grad_batches if self._losses else None
+        # Lightning gives the loss of a micro-batch divided by their number in a step
+        loss = None
+        if self._losses:
+            loss = fmean(self._losses) * trainer.accumulate_grad_batches
         for watch in self.watches.values():
             examples = step * self._global_size
             if on == "train" and loss is not None:
@@ -75,14 +91,15 @@ class WatchGoals(Callback):
         if goal.on == "train" and goal.metric == "loss" and loss is not None:
             return loss
         if goal.metric not in trainer.callback_metrics:
-            raise ValueError(
-                f"the goal's metric {goal.metric!r} is not among the logged ones {sorted(trainer.callback_metrics)}. "
-                f"Log it in {'training_step' if goal.on == 'train' else 'validation_step'} under that name."
-            )
+            logged = sorted(trainer.callback_metrics)
+            step = "training_step" if goal.on == "train" else "validation_step"
+            fix = f"Log it in {step} under that name"
+            metric = f"the goal's metric {goal.metric!r}"
+            raise ValueError(f"{metric} is not among the logged ones {logged}. {fix}.")
         return float(trainer.callback_metrics[goal.metric])
 
     def _end_if_decided(self, trainer: L.Trainer) -> None:
-        diverged = self.all_diverged
-        if diverged or (self._early_stop and all(watch.decided for watch in self.watches.values())):
+        decided = all(watch.decided for watch in self.watches.values())
+        if self.all_diverged or (self._early_stop and decided):
             self.stopped = True
             trainer.should_stop = True

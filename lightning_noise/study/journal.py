@@ -1,4 +1,4 @@
-"""Optuna's journal files: one line of JSON for each thing that was written."""
+"""Optuna's journal files: one line of JSON per entry."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from lightning_noise.study.errors import StorageError
 
 
 def read(path: Path, *, writable: bool) -> JournalStorage:
-    """The storage in a journal file, which is made where there is none.
+    """The storage in a journal file, which is created where there is none.
 
     A process that was killed while it wrote may leave half a line, which would spoil the next one:
     it is cut off where the file can be written, and ignored where it cannot.
@@ -31,8 +31,8 @@ def read(path: Path, *, writable: bool) -> JournalStorage:
         return JournalStorage(JournalFileBackend(str(path)))
     except Exception as error:  # lines of JSON that Optuna did not write can fail in any way
         reason = f"{type(error).__name__}: {error}"
-        told = f"{path} holds no journal of Optuna's ({reason})"
-        raise StorageError(f"Give another storage: {told}.") from error
+        found = f"{path} holds no journal of Optuna's ({reason})"
+        raise StorageError(f"Give another storage: {found}.") from error
 
 
 def _check(path: Path, whole: bytes, rest: bytes) -> None:
@@ -54,7 +54,7 @@ def _damaged(path: Path, number: int) -> StorageError:
     if number == 1:
         return StorageError(
             f"Give another storage: {path} is no journal of Optuna's, or is damaged from its first "
-            "line on. A SQLite database is given as a URL, such as sqlite:///study.db."
+            "line on. Give a SQLite database as a URL, such as sqlite:///study.db."
         )
     return StorageError(
         f"storage {path} is damaged: line {number} is no entry of a journal. Restore the file, or "

@@ -1,4 +1,4 @@
-"""Studies that live in a Python file, which worker processes have to load in the same way."""
+"""Studies in a Python file, which worker processes have to load in the same way."""
 
 import hashlib
 import importlib.util
@@ -15,7 +15,9 @@ _loaded: dict[str, ModuleType] = {}
 
 
 def load(path: str | Path) -> ModuleType:
-    """The module of a Python file, under a name made from its path, so that its functions can be sent to worker processes.
+    """The module of a Python file.
+
+    It has a name made from its path, so that its functions can be sent to worker processes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -24,10 +26,12 @@ def load(path: str | Path) -> ModuleType:
     if not full.is_file():
         raise FileNotFoundError(f"there is no study file {path}.")
     if str(full) not in _loaded:
-        name = f"lightning_noise_study_{full.stem}_{hashlib.sha256(str(full).encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(str(full).encode()).hexdigest()[:8]
+        name = f"lightning_noise_study_{full.stem}_{digest}"
         spec = importlib.util.spec_from_file_location(name, full)
         if spec is None or spec.loader is None:
-            raise StudyFileError(f"study file {path} must be a Python file whose name ends in .py.")
+            rule = "must be a Python file whose name ends in .py"
+            raise StudyFileError(f"study file {path} {rule}.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:
@@ -40,5 +44,5 @@ def load(path: str | Path) -> ModuleType:
 
 
 def sources() -> list[str]:
-    """Every file loaded here."""
+    """Every file that was loaded here."""
     return list(_loaded)

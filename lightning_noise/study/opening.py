@@ -64,7 +64,7 @@ class Opened:
 
 @contextmanager
 def opened(storage: str | Path | BaseStorage | None, name: str) -> Iterator[Opened]:
-    """The storage of study ``name``, which no other process can run meanwhile.
+    """The storage of study ``name``, which no other process can run in the meantime.
 
     Raises:
         StorageError: it cannot be used or is damaged, or another process is running the study.
@@ -110,7 +110,7 @@ def _shared(stack: ExitStack, storage: BaseStorage, name: str) -> Opened:
         return Opened(storage, owner=stack.enter_context(owned(storage, name)))
     except StorageError:
         raise
-    except Exception as error:  # each kind of storage has errors of its own
+    except Exception as error:  # each kind of storage has its own errors
         obstacle = f"the storage cannot be written ({_in_short(error)})"
         return Opened(storage, obstacle=obstacle)
 
@@ -121,7 +121,7 @@ def _connected(url: str) -> BaseStorage:
         return get_storage(url)
     except ImportError as error:
         raise StorageError(f"Install the driver of storage {_shown(url)}: {error}") from error
-    except Exception:  # each driver has errors of its own
+    except Exception:  # each driver has its own errors
         time.sleep(1.0)
     try:
         return get_storage(url)
@@ -140,7 +140,7 @@ def _shown(url: str) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[str]:
-    """Locks a file of finished runs; gives what prevents writing to it, "" where nothing does.
+    """Locks a file of finished runs; yields what prevents writing to it, "" where nothing does.
 
     Raises:
         StorageError: another process has the lock; or there is no file and none can be made.
@@ -168,11 +168,16 @@ def _locked(path: Path) -> Iterator[str]:
 
 
 def _obstacle(path: Path, lock: Path) -> str:
-    """What prevents writing: asked of the system, since an old lock file that cannot be opened
-    looks to ``filelock`` like one that is held."""
+    """What prevents writing, according to the system.
+
+    To ``filelock`` an old lock file that cannot be opened looks like one that is held.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for file in (lock, *([path] if path.exists() else [])):
+        files = [lock]
+        if path.exists():
+            files.append(path)
+        for file in files:
             with file.open("ab"):
                 pass
     except OSError as error:

@@ -1,9 +1,9 @@
 """One process per study on a storage that several can reach at once, such as a database.
 
-Optuna's storages have no compare-and-set, so it is Fischer's algorithm: write a name, wait, and go
-on if the name still stands there. While the study runs, a thread counts up a number beside the
-name. Another process that watches the number stand still takes the place of a killed owner; clocks
-of different machines are never compared.
+Optuna's storages have no compare-and-set, so it is Fischer's algorithm: write a name, wait, and
+continue if the name is still there. While the study runs, a thread increments a number beside the
+name. Another process that sees the number stand still takes the place of a killed owner; clocks of
+different machines are never compared.
 """
 
 import logging
@@ -22,7 +22,7 @@ from optuna.storages import BaseStorage
 from lightning_noise.study.errors import StorageError
 from lightning_noise.study.space import quiet
 
-BEAT = 5.0  # seconds between two signs of life
+BEAT = 5.0  # seconds between two heartbeats
 SILENCE = 20.0  # seconds without one after which an owner counts as dead
 SETTLE = 1.0  # longer than a write takes to be seen by others
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class Owner:
-    """This process as the owner of study ``name``, as an attribute of an Optuna study of its own.
+    """This process as the owner of study ``name``: an attribute of a separate Optuna study.
 
     Raises:
         StorageError: another process runs the study.
@@ -41,7 +41,7 @@ class Owner:
             self._record = optuna.create_study(
                 storage=storage,
                 study_name=f"{name}/owner",
-                load_if_exists=True,  # also where another process makes it at this moment
+                load_if_exists=True,  # also where another process creates it at this moment
             )
         self._name = name
         self._token = uuid.uuid4().hex
@@ -56,7 +56,7 @@ class Owner:
         self._thread.start()
 
     def check(self) -> None:
-        """Refuses to go on where another process has become the owner."""
+        """Refuses to continue where another process has become the owner."""
         found = self._read()
         if self._lost or found.get("token") != self._token:
             self._lost = True

@@ -10,7 +10,10 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 
 def wanted(progress: bool | None) -> bool:
-    """Whether to show a bar: as told, else on a terminal and not in continuous integration (``CI`` in the environment)."""
+    """Whether to show a bar.
+
+    With None: on a terminal, and not in continuous integration (``CI`` in the environment).
+    """
     if progress is not None:
         return progress
     return sys.stderr.isatty() and not os.environ.get("CI")
@@ -36,7 +39,7 @@ class Bar:
 def bar(name: str, done: int, expected: int, *, progress: bool | None) -> Iterator[Bar]:
     """The bar of study ``name``, of which ``done`` runs were found in the storage.
 
-    It is closed after the context.
+    It is closed at the end of the context.
     """
     if not wanted(progress):
         yield Bar(None)

@@ -1,4 +1,7 @@
-"""Runs tasks in worker processes, or in this one. A worker that dies is replaced and its task done again."""
+"""Runs tasks in worker processes, or in this one.
+
+A worker that dies is replaced, and its task is done again.
+"""
 
 import io
 import os
@@ -14,7 +17,8 @@ from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
 from lightning_noise.study.loading import load, sources
-from lightning_noise.study.trial import Outcome, Recipe, Task, run
+from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
+from lightning_noise.study.trial import run
 
 PATIENCE = 10.0  # seconds that an idle worker has to end by itself
 ATTEMPTS = 3  # a task that has killed so many workers is not tried again
@@ -25,11 +29,11 @@ class TrialError(RuntimeError):
 
 
 class Runner(Protocol):
-    """Takes tasks and hands back what came of them."""
+    """Takes tasks and returns their outcomes."""
 
     @property
     def free(self) -> int:
-        """How many more tasks it would take now."""
+        """How many more tasks it can take now."""
         ...
 
     def submit(self, task: Task) -> None:
@@ -37,13 +41,16 @@ class Runner(Protocol):
         ...
 
     def wait(self) -> list[tuple[Task, Outcome]]:
-        """Waits until a task or more are done."""
+        """Waits until at least one task is done."""
         ...
 
 
 @contextmanager
 def started(recipe: Recipe, workers: int) -> Iterator[Runner]:
-    """A runner with so many worker processes (0: tasks are run in this process); they are gone after the context."""
+    """A runner with this many worker processes, which end with the context.
+
+    With 0, tasks are run in this process.
+    """
     if workers == 0:
         yield Here(recipe)
         return
@@ -63,11 +70,11 @@ class Here:
 
     @property
     def free(self) -> int:
-        """One, or none while a task waits."""
+        """1, or 0 while a task waits."""
         return int(self._task is None)
 
     def submit(self, task: Task) -> None:
-        """Puts a task in."""
+        """Keeps the task for ``wait``."""
         self._task = task
 
     def wait(self) -> list[tuple[Task, Outcome]]:
@@ -82,7 +89,7 @@ class Here:
 
 
 class Worker:
-    """A process, the way to it, and what it is doing."""
+    """A process, the pipe to it, and its present task."""
 
     def __init__(self, payload: bytes) -> None:
         context = get_context("spawn")
@@ -91,7 +98,7 @@ class Worker:
         self.process.start()
         theirs.close()
         self.task: Task | None = None
-        with suppress(OSError):  # it died at once: found out when its answer is waited for
+        with suppress(OSError):  # it died at once: noticed when its answer is waited for
             self.pipe.send_bytes(payload)
 
     def give(self, task: Task) -> None:
@@ -109,10 +116,12 @@ class Pool:
             self._payload = pickle.dumps((sources(), pickle.dumps(recipe)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TrialError(
-                f"make_module, make_data and trainer_options go to worker processes, so they must be picklable: {error}. "
-                "Define the functions at the top of a module (no lambda, no function inside a function), or run with workers=0."
+                "Define make_module and make_data at the top of a module (no lambda, no function "
+                "inside a function), or train in this process with workers=Workers(count=0): with "
+                "trainer_options they are sent to worker processes, so they must be picklable "
+                f"({error})."
             ) from error
-        self._attempts: dict[tuple[int, str, int, int], int] = {}
+        self._attempts: dict[RunKey, int] = {}
         self._workers = [Worker(self._payload) for _ in range(workers)]
 
     @property
@@ -154,17 +163,22 @@ class Pool:
         worker.pipe.close()
         self._attempts[task.key] = self._attempts.get(task.key, 0) + 1
         if self._attempts[task.key] == ATTEMPTS:
+            code = worker.process.exitcode
+            reason = f"its process died {ATTEMPTS} times, the last time with exit code {code}"
             raise TrialError(
-                _failed(task, f"its process died {ATTEMPTS} times, the last time with exit code {worker.process.exitcode}")
-                + ". Out of memory, or a script that runs the study outside of `if __name__ == '__main__':`? Finished runs are "
-                "kept; run the study again to go on."
+                f"{_failed(task, reason)}. Out of memory, or a script that runs the study outside "
+                "of `if __name__ == '__main__':`? Finished runs are kept; run the study again to "
+                "go on."
             )
         fresh = Worker(self._payload)
         fresh.give(task)
         self._workers[self._workers.index(worker)] = fresh
 
     def close(self) -> None:
-        """Ends all processes: an idle one by hanging up, a busy one (after an error or Ctrl-C) with what it was doing."""
+        """Ends all processes: an idle one by closing its pipe, a busy one by killing it.
+
+        One is still busy after an error or Ctrl-C.
+        """
         for worker in self._workers:
             worker.pipe.close()
             if worker.task is not None:
@@ -176,14 +190,13 @@ class Pool:
 
 
 def _failed(task: Task, reason: str) -> str:
-    return (
-        f"the {task.phase} run of trial {task.trial} at global size {task.global_size} with {task.parameters} failed: {reason}"
-    )
+    which = f"the {task.phase} run of trial {task.trial} at global size {task.global_size}"
+    return f"{which} with {task.parameters} failed: {reason}"
 
 
 def _work(pipe: Connection) -> None:
-    """What a worker process does: tasks until the parent hangs up or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    """What a worker process does: tasks until the parent closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         files, recipe = pickle.loads(pipe.recv_bytes())
@@ -194,7 +207,7 @@ def _work(pipe: Connection) -> None:
             task = pipe.recv()
             try:
                 pipe.send(run(recipe, task))
-            except Exception:  # whatever it is, the parent has to hear of it
+            except Exception:  # of any kind: the parent reports it
                 pipe.send(traceback.format_exc())
     except (EOFError, OSError):
         return

@@ -1,9 +1,9 @@
 """The source text that a callable depends on, as far as it can be read, and values as stable text.
 
-Read are functions and classes outside of the standard library and of installed packages: what a
+It covers functions and classes outside of the standard library and of installed packages: what a
 function names (globals, closures, imports inside of it), the base classes and methods of a class,
-and so on. Comments, docstrings and layout do not count. Not seen is what is looked up at run time
-(``getattr`` with a made-up name, a configuration file, the content of the data).
+and so on. Comments, docstrings and layout do not count. What is looked up at run time is not seen
+(``getattr`` with a computed name, a configuration file, the content of the data).
 """
 
 import dis
@@ -68,7 +68,7 @@ class _Reader:
         return self._found
 
     def _note(self, name: str, text: str) -> None:
-        """Two definitions of one name are numbered in the order in which they are met."""
+        """Two definitions of one name are numbered in the order in which they are found."""
         key, count = name, 1
         while key in self._found:
             count += 1
@@ -131,7 +131,7 @@ class _Reader:
             self._meet(name, vars(module).get(name, _MISSING), names)
 
     def _text(self, value: Any, depth: int) -> str:
-        """``value`` in words that are the same in every process."""
+        """``value`` as text that is the same in every process."""
         value = _unwrapped(value)
         if isinstance(value, _PLAIN):
             return repr(value)
@@ -183,8 +183,13 @@ class _Reader:
             return without_address(value)
         state = vars(value)
         if not _is_own(kind.__module__):  # private attributes there often change with every use
-            state = {name: part for name, part in state.items() if not name.startswith("_")}
+            state = _public(state)
         return f"{kind.__qualname__}({', '.join(self._pairs(state, depth))})"
+
+
+def _public(state: Mapping[str, Any]) -> dict[str, Any]:
+    names = [name for name in state if not name.startswith("_")]
+    return {name: state[name] for name in names}
 
 
 def _unwrapped(value: Any) -> Any:
@@ -246,7 +251,7 @@ def _imported(codes: list[CodeType], names: Mapping[str, Any]) -> Iterator[Modul
         before: list[Any] = []
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME":
-                with suppress(Exception):  # what cannot be imported is told by the run itself
+                with suppress(Exception):  # the run itself reports what cannot be imported
                     yield from _own_module("." * (before[-2] or 0) + step.argval, names)
             before.append(step.argval)
 

@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from lightning_noise.core.tradeoff import eps_opt
 
+PLAIN = (str, int, float, bool, type(None))
 EDGE = 0.1  # the outer tenth of a range, in the scale that is searched, is its boundary
 
 Parameters = dict[str, Any]
@@ -21,16 +22,19 @@ Distributions = dict[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Numbers from ``low`` to ``high``, searched evenly in their logarithm. A pair (low, high) is short for it."""
+    """Numbers from ``low`` to ``high``, searched evenly in their logarithm.
+
+    A pair (low, high) is short for it.
+    """
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
         if not _numbers(self.low, self.high) or not 0 < self.low < self.high < math.inf:
-            raise ValueError(
-                f"LogUniform needs 0 < low < high, got ({self.low!r}, {self.high!r}). A range that holds 0: Uniform(low, high)."
-            )
+            given = f"({self.low!r}, {self.high!r})"
+            fix = "A range that holds 0: Uniform(low, high)"
+            raise ValueError(f"LogUniform needs 0 < low < high, got {given}. {fix}.")
 
     def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The range as an Optuna distribution."""
@@ -46,7 +50,8 @@ class Uniform:
 
     def __post_init__(self) -> None:
         if not _numbers(self.low, self.high) or not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"Uniform needs finite low < high, got ({self.low!r}, {self.high!r}).")
+            given = f"({self.low!r}, {self.high!r})"
+            raise ValueError(f"Uniform needs finite low < high, got {given}.")
 
     def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The range as an Optuna distribution."""
@@ -60,8 +65,9 @@ class Choice:
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        if not self.values or any(not isinstance(v, (str, int, float, bool, type(None))) for v in self.values):
-            raise ValueError(f"Choice needs one or more plain values (str, int, float, bool, None), got {self.values!r}.")
+        if not self.values or not all(isinstance(value, PLAIN) for value in self.values):
+            rule = "one or more plain values (str, int, float, bool, None)"
+            raise ValueError(f"Choice needs {rule}, got {self.values!r}.")
 
     def at(self, global_size: int) -> BaseDistribution:  # the same at every size
         """The values as an Optuna distribution."""
@@ -70,11 +76,12 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class CentredLearningRate:
-    """A range of learning rates that moves with the batch size as the large-batch model says.
+    """A range of learning rates that moves with the batch size as the large-batch model predicts.
 
-    The centre at global size B is eps(B) = ``eps_max`` / (1 + ``b``/B)^``alpha`` (McCandlish et al. 2018, eq. 2.6 with the
-    exponent that other optimizers need: alpha is 1 for SGD and momentum, about 1/2 for Adam), the range from eps(B)/``spread``
-    to eps(B)·``spread``, searched evenly in its logarithm. ``b`` is a guess of the noise scale; the spread has to make up for a
+    The centre at global size B is eps(B) = ``eps_max`` / (1 + ``b``/B)^``alpha`` (McCandlish et al.
+    2018, eq. 2.6 with the exponent that other optimizers need: alpha is 1 for SGD and momentum,
+    about 1/2 for Adam). The range goes from eps(B)/``spread`` to eps(B)·``spread`` and is searched
+    evenly in its logarithm. ``b`` is a guess of the noise scale; the spread has to make up for a
     wrong one.
 
     >>> CentredLearningRate(eps_max=0.2, b=100, spread=10).at(100)
@@ -87,11 +94,13 @@ class CentredLearningRate:
     spread: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("eps_max", "b", "alpha"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} of CentredLearningRate must be a number > 0, got {getattr(self, name)!r}.")
+        for name, value in (("eps_max", self.eps_max), ("b", self.b), ("alpha", self.alpha)):
+            if not 0 < value < math.inf:
+                rule = "must be a number > 0"
+                raise ValueError(f"{name} of CentredLearningRate {rule}, got {value!r}.")
         if not 1 < self.spread < math.inf:
-            raise ValueError(f"spread of CentredLearningRate must be a factor > 1, got {self.spread!r}.")
+            rule = "must be a factor > 1"
+            raise ValueError(f"spread of CentredLearningRate {rule}, got {self.spread!r}.")
 
     def at(self, global_size: int) -> BaseDistribution:
         """The range at this size as an Optuna distribution."""
@@ -109,10 +118,10 @@ def distributions(space: Mapping[str, Any], global_size: int) -> Distributions:
 
 
 def range_of(name: str, given: Any) -> Any:
-    """A range from what the user wrote.
+    """A range from what the user gave.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is no range.
     """
     if isinstance(given, tuple) and len(given) == 2:
         return LogUniform(*given)
@@ -120,27 +129,42 @@ def range_of(name: str, given: Any) -> Any:
         return Choice(tuple(given))
     if not isinstance(given, (LogUniform, Uniform, Choice, CentredLearningRate)):
         raise TypeError(
-            f"search_space[{name!r}] must be LogUniform(low, high) or (low, high), Uniform(low, high), Choice(values) or a "
-            f"list, or CentredLearningRate(...), got {given!r}."
+            f"search_space[{name!r}] must be LogUniform(low, high) or (low, high), "
+            "Uniform(low, high), Choice(values) or a list, or CentredLearningRate(...), "
+            f"got {given!r}."
         )
     return given
 
 
 def points(space: Distributions, number: int, seed: int) -> list[Parameters]:
-    """The first ``number`` points of a scrambled Sobol sequence in ``space``; they depend on nothing but the arguments."""
-    # the sampler takes a parameter of a single value, as in the closer search, for a condition, and warns at every point
+    """The first ``number`` points of a scrambled Sobol sequence in ``space``.
+
+    They depend on nothing but the arguments.
+    """
+    # the sampler takes a parameter of a single value, as in the closer search, for a condition,
+    # and warns at every point
     with quiet(optuna.logging.ERROR), warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # QMCSampler is marked so since Optuna 3.0
-        warnings.filterwarnings("ignore", message="The balance properties of Sobol", category=UserWarning)
-        sampler = optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
-        study = optuna.create_study(sampler=sampler, storage=optuna.storages.InMemoryStorage(), study_name="points")
+        # QMCSampler is marked as experimental since Optuna 3.0
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        balance = "The balance properties of Sobol"
+        warnings.filterwarnings("ignore", message=balance, category=UserWarning)
+        sampler = optuna.samplers.QMCSampler(
+            scramble=True,
+            seed=seed,
+            warn_independent_sampling=False,
+        )
+        study = optuna.create_study(
+            sampler=sampler,
+            storage=optuna.storages.InMemoryStorage(),
+            study_name="points",
+        )
         study.ask(space)  # Optuna draws the first one without the sequence
         return [study.ask(space).params for _ in range(number)]
 
 
 @contextmanager
 def quiet(level: int = optuna.logging.WARNING) -> Iterator[None]:
-    """Optuna tells of every study it makes; here its warnings are enough, or what ``level`` says."""
+    """Silences Optuna below ``level``: it reports every study that it creates."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(max(before, level))
     try:
@@ -150,18 +174,26 @@ def quiet(level: int = optuna.logging.WARNING) -> Iterator[None]:
 
 
 def around(space: Distributions, centre: Parameters, searched: int) -> Distributions:
-    """The neighbourhood of ``centre`` that ``searched`` points have left open: twice their distance to each side.
+    """The neighbourhood of ``centre`` that ``searched`` points have left open.
 
-    Choices stay at what the centre has; a range that it would leave is cut at its end.
+    It reaches twice their distance to each side. Choices stay at what the centre has; a range that
+    it would leave is cut at its end.
     """
-    ranges = {name: dist for name, dist in space.items() if isinstance(dist, FloatDistribution)}
+    ranges = _ranges(space)
     width = 2 / searched ** (1 / max(1, len(ranges)))
-    near: Distributions = {name: CategoricalDistribution((value,)) for name, value in centre.items()}
+    near: Distributions = {}
+    for name, value in centre.items():
+        near[name] = CategoricalDistribution((value,))
     for name, dist in ranges.items():
         u = position(dist, centre[name])
-        low, high = (_value(dist, min(max(v, 0.0), 1.0)) for v in (u - width, u + width))
+        low = _value(dist, max(u - width, 0.0))
+        high = _value(dist, min(u + width, 1.0))
         near[name] = FloatDistribution(low, high, log=dist.log)
     return near
+
+
+def _ranges(space: Distributions) -> dict[str, FloatDistribution]:
+    return {name: dist for name, dist in space.items() if isinstance(dist, FloatDistribution)}
 
 
 def position(dist: FloatDistribution, value: float) -> float:
@@ -172,12 +204,18 @@ def position(dist: FloatDistribution, value: float) -> float:
 
 
 def _value(dist: FloatDistribution, u: float) -> float:
-    if u in (0.0, 1.0):
-        return dist.high if u else dist.low
-    return dist.low * (dist.high / dist.low) ** u if dist.log else dist.low + u * (dist.high - dist.low)
+    """The inverse of :func:`position`."""
+    if u == 0.0:
+        return dist.low
+    if u == 1.0:
+        return dist.high
+    if dist.log:
+        value: float = dist.low * (dist.high / dist.low) ** u
+        return value
+    return dist.low + u * (dist.high - dist.low)
 
 
 def on_boundary(space: Distributions, parameters: Parameters) -> bool:
-    """Whether any number lies in the outer tenth of its range: the best value may then lie outside."""
-    ranges = ((dist, parameters[name]) for name, dist in space.items() if isinstance(dist, FloatDistribution))
-    return any(not EDGE <= position(dist, value) <= 1 - EDGE for dist, value in ranges)
+    """Whether any number lies in the outer tenth of its range: the best may lie outside."""
+    positions = [position(dist, parameters[name]) for name, dist in _ranges(space).items()]
+    return any(not EDGE <= u <= 1 - EDGE for u in positions)

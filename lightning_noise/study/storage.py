@@ -1,6 +1,7 @@
-"""Where finished runs are kept: an Optuna storage, one Optuna study a batch size and one for its reruns.
+"""Where finished runs are kept: an Optuna storage.
 
-A run is written once, whole, when it has ended. So whatever is killed and whenever, the storage holds finished runs only.
+Each batch size has one Optuna study for its search and one for its reruns. A run is written once,
+whole, when it has ended. So whatever is killed and whenever, the storage holds finished runs only.
 """
 
 import json
@@ -13,13 +14,11 @@ from optuna.trial import TrialState, create_trial
 
 from lightning_noise.study.errors import StorageError
 from lightning_noise.study.fingerprint import Fingerprint, changed, difference
-from lightning_noise.study.goal import GoalOutcome
+from lightning_noise.study.goal import Goal, GoalOutcome
 from lightning_noise.study.opening import Opened
-from lightning_noise.study.space import Distributions, Parameters, quiet
-from lightning_noise.study.trial import RERUN, Outcome, Task
-
-Key = tuple[int, str, int, int]
-Kept = tuple[Key, Parameters, Outcome]
+from lightning_noise.study.plan import SizePlan
+from lightning_noise.study.space import quiet
+from lightning_noise.study.task import RERUN, Outcome, RunKey, Task
 
 CODE = "code:"  # before the parts of a fingerprint in the attributes of a study
 ACCEPTED = "accepted_changes"
@@ -36,8 +35,7 @@ class Shelf:
     Args:
         opened: the storage.
         name: of the study.
-        global_size: examples in one optimizer step.
-        space: ranges of the parameters at this size.
+        plan: the protocol at this batch size.
         settings: what decides what a run gives and is part of the study itself, as plain values.
 
     Raises:
@@ -48,27 +46,31 @@ class Shelf:
         self,
         opened: Opened,
         name: str,
-        global_size: int,
-        space: Distributions,
+        plan: SizePlan,
         settings: Mapping[str, Any],
     ) -> None:
         self._opened = opened
-        self._space = space
-        ranges = {key: optuna.distributions.distribution_to_json(space[key]) for key in space}
+        self._space = plan.space
+        self._goals = plan.goals
+        ranges = {}
+        for parameter, distribution in plan.space.items():
+            ranges[parameter] = optuna.distributions.distribution_to_json(distribution)
         own = {**settings, "search_space": ranges}
-        base = f"{name}/global_size={global_size}"
-        self._studies = [_study(opened, one, own) for one in (base, f"{base}/{RERUN}")]
+        base = f"{name}/global_size={plan.global_size}"
+        self._search = _study(opened, base, own)
+        self._reruns = _study(opened, f"{base}/{RERUN}", own)
 
     def agree(self, present: Fingerprint, *, accept_changes: bool) -> list[str]:
         """Compares the code and options behind the stored runs with the present ones.
 
-        Returns what a reader of the result has to know. Where nothing is stored yet, or changes
-        are accepted, the present ones are stored.
+        Returns notes for the reader of the result. Where nothing is stored yet, or changes are
+        accepted, the present ones are stored.
 
         Raises:
             StorageError: they differ, and ``accept_changes`` is False.
         """
-        study, runs = self._studies[0], any(True for _ in self._runs())
+        study = self._search
+        runs = any(True for _ in self._runs())
         stored = _stored_fingerprint(study)
         accepted: list[str] = study.user_attrs.get(ACCEPTED, [])
         parts = changed(stored, present) if stored and runs else []
@@ -80,20 +82,20 @@ class Shelf:
         notes = []
         if accepted:
             what = f"a change of {' and '.join(accepted)}"
-            notes.append(f"runs from before {what} are kept, as was accepted")
+            notes.append(f"runs from before {what} are kept, as accepted")
         if runs and not stored:
             notes.append(UNKNOWN_CODE)
         return notes
 
-    def load(self) -> list[Kept]:
+    def load(self) -> dict[RunKey, Outcome]:
         """All runs kept."""
-        return [_unpack(trial) for trial in self._runs()]
+        return dict(_unpack(run, self._goals) for run in self._runs())
 
-    def _runs(self) -> Iterator[optuna.trial.FrozenTrial]:
-        for study in self._studies:
+    def _runs(self) -> Iterator[dict[str, Any]]:
+        for study in (self._search, self._reruns):
             for trial in study.get_trials(deepcopy=False):
                 if "run" in trial.user_attrs:
-                    yield trial
+                    yield trial.user_attrs["run"]
 
     def keep(self, task: Task, outcome: Outcome) -> None:
         """Writes a finished run.
@@ -110,9 +112,10 @@ class Shelf:
             value=steps,
             params=task.parameters,
             distributions=self._space,
-            user_attrs={"run": _pack(task, outcome)},
+            user_attrs={"run": _pack(task, outcome, self._goals)},
         )
-        self._studies[task.phase == RERUN].add_trial(trial)
+        study = self._reruns if task.key.is_rerun else self._search
+        study.add_trial(trial)
 
 
 def _study(opened: Opened, name: str, settings: Mapping[str, Any]) -> optuna.Study:
@@ -128,24 +131,32 @@ def _study(opened: Opened, name: str, settings: Mapping[str, Any]) -> optuna.Stu
         opened.check_writing()
         study.set_user_attr("settings", wanted)
     elif found != wanted:
-        keys = sorted({*found, *wanted})
-        other = [key for key in keys if found.get(key) != wanted.get(key)]
-        told = "; ".join(f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}" for key in other)
-        raise StorageError(
-            f"the storage holds study {name!r} with other settings: {told}. Give this one another name or storage."
-        )
+        other = f"other settings: {_settings_changed(found, wanted)}"
+        fix = "Give this one another name or storage"
+        raise StorageError(f"the storage holds study {name!r} with {other}. {fix}.")
     return study
 
 
-def in_words(options: Mapping[str, Any]) -> str:
-    """Options as a setting: without the addresses of functions, which every process has anew."""
+def _settings_changed(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    texts = []
+    for key in sorted({*found, *wanted}):
+        before, now = found.get(key), wanted.get(key)
+        if before != now:
+            texts.append(f"{key} was {before!r} and is {now!r}")
+    return "; ".join(texts)
+
+
+def as_setting(options: Mapping[str, Any]) -> str:
+    """Options as text, without the addresses of functions, which differ in every process."""
     return re.sub(" at 0x[0-9a-fA-F]+", "", repr(sorted(options.items())))
 
 
 def _stored_fingerprint(study: optuna.Study) -> Fingerprint:
-    attributes = study.user_attrs
-    names = [name for name in attributes if name.startswith(CODE)]
-    return {name.removeprefix(CODE): attributes[name] for name in names}
+    stored = {}
+    for name, value in study.user_attrs.items():
+        if name.startswith(CODE):
+            stored[name.removeprefix(CODE)] = value
+    return stored
 
 
 def _store_fingerprint(
@@ -171,18 +182,18 @@ def _other_code(name: str, parts: list[str], stored: Fingerprint, present: Finge
     )
 
 
-def _pack(task: Task, outcome: Outcome) -> dict[str, Any]:
+def _pack(task: Task, outcome: Outcome, goals: tuple[Goal, ...]) -> dict[str, Any]:
+    """A run as JSON. Its goals are stored by their position in the study."""
+    found = {str(goals.index(goal)): list(one) for goal, one in outcome.goals.items()}
     return {
         "key": list(task.key),
-        "goals": {str(goal): list(found) for goal, found in outcome.goals.items()},
+        "goals": found,
         "pruned": outcome.pruned,
         "noise": outcome.noise,
         "warning": outcome.warning,
     }
 
 
-def _unpack(trial: optuna.trial.FrozenTrial) -> Kept:
-    run = trial.user_attrs["run"]
-    size, phase, index, seed = run["key"]
-    goals = {int(goal): GoalOutcome(*found) for goal, found in run["goals"].items()}
-    return (size, phase, index, seed), trial.params, Outcome(goals, run["pruned"], run["noise"], run["warning"])
+def _unpack(run: Mapping[str, Any], goals: tuple[Goal, ...]) -> tuple[RunKey, Outcome]:
+    found = {goals[int(i)]: GoalOutcome(*one) for i, one in run["goals"].items()}
+    return RunKey(*run["key"]), Outcome(found, run["pruned"], run["noise"], run["warning"])

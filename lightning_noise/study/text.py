@@ -13,7 +13,7 @@ MOST_BYTES = 2**26  # of a tensor or array whose content is read
 
 
 def of_code(code: CodeType) -> str:
-    """The source of a function; of one that cannot be read a hash of its bytecode."""
+    """The source of a function, or a hash of its bytecode where the source cannot be read."""
     try:
         if code.co_name == "<lambda>":
             return _of_lambda(code)
@@ -23,15 +23,16 @@ def of_code(code: CodeType) -> str:
 
 
 def _of_lambda(code: CodeType) -> str:
-    """The lambdas that begin in the line of this one: the text around them is not theirs."""
+    """The lambdas that begin on the line of this one, without the text around them."""
     lines, _ = inspect.findsource(code)
     nodes = ast.walk(ast.parse("".join(lines)))
-    found = [node for node in nodes if isinstance(node, ast.Lambda)]
-    return "\n".join(ast.unparse(node) for node in found if node.lineno == code.co_firstlineno)
+    lambdas = [node for node in nodes if isinstance(node, ast.Lambda)]
+    here = [node for node in lambdas if node.lineno == code.co_firstlineno]
+    return "\n".join(map(ast.unparse, here))
 
 
 def of_class(found: type, functions: Sequence[FunctionType]) -> str:
-    """The source of a class; of one that cannot be read that of its ``functions``."""
+    """The source of a class, or that of its ``functions`` where it cannot be read."""
     try:
         return _plain_source(inspect.getsource(found))
     except (OSError, TypeError):  # as in a notebook, where the methods can still be read
@@ -71,7 +72,7 @@ def of_tensor(value: torch.Tensor) -> str:
 
 
 def without_address(value: object) -> str:
-    """``repr`` where it is the same in every process, else the name of the type."""
+    """``repr`` where it is the same in every process, otherwise the name of the type."""
     try:
         text = repr(value)
     except Exception:  # whatever a foreign __repr__ raises must not stop a study

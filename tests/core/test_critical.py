@@ -154,7 +154,7 @@ def test_no_smaller_size_is_named_where_there_is_none():
     sizes = [1, 4, 16, 64]
     found = CriticalBatchSize.fit(sizes, [truth(size, b_crit=2) for size in sizes])
     assert found.warnings == (
-        "b_crit has no lower bound: the sizes do not reach down to b_crit/4. Smaller batches than these cannot be had.",
+        "b_crit has no lower bound: the sizes do not reach down to b_crit/4. There are no smaller batch sizes to add.",
     )
 
 

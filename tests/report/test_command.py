@@ -21,7 +21,11 @@ def table(tmp_path):
 
 def small(tmp_path, *, b_crit=1000, sizes=(16, 64, 256, 1024, 4096)):
     path = tmp_path / "small.csv"
-    path.write_text("\n".join(["global_size,steps", *(f"{size},{100 * (1 + b_crit / size)}" for size in sizes), ""]))
+    path.write_text(
+        "\n".join(
+            ["global_size,steps", *(f"{size},{100 * (1 + b_crit / size)}" for size in sizes), ""],
+        ),
+    )
     return path
 
 
@@ -30,8 +34,8 @@ def test_fit_in_a_process(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines() == [
         "the goal: 5 runs at 5 batch sizes reached it",
-        "  b_crit 1000 examples, 95 % interval 1000 to 1000: twice the least steps and the least examples",
-        "  at least 100 steps, at least 100000 examples; residual 0.0 % (rms of ln S)",
+        "  b_crit 1000 examples, 95 % interval 1000 to 1000: twice the minimum steps and examples",
+        "  minimum 100 steps, 100000 examples; residual 0.0 % (rms of ln S)",
         "  end of perfect scaling: 105, where a doubling halves the steps to within 5 %",
         "  20 % overhead: 200, where steps are 1.2 times those of perfect scaling",
     ]
@@ -52,7 +56,8 @@ def test_a_single_run_is_told_in_the_singular(tmp_path, capsys):
 
 
 def test_the_script_is_installed_under_its_name():
-    assert 'lightning-noise = "lightning_noise.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+    settings = (ROOT / "pyproject.toml").read_text()
+    assert 'lightning-noise = "lightning_noise.__main__:main"' in settings
 
 
 def test_fit_of_every_goal_with_its_warnings(table, capsys):
@@ -68,14 +73,17 @@ def test_fit_of_every_goal_with_its_warnings(table, capsys):
 
 def test_fit_that_is_refused_says_why_and_ends_with_1(tmp_path, capsys):
     assert main(["fit", str(small(tmp_path, sizes=(16, 64)))]) == 1
-    assert "  no fit: batch_sizes must hold at least four different sizes, got 2 (16, 64). Add" in capsys.readouterr().out
+    said = capsys.readouterr().out.splitlines()[1]
+    rule = "batch_sizes must hold at least four different sizes, got 2 (16, 64). Add"
+    assert said.startswith(f"  b_crit could not be determined: {rule}")
 
 
 def test_fit_names_the_missing_side(tmp_path, capsys):
     assert main(["fit", str(small(tmp_path, sizes=(16, 32, 64, 256, 512)))]) == 0
     said = capsys.readouterr().out
     assert "95 % interval at least 1000" in said
-    assert "warning: b_crit has no upper bound: the sizes do not reach up to 4 b_crit. Add the sizes 1024, 2048, 4096." in said
+    why = "the sizes do not reach up to 4 b_crit. Add the sizes 1024, 2048, 4096."
+    assert f"warning: b_crit has no upper bound: {why}" in said
 
 
 def test_plot_draws_a_figure_for_everything_in_the_table(table, tmp_path, capsys):
@@ -83,7 +91,9 @@ def test_plot_draws_a_figure_for_everything_in_the_table(table, tmp_path, capsys
     out = tmp_path / "deep" / "figures"
     assert main(["plot", str(table), "--out", str(out)]) == 0
     kinds = ("steps", "learning_rates", "best_rate")
-    names = {f"{kind}_{goal}.png" for kind in kinds for goal in ("error_3", "loss_1")} | {"frontier.png"}
+    names = {f"{kind}_{goal}.png" for kind in kinds for goal in ("error_3", "loss_1")} | {
+        "frontier.png",
+    }
     assert {path.name for path in out.iterdir()} == names
     assert set(capsys.readouterr().out.split()) == {str(out / name) for name in names}
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
@@ -91,8 +101,12 @@ def test_plot_draws_a_figure_for_everything_in_the_table(table, tmp_path, capsys
 
 def test_plot_of_sizes_and_steps_alone_draws_what_it_can(tmp_path):
     pytest.importorskip("matplotlib")
-    assert main(["plot", str(small(tmp_path)), "--out", str(tmp_path / "out"), "--format", "svg"]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"steps_the_goal.svg", "frontier.svg"}
+    options = ["--out", str(tmp_path / "out"), "--format", "svg"]
+    assert main(["plot", str(small(tmp_path)), *options]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "steps_the_goal.svg",
+        "frontier.svg",
+    }
 
 
 def test_plot_without_matplotlib_says_what_to_install(table, tmp_path, capsys, monkeypatch):
@@ -105,12 +119,45 @@ def test_wrong_input_is_said_in_a_line_and_ends_with_2(table, tmp_path, capsys):
     assert main(["fit", str(tmp_path / "nowhere.csv")]) == 2
     assert "nowhere.csv" in capsys.readouterr().err
     assert main(["fit", str(table), "--goal", "speed"]) == 2
-    assert capsys.readouterr().err == "lightning-noise: --goal must be one of 'error 3 %', 'loss < 1', got 'speed'\n"
+    rule = "--goal must be one of 'error 3 %', 'loss < 1', got 'speed'"
+    assert capsys.readouterr().err == f"lightning-noise: {rule}\n"
     with pytest.raises(SystemExit, match="2"):
         main(["fit", str(table), "--confidence", "95"])
     assert "must lie in (0, 1), got 95" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([])
+
+
+def test_an_error_of_this_package_keeps_its_traceback(table, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("lightning_noise.__main__.steps_curve", broken)
+    monkeypatch.setattr("lightning_noise.report.draw.steps_curve", broken)
+    for command in (["fit"], ["plot", "--out", str(tmp_path)]):
+        with pytest.raises(ValueError, match="a bug"):
+            main([*command, str(table)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"global_size,steps\n8,\n", "no run reached the goal 'the goal'"),
+        (b"global_size,steps\n\xff\xfe,3\n", "is not a CSV file in UTF-8"),
+        (b"global_size\n8\n", "lacks the column steps"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_reported_in_a_line(tmp_path, capsys, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    assert main(["fit", str(tmp_path / "t.csv")]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_reported_in_a_line(table, capsys):
+    pytest.importorskip("matplotlib")
+    assert main(["plot", str(table), "--out", str(table / "figures")]) == 2
+    assert "lightning-noise: [Errno" in capsys.readouterr().err
 
 
 class Result:
@@ -140,12 +187,18 @@ def runs(monkeypatch):
     return calls
 
 
-def test_study_runs_the_file_stores_the_table_and_says_what_it_found(runs, tmp_path, capsys, monkeypatch):
+def test_study_runs_the_file_stores_the_table_and_says_what_it_found(
+    runs,
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").touch()
     assert main(["study", "mine.py"]) == 0
     assert capsys.readouterr().out == "b_crit 300\ntable: mine.csv\n"
-    assert main(["study", "mine.py", "--quick", "--storage", "sqlite:///s.db", "--csv", "other.csv"]) == 0
+    options = ["--quick", "--storage", "sqlite:///s.db", "--csv", "other.csv"]
+    assert main(["study", "mine.py", *options]) == 0
     assert main(["study", "mine.py", "--accept-changes"]) == 0
     url = "sqlite:///s.db"
     assert runs == [
@@ -164,8 +217,16 @@ def test_study_without_its_packages_or_file(runs, tmp_path, capsys, monkeypatch)
     assert "pip install 'lightning-noise[study]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "message"), [("x = 1", "must define study = BatchSizeStudy"), (None, "is a folder")])
-def test_a_file_without_a_study_and_a_bad_storage_are_said_in_a_line(tmp_path, capsys, content, message):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("x = 1", "must define study = BatchSizeStudy"), (None, "is a folder")],
+)
+def test_a_file_without_a_study_and_a_bad_storage_are_said_in_a_line(
+    tmp_path,
+    capsys,
+    content,
+    message,
+):
     file = tmp_path / "mine.py"
     file.write_text(content or "from testing import cheap\nstudy = cheap.study(None)\n")
     assert main(["study", str(file), "--storage", str(tmp_path)]) == 2
@@ -173,7 +234,10 @@ def test_a_file_without_a_study_and_a_bad_storage_are_said_in_a_line(tmp_path, c
 
 
 def test_a_table_with_the_mark_that_excel_writes(tmp_path, capsys):
-    (tmp_path / "t.csv").write_text("global_size,steps\n8,1000\n32,300\n128,120\n512,80\n2048,70\n", encoding="utf-8-sig")
+    (tmp_path / "t.csv").write_text(
+        "global_size,steps\n8,1000\n32,300\n128,120\n512,80\n2048,70\n",
+        encoding="utf-8-sig",
+    )
     assert main(["fit", str(tmp_path / "t.csv")]) == 0
     assert "b_crit 113 examples" in capsys.readouterr().out
 

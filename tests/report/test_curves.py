@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import t as student_t
 
 from lightning_noise import CriticalBatchSize
-from lightning_noise.report.curves import frontier, runs_that_count, steps_by_size, steps_curve
+from lightning_noise.report.curves import frontier, steps_curve
+from lightning_noise.report.runs import runs_of, runs_that_count, steps_by_size
 from testing.synthetic_studies import B_CRIT, S_MIN, SIZES, study
 
 
@@ -24,7 +25,8 @@ def test_the_law_is_found_and_the_curve_runs_through_it():
     assert abs(fit.s_min / S_MIN - 1) < 0.1
     assert curve.steps == pytest.approx([fit.steps(size) for size in curve.sizes])
     assert curve.perfect == pytest.approx([fit.e_min / size for size in curve.sizes])
-    assert all(low < middle < high for low, middle, high in zip(curve.low, curve.steps, curve.high, strict=True))
+    band = zip(curve.low, curve.steps, curve.high, strict=True)
+    assert all(low < middle < high for low, middle, high in band)
     assert curve.sizes[0] < min(SIZES) and curve.sizes[-1] > max(SIZES)
     assert curve.regimes[:2] == pytest.approx((fit.b_crit / 9.5, fit.b_crit * 9.5))
 
@@ -37,7 +39,8 @@ def test_the_band_is_the_envelope_of_the_interval():
     narrow, wide = (steps_curve(rows, confidence=confidence) for confidence in (0.5, 0.95))
     assert (narrow.confidence, wide.confidence) == (0.5, 0.95)
     for i in range(0, len(wide.sizes), 8):
-        assert wide.low[i] < 1.001 * narrow.low[i] and narrow.high[i] < 1.001 * wide.high[i]  # the curves are sampled
+        assert wide.low[i] < 1.001 * narrow.low[i]  # the curves are sampled
+        assert narrow.high[i] < 1.001 * wide.high[i]
         assert narrow.low[i] < narrow.steps[i] < narrow.high[i]
     last = math.log(wide.low[-1] / wide.low[-9]) / math.log(wide.sizes[-1] / wide.sizes[-9])
     assert -1 < last < 0
@@ -65,11 +68,16 @@ def test_the_band_is_the_interval_of_the_steps_everywhere():
 def test_where_a_straight_line_is_not_excluded_the_band_reaches_it():
     factors = (1.3, 0.7, 1.2, 0.8, 1.3, 0.75, 1.2)
     sizes = (8, 16, 32, 64, 128, 256, 512)
-    steep = steps_curve([run(size, 1e3 * (1 + 1e3 / size) * f) for size, f in zip(sizes, factors, strict=True)])
+    steep = steps_curve(
+        [run(size, 1e3 * (1 + 1e3 / size) * f) for size, f in zip(sizes, factors, strict=True)],
+    )
     assert steep.fit.high is None
-    assert math.log(steep.low[-1] / steep.low[-2]) / math.log(steep.sizes[-1] / steep.sizes[-2]) == pytest.approx(-1, abs=0.03)
+    assert math.log(steep.low[-1] / steep.low[-2]) / math.log(
+        steep.sizes[-1] / steep.sizes[-2],
+    ) == pytest.approx(-1, abs=0.03)
+    scatter = (0.8, 1.3, 0.8, 1.2, 0.8, 1.2, 1)
     flat = steps_curve(
-        [run(size, 1e3 * (1 + 8 / size) * f) for size, f in zip(sizes, (0.8, 1.3, 0.8, 1.2, 0.8, 1.2, 1), strict=True)]
+        [run(size, 1e3 * (1 + 8 / size) * f) for size, f in zip(sizes, scatter, strict=True)],
     )
     assert flat.fit.low is None
     assert math.log(flat.low[0] / flat.low[1]) == pytest.approx(0, abs=0.01)
@@ -77,22 +85,31 @@ def test_where_a_straight_line_is_not_excluded_the_band_reaches_it():
 
 def test_reruns_count_alone_where_there_are_any():
     rows = study()
-    counted = runs_that_count(rows)
-    assert {row["phase"] for row in counted} == {"rerun"}
-    assert [row["global_size"] for row in counted] == sorted(row["global_size"] for row in counted)
+    counted = runs_that_count(runs_of(rows))
+    assert {run.phase for run in counted} == {"rerun"}
+    assert [run.global_size for run in counted] == sorted(run.global_size for run in counted)
 
 
 def test_without_reruns_the_quickest_trial_of_a_size_counts():
     rows = [row for row in study() if row["phase"] == "search"]
-    counted = runs_that_count(rows)
-    assert [row["global_size"] for row in counted] == list(SIZES)
-    assert all(row["best"] for row in counted)
+    counted = runs_that_count(runs_of(rows))
+    assert [run.global_size for run in counted] == list(SIZES)
+    assert all(run.best for run in counted)
     assert steps_curve(rows).fit is not None
 
 
 def test_runs_that_miss_the_goal_are_not_left_out_in_silence():
-    rows = [run(8, 100), run(8, 400), run(16, 50), run(16, 70), run(16, None), run(32, 30), run(32, None), run(64, None)]
-    assert steps_by_size(rows) == {8: pytest.approx(200), 16: 70}
+    rows = [
+        run(8, 100),
+        run(8, 400),
+        run(16, 50),
+        run(16, 70),
+        run(16, None),
+        run(32, 30),
+        run(32, None),
+        run(64, None),
+    ]
+    assert steps_by_size(runs_of(rows)) == {8: pytest.approx(200), 16: 70}
     curve = steps_curve([*rows, *(run(size, 10 + 600 / size) for size in (4, 128, 512))])
     assert curve.missed == {16: (1, 3), 32: (1, 2), 64: (1, 1)}
     assert len(curve.points) == 8
@@ -100,7 +117,8 @@ def test_runs_that_miss_the_goal_are_not_left_out_in_silence():
 
 def test_a_size_without_a_winner_is_told_by_its_search():
     rows = [row for row in study() if row["global_size"] != 512 or row["phase"] == "search"]
-    assert 512 not in steps_curve(rows).missed  # its winner was not rerun, which is no failure to reach the goal
+    # its winner was not rerun, which is no failure to reach the goal
+    assert 512 not in steps_curve(rows).missed
     for row in rows:
         if row["global_size"] == 512:
             row.update(status="incomplete", steps=None, best=False)
@@ -112,7 +130,9 @@ def test_a_size_without_a_winner_is_told_by_its_search():
 def test_a_refused_fit_leaves_the_points_and_the_reason():
     curve = steps_curve([run(8, 100), run(16, 50)])
     assert curve.fit is None and curve.sizes == () and curve.regimes is None
-    assert curve.refusal.startswith("batch_sizes must hold at least four different sizes, got 2 (8, 16).")
+    assert curve.refusal.startswith(
+        "batch_sizes must hold at least four different sizes, got 2 (8, 16).",
+    )
     assert [(p.global_size, p.steps) for p in curve.points] == [(8, 100), (16, 50)]
     assert frontier(curve).points == ((100, 800), (50, 800))
 

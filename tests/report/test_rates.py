@@ -17,7 +17,8 @@ def test_every_trial_is_a_cell_and_a_column_has_no_gap():
     assert found.sizes == SIZES
     for size in SIZES:
         cells = [cell for cell in found.cells if cell.global_size == size]
-        trials = sorted((row["learning_rate"], row) for row in rows if row["global_size"] == size and row["phase"] == "search")
+        here = [row for row in rows if row["global_size"] == size and row["phase"] == "search"]
+        trials = sorted((row["learning_rate"], row) for row in here)
         assert [cell.learning_rate for cell in cells] == [rate for rate, _ in trials]
         assert [cell.status for cell in cells] == [row["status"] for _, row in trials]
         assert [a.high for a in cells[:-1]] == [b.low for b in cells[1:]]
@@ -82,7 +83,9 @@ def test_the_exponent_of_the_rule_is_found_with_its_interval():
     oracle = linregress(x, [math.log(point.learning_rate) for point in inside])
     assert rule.alpha == pytest.approx(oracle.slope)
     assert rule.high - rule.alpha == pytest.approx(oracle.stderr * student_t.ppf(0.975, len(x) - 2))
-    assert rule.rates[10] == pytest.approx(rule.eps_star / (1 + rule.b_star / rule.sizes[10]) ** rule.alpha)
+    assert rule.rates[10] == pytest.approx(
+        rule.eps_star / (1 + rule.b_star / rule.sizes[10]) ** rule.alpha,
+    )
 
 
 def test_an_exact_rule_is_found_exactly():
@@ -112,7 +115,9 @@ def test_the_usual_rules_start_where_the_fit_does():
     rule = rate_rule(study(), steps_curve(study()))
     assert rule.linear[0] == rule.root[0] == rule.rates[0]
     ratio = rule.sizes[-1] / rule.sizes[0]
-    assert (rule.linear[-1], rule.root[-1]) == pytest.approx((rule.rates[0] * ratio, rule.rates[0] * math.sqrt(ratio)))
+    assert (rule.linear[-1], rule.root[-1]) == pytest.approx(
+        (rule.rates[0] * ratio, rule.rates[0] * math.sqrt(ratio)),
+    )
 
 
 def test_winners_on_the_edge_do_not_count():

@@ -10,25 +10,31 @@ import pytest
 
 import lightning_noise
 import lightning_noise.study
-from lightning_noise.study import Goal, run_all, run_file
+from lightning_noise.study import Goal, Search, run_all, run_file
 from lightning_noise.study.progress import wanted
 from testing import cheap
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"batch_sizes": [32], "trials": 2, "seeds": 1, "noise_scale": False, "goal": Goal(metric="val_loss", target=0.7)}
+SMALL = {
+    "batch_sizes": [32],
+    "search": Search(trials=2, seeds=1),
+    "noise_scale": False,
+    "goal": Goal(metric="val_loss", target=0.7),
+}
 
 FILE = """
-from lightning_noise.study import Goal
+from lightning_noise.study import Goal, Search, Workers
 from testing import cheap
 
-SMALL = {"batch_sizes": [32], "seeds": 1, "noise_scale": False}
+SMALL = {"batch_sizes": [32], "noise_scale": False, "workers": Workers(count=1)}
 
 def make_module(parameters):
     return cheap.Regression(**parameters)
 
 def make_study(quick):
     goal = Goal(metric="val_loss", target=0.7)
-    return cheap.study(None, make_module=make_module, goal=goal, trials=1 if quick else 2, workers=1, **SMALL)
+    search = Search(trials=1 if quick else 2, seeds=1)
+    return cheap.study(None, make_module=make_module, goal=goal, search=search, **SMALL)
 """
 
 
@@ -40,7 +46,8 @@ def test_a_study_in_a_file_runs_in_worker_processes(tmp_path):
 
 
 def test_a_fixed_study_in_a_file(tmp_path):
-    (tmp_path / "fixed.py").write_text(FILE.replace("workers=1", "workers=0") + "\nstudy = make_study(False)\ndel make_study\n")
+    here = FILE.replace("count=1", "count=0")
+    (tmp_path / "fixed.py").write_text(f"{here}\nstudy = make_study(False)\ndel make_study\n")
     result = run_file(str(tmp_path / "fixed.py"), storage=tmp_path / "a.journal")
     assert len(result.table) == 3
     with pytest.raises(ValueError, match=r"quick needs a function make_study\(quick\)"):
@@ -73,8 +80,14 @@ def test_other_files_are_refused(tmp_path):
 
 def test_several_studies_join_their_tables():
     storage = optuna.storages.InMemoryStorage()
-    a = cheap.study(storage, **{**SMALL, "name": "a", "goal": Goal(metric="val_loss", target=0.7, name="A")})
-    b = cheap.study(storage, **{**SMALL, "name": "b", "goal": Goal(metric="val_loss", target=0.6, name="B")})
+    a = cheap.study(
+        storage,
+        **{**SMALL, "name": "a", "goal": Goal(metric="val_loss", target=0.7, name="A")},
+    )
+    b = cheap.study(
+        storage,
+        **{**SMALL, "name": "b", "goal": Goal(metric="val_loss", target=0.6, name="B")},
+    )
     both = run_all([a, b])
     assert both.goals == ["A", "B"]
     assert list(both.table) == [*a.run().table, *b.run().table]
@@ -84,8 +97,18 @@ def test_several_studies_join_their_tables():
         run_all([a, cheap.study(storage, **{**SMALL, "name": "c", "goal": a.goals})])
 
 
+def test_a_storage_for_one_call_leaves_that_of_the_study(tmp_path):
+    study = cheap.study(tmp_path / "own.journal", **SMALL)
+    run_all([study], storage=tmp_path / "other.journal")
+    assert study.storage == tmp_path / "own.journal"
+    assert [path.name for path in tmp_path.glob("*.journal")] == ["other.journal"]
+
+
 def test_the_bar_tells_runs_done_the_best_and_time_left(capsys):
-    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "name": "digits", "progress": True}).run()
+    cheap.study(
+        optuna.storages.InMemoryStorage(),
+        **{**SMALL, "name": "digits", "progress": True},
+    ).run()
     last = capsys.readouterr().err.split("\r")[-1]
     assert "digits: 100%" in last
     assert "3/3" in last
@@ -131,7 +154,33 @@ def test_importing_the_package_imports_neither_optuna_nor_matplotlib():
 import sys, lightning.pytorch, torchmetrics
 before = set(sys.modules)
 import lightning_noise
-print(sorted({name.split(".")[0] for name in set(sys.modules) - before} & {"optuna", "matplotlib", "sqlalchemy", "scipy"}))
+found = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(found & {"optuna", "matplotlib", "sqlalchemy", "scipy"}))
 """
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout.strip() == "[]"
+
+
+def test_public_names_are_not_those_of_modules():
+    """The import of a module binds its name in the package, and would hide the public one."""
+    rooms = {path.stem for path in Path(lightning_noise.study.__file__).parent.glob("*.py")}
+    assert rooms & set(lightning_noise.study.__all__) == set()
+    assert set(lightning_noise.study.__all__) == set(lightning_noise.study._ROOMS)
+    assert set(lightning_noise.study.__all__) <= set(dir(lightning_noise.study))
+
+
+def test_a_goal_costs_no_optuna():
+    code = """
+import sys
+from lightning_noise.study import Budget, Goal, Search, StorageError, StudyFileError, Workers
+print("optuna" in sys.modules)
+"""
+    call = [sys.executable, "-c", code]
+    found = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

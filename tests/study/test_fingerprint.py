@@ -11,7 +11,7 @@ import optuna
 import pytest
 import torch
 
-from lightning_noise.study import Goal, StorageError, run_file
+from lightning_noise.study import Goal, Search, StorageError, Workers, run_file
 from lightning_noise.study.fingerprint import fingerprint
 from lightning_noise.study.source import definitions
 from lightning_noise.study.storage import UNKNOWN_CODE
@@ -20,8 +20,7 @@ from testing import cheap
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "batch_sizes": [32],
-    "trials": 2,
-    "seeds": 1,
+    "search": Search(trials=2, seeds=1),
     "noise_scale": False,
     "goal": Goal(metric="val_loss", target=0.7),
 }
@@ -76,7 +75,7 @@ def test_other_bound_arguments_are_refused():
 def test_accepted_changes_keep_the_runs_and_stay_in_the_warnings(stored):
     storage, table = stored
     result = small(storage, make_module=flipped).run(accept_changes=True)
-    told = "runs from before a change of make_module are kept, as was accepted"
+    told = "runs from before a change of make_module are kept, as accepted"
     assert result.table == table
     assert told in result.warnings
     again = small(storage, make_module=flipped).run()
@@ -84,7 +83,7 @@ def test_accepted_changes_keep_the_runs_and_stay_in_the_warnings(stored):
 
 
 def test_the_same_code_is_accepted_with_more_threads_and_workers(stored):
-    assert small(stored[0], threads=2, workers=1).run().table == stored[1]
+    assert small(stored[0], workers=Workers(count=1, threads=2)).run().table == stored[1]
 
 
 def test_a_failed_first_run_may_be_mended():
@@ -106,11 +105,11 @@ def test_runs_of_an_old_version_are_kept_with_one_warning(stored, monkeypatch):
 
 
 FILE = """
-from lightning_noise.study import Goal
+from lightning_noise.study import Goal, Search
 from testing import cheap
 from own_models import Net
 
-SMALL = {"batch_sizes": [32], "trials": 2, "seeds": 1}
+SMALL = {"batch_sizes": [32], "search": Search(trials=2, seeds=1)}
 
 def loss_of(module, batch):
     return module.loss(batch)
@@ -169,7 +168,7 @@ def test_a_file_passes_the_word_on(tmp_path):
     (tmp_path / "fixed.py").write_text(
         "from tests.study.test_fingerprint import *\n"
         "study = small(None, make_module=flipped if Path(__file__).with_name('b').exists() else "
-        "cheap.make_module)\n"
+        "cheap.make_module)\n",
     )
     run_file(tmp_path / "fixed.py", storage=tmp_path / "a.journal")
     (tmp_path / "b").touch()

@@ -22,7 +22,11 @@ def test_the_first_crossing_counts():
 
 
 def test_more_can_be_better():
-    assert watch([(0, 0.1), (10, 0.5), (20, 0.9)], target=0.8, mode="max") == ("reached", pytest.approx(17.5), 0.9)
+    assert watch([(0, 0.1), (10, 0.5), (20, 0.9)], target=0.8, mode="max") == (
+        "reached",
+        pytest.approx(17.5),
+        0.9,
+    )
 
 
 def test_a_run_that_ends_first_is_incomplete_not_diverged():
@@ -79,18 +83,21 @@ def test_what_was_reached_stays_reached():
 
 
 def test_a_goal_that_holds_from_the_start_is_refused():
-    with pytest.raises(ValueError, match=r"already holds in the first reading \(0.9 at step 0\).*harder target"):
+    with pytest.raises(
+        ValueError,
+        match=r"already holds in the first reading \(0.9 at step 0\).*harder target",
+    ):
         watch([(0, 0.9)])
 
 
 def test_smoothing_is_in_examples_and_delays_by_about_as_many():
-    """A straight fall of 1 in 1000 examples, read at every step: it is seen 50 examples late at any batch size."""
+    """A straight fall of 1 in 1000 examples is seen 50 examples late at any batch size."""
     for global_size in (1, 5, 20):
         found = GoalWatch(Goal(metric="loss", target=0.5, smoothing=50))
         for step in range(1000 // global_size):
             found.update(step, step * global_size, 1 - step * global_size / 1000)
         crossing = found.outcome().steps * global_size
-        # the exponential mean of a line lags behind by s/(exp(s/50) − 1) examples, read every s of them
+        # the exponential mean of a line, read every s examples, lags by s/(exp(s/50) − 1)
         lag = global_size / math.expm1(global_size / 50)
         assert crossing == pytest.approx(500 + lag, abs=0.2)
 

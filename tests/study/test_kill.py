@@ -1,4 +1,4 @@
-"""kill -9 at any moment: at most the running trials are lost, and the study gives the table of an undisturbed one."""
+"""kill -9 at any moment loses at most the running trials, and does not change the table."""
 
 import os
 import signal
@@ -10,20 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from lightning_noise.study import Budget, TrialError, runner
+from lightning_noise.study import Budget, Search, TrialError, Workers, runner
 from testing import cheap
 
 ROOT = Path(__file__).parents[2]
 
 
 def study(folder, storage, **changes):
-    """Ten runs a size; every run leaves a line in ``folder``/runs."""
-    short = {"batch_sizes": (8, 32), "trials": 4, "refine": 2, "seeds": 2, "budget": Budget(examples=2048, steps=60)}
-    return cheap.study(storage, make_module=partial(make_module, str(folder)), **{**short, **changes})
+    """Ten runs per size; every run leaves a line in ``folder``/runs."""
+    short = {
+        "batch_sizes": (8, 32),
+        "search": Search(trials=4, refine=2, seeds=2),
+        "budget": Budget(examples=2048, steps=60),
+        "make_module": partial(make_module, str(folder)),
+    }
+    return cheap.study(storage, **{**short, **changes})
 
 
 def make_module(folder, parameters):
-    """Kills the process named in a file ``kill-<n>`` (self or parent) when the n-th run of all begins."""
+    """Kills the process named in a file ``kill-<n>`` (self or parent) when the n-th run begins."""
     runs = Path(folder, "runs")
     with runs.open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -55,7 +60,7 @@ def alive(pid):
 def test_a_killed_worker_is_replaced_and_its_trial_done_again(tmp_path, undisturbed):
     (tmp_path / "kill-9").write_text("self")
     sqlite = f"sqlite:///{tmp_path / 'a.db'}"
-    result = study(tmp_path, sqlite, workers=2).run()
+    result = study(tmp_path, sqlite, workers=Workers(count=2)).run()
     assert result.table == undisturbed[0]
     assert len(runs(tmp_path)) == undisturbed[1] + 1  # the run that was killed
     assert study(tmp_path, sqlite).run().table == undisturbed[0]  # read back; nothing is run again
@@ -65,14 +70,21 @@ def test_a_killed_worker_is_replaced_and_its_trial_done_again(tmp_path, undistur
 def test_a_killed_parent_loses_the_running_trials_alone(tmp_path, undisturbed):
     start = f"""
 from pathlib import Path
+from lightning_noise.study import Workers
 from tests.study.test_kill import study
 if __name__ == "__main__":
-    study(Path({str(tmp_path)!r}), {str(tmp_path / "a.journal")!r}, workers=2).run()
+    study(Path({str(tmp_path)!r}), {str(tmp_path / "a.journal")!r}, workers=Workers(count=2)).run()
 """
     (tmp_path / "start.py").write_text(start)
     (tmp_path / "kill-13").write_text("parent")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    died = subprocess.run([sys.executable, tmp_path / "start.py"], env=environment, cwd=ROOT, timeout=240, check=False)
+    died = subprocess.run(
+        [sys.executable, tmp_path / "start.py"],
+        env=environment,
+        cwd=ROOT,
+        timeout=240,
+        check=False,
+    )
     assert died.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in runs(tmp_path)):  # no worker outlives its parent
@@ -96,6 +108,9 @@ def test_a_trial_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "ATTEMPTS", 2)
     for run in (1, 2):
         (tmp_path / f"kill-{run}").write_text("self")
-    with pytest.raises(TrialError, match=r"search run of trial 0 at global size 8 .* died 2 times.*exit code -9"):
-        study(tmp_path, tmp_path / "a.journal", workers=1).run()
+    with pytest.raises(
+        TrialError,
+        match=r"search run of trial 0 at global size 8 .* died 2 times.*exit code -9",
+    ):
+        study(tmp_path, tmp_path / "a.journal", workers=Workers(count=1)).run()
     assert not any(alive(pid) for pid in runs(tmp_path))

@@ -4,7 +4,14 @@ import optuna
 import pytest
 
 from lightning_noise import CriticalBatchSize
-from lightning_noise.study import BatchSizeStudy, Budget, CentredLearningRate, Goal
+from lightning_noise.study import (
+    BatchSizeStudy,
+    Budget,
+    CentredLearningRate,
+    Goal,
+    Search,
+    Workers,
+)
 from testing import noisy_quadratic as model
 from testing.quadratic import GOAL, best_steps
 
@@ -19,13 +26,11 @@ def test_a_study_finds_the_best_steps_of_the_noisy_quadratic_model():
         goal=goal,
         batch_sizes=SIZES,
         search_space={"learning_rate": CentredLearningRate(eps_max=1.6, b=220, spread=1.5)},
-        trials=8,
-        refine=8,
-        seeds=1,
+        search=Search(trials=8, refine=8, seeds=1),
         budget=Budget(steps=8_000),
         storage=optuna.storages.InMemoryStorage(),
         noise_scale=False,
-        workers=0,
+        workers=Workers(count=0),
         progress=False,
     ).run()
     expected = {size: best_steps(size).steps for size in SIZES}

@@ -12,7 +12,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from lightning_noise.study import Goal, StorageError, opening, owner
+from lightning_noise.study import Goal, Search, StorageError, opening, owner
 from lightning_noise.study.opening import opened
 from lightning_noise.study.owner import owned
 from testing import cheap
@@ -21,8 +21,7 @@ ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 SMALL = {
     "batch_sizes": [32],
-    "trials": 2,
-    "seeds": 1,
+    "search": Search(trials=2, seeds=1),
     "noise_scale": False,
     "goal": Goal(metric="val_loss", target=0.7),
 }

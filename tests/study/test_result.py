@@ -2,6 +2,9 @@
 
 import pytest
 
+from lightning_noise import CriticalBatchSize
+from lightning_noise.report.curves import steps_curve
+from lightning_noise.report.fit_text import describe
 from lightning_noise.report.table import read_table
 from lightning_noise.study import StudyResult
 
@@ -33,13 +36,30 @@ def hyperbola(size):
 
 
 def table(**changes):
-    """The search's winner is ten per cent too good, the reruns scatter by a factor of 1.1 about the truth."""
+    """The search's winner is ten per cent too good, the reruns scatter by a factor of 1.1."""
     found = []
     for size in SIZES:
-        found.append(row(size, 0.9 * hyperbola(size), "search", b_simple_start=None, b_simple_average=None, b_simple_end=None))
+        found.append(
+            row(
+                size,
+                0.9 * hyperbola(size),
+                "search",
+                b_simple_start=None,
+                b_simple_average=None,
+                b_simple_end=None,
+            ),
+        )
         noise = {"b_simple_start": 20.0, "b_simple_average": 128.0, "b_simple_end": 500.0}
         found.append(row(size, 1.1 * hyperbola(size), **noise))
-        found.append(row(size, hyperbola(size) / 1.1, b_simple_start=None, b_simple_average=None, b_simple_end=None))
+        found.append(
+            row(
+                size,
+                hyperbola(size) / 1.1,
+                b_simple_start=None,
+                b_simple_average=None,
+                b_simple_end=None,
+            ),
+        )
     return [{**one, **changes} for one in found]
 
 
@@ -55,13 +75,18 @@ def test_the_fit_is_that_of_the_reruns():
 def test_the_noise_scale_stands_beside_it():
     result = StudyResult.from_table(table())
     beside = result.compare("g")
-    assert (beside.start, beside.average, beside.end, beside.ratio) == pytest.approx((20, 128, 500, 2))
+    assert (beside.start, beside.average, beside.end, beside.ratio) == pytest.approx(
+        (20, 128, 500, 2),
+    )
     assert result.compare("g", "b_noise")[5:] == (None,) * 4
-    least = "at least 100 steps, at least 6400 examples"
-    said = f"  b_crit 64 examples, 95 % interval 64 to 64: {least}"
+    said = "  b_crit 64 examples, 95 % interval 64 to 64: twice the minimum steps and examples"
     assert said in result.summary().splitlines()
-    assert "b_simple of the tuned runs: 20 at the start, 128 on average (2 b_crit), 500 at the end" in result.summary()
-    assert "      64 examples per step: 200 steps, 12800 examples, learning rate 0.64" in result.summary()
+    least = "  minimum 100 steps, 6400 examples; residual 0.0 % (rms of ln S)"
+    assert least in result.summary().splitlines()
+    tuned = "20 at the start, 128 on average (2 b_crit), 500 at the end"
+    assert f"b_simple of the tuned runs: {tuned}" in result.summary()
+    at_64 = "      64 examples per step: 200 steps, 12800 examples, learning rate 0.64"
+    assert at_64 in result.summary()
 
 
 def test_reruns_that_fail_are_told_and_not_averaged_away():
@@ -117,33 +142,38 @@ STEEP = ((8, 1.0), (16, 1.02), (32, 0.98), (64, 1.1), (128, 1.3), (256, 1.6))
 
 
 def test_what_cannot_be_fitted_has_no_fit():
-    result = StudyResult.from_table([one for one in table() if one["global_size"] < 64] + [row(1024, None, "search")])
+    result = StudyResult.from_table(
+        [one for one in table() if one["global_size"] < 64] + [row(1024, None, "search")],
+    )
     assert result.fits == {}
     assert result.compare("g").ratio is None
-    assert any(text.startswith("g: no critical batch size: ") for text in result.warnings)
+    assert any(text.startswith("g: b_crit could not be determined: ") for text in result.warnings)
     assert any("no trial reached it at global size 1024" in text for text in result.warnings)
-    assert "b_crit cannot be said" in result.summary()
-    with pytest.raises(ValueError, match=r"goal must be one of \['g'\], got 'h'"):
+    assert "b_crit could not be determined" in result.summary()
+    with pytest.raises(ValueError, match=r"goal must be one of 'g', got 'h'"):
         result.steps("h")
 
 
 def test_a_winner_on_the_boundary_is_told():
     rows = [{**one, "boundary": one["best"] and one["global_size"] in (8, 512)} for one in table()]
     assert "the winner lies on the boundary of the search space at global size 8, 512" in " ".join(
-        StudyResult.from_table(rows).warnings
+        StudyResult.from_table(rows).warnings,
     )
 
 
 def test_fixed_budget_figures_are_for_whole_runs_only():
-    rows = [row(8, s, "search", best_value=v, trial=i) for i, (s, v) in enumerate([(10, 0.1), (None, 0.4), (20, 0.2)])]
-    rows += [row(16, s, "search", best_value=v, trial=i) for i, (s, v) in enumerate([(10, 0.3), (None, None)])]
-    rows += [row(16, 9, "search", best_value=0.25, trial=2, refined=True)]
+    searched = [(8, 10, 0.1), (8, None, 0.4), (8, 20, 0.2), (16, 10, 0.3), (16, None, None)]
+    rows = [row(size, steps, "search", best_value=value) for size, steps, value in searched]
+    rows += [row(16, 9, "search", best_value=0.25, refined=True)]
     rows += [row(32, 10, "search", pruned=True), row(32, None, "search", status="diverged")]
     rows += [row(64, None, "search", pruned=True)]
     result = StudyResult.from_table(rows)
     assert result.best_values("g") == {8: 0.1, 16: 0.25}
     assert result.best_values("g", mode="max") == {8: 0.4, 16: 0.3}
-    assert StudyResult.from_table({**one, "mode": "max"} for one in rows).best_values("g") == {8: 0.4, 16: 0.3}
+    assert StudyResult.from_table({**one, "mode": "max"} for one in rows).best_values("g") == {
+        8: 0.4,
+        16: 0.3,
+    }
     assert result.share_reached("g") == pytest.approx({8: 2 / 3, 16: 1 / 2, 32: 1 / 2})
 
 
@@ -154,7 +184,25 @@ def test_the_table_as_csv(tmp_path):
     assert [dict(one) for one in read.table] == [{"param_momentum": None, **one} for one in rows]
 
 
+def test_the_figures_do_not_fit_again(tmp_path, monkeypatch):
+    result = StudyResult.from_table(table())
+    monkeypatch.setattr(CriticalBatchSize, "fit", lambda *_, **__: 1 / 0)
+    assert len(result.figures(tmp_path / "figures")) == 4
+
+
+def test_summary_and_command_report_a_fit_in_the_same_lines():
+    result = StudyResult.from_table(table())
+    _, *lines = describe(steps_curve(table())).splitlines()
+    assert len(lines) == 4
+    assert result.summary().splitlines()[1:5] == lines
+
+
 def test_the_figures_of_a_result(tmp_path):
     found = StudyResult.from_table(table()).figures(tmp_path / "figures", kind="svg")
-    assert [path.name for path in found] == ["steps_g.svg", "learning_rates_g.svg", "best_rate_g.svg", "frontier.svg"]
+    assert [path.name for path in found] == [
+        "steps_g.svg",
+        "learning_rates_g.svg",
+        "best_rate_g.svg",
+        "frontier.svg",
+    ]
     assert all(path.stat().st_size > 1000 for path in found)

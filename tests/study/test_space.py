@@ -8,7 +8,11 @@ import pytest
 from lightning_noise.study import CentredLearningRate, Choice, LogUniform, Uniform
 from lightning_noise.study.space import around, distributions, on_boundary, points, position
 
-SPACE = {"learning_rate": (0.01, 1.0), "momentum": Uniform(0.0, 0.9), "schedule": ["constant", "cosine"]}
+SPACE = {
+    "learning_rate": (0.01, 1.0),
+    "momentum": Uniform(0.0, 0.9),
+    "schedule": ["constant", "cosine"],
+}
 
 
 def test_the_points_depend_on_the_seed_alone_and_are_a_prefix_of_longer_searches():
@@ -19,7 +23,10 @@ def test_the_points_depend_on_the_seed_alone_and_are_a_prefix_of_longer_searches
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_points_fill_the_space_evenly(seed):
-    """Of the first 16 points of a Sobol sequence but one, at most one lies in each sixteenth of every range."""
+    """Of the first 16 points of a Sobol sequence, at most one lies in each sixteenth of a range.
+
+    The search leaves out the first.
+    """
     space = distributions(SPACE, 32)
     found = points(space, 15, seed)
     for name in ("learning_rate", "momentum"):
@@ -42,12 +49,15 @@ def test_the_neighbourhood_is_narrower_and_stays_inside():
     near = around(space, centre, searched=64)  # two ranges: an eighth apart each way
     assert near["learning_rate"].high == 1.0  # cut at the end
     assert near["learning_rate"].low == pytest.approx(0.9 / 100**0.25)
-    assert (near["momentum"].low, near["momentum"].high) == pytest.approx((0.45 - 0.225, 0.45 + 0.225))
+    assert (near["momentum"].low, near["momentum"].high) == pytest.approx(
+        (0.45 - 0.225, 0.45 + 0.225),
+    )
     assert all(point["schedule"] == "cosine" for point in points(near, 4, seed=0))
 
 
 @pytest.mark.parametrize(
-    ("rate", "momentum", "told"), [(0.1, 0.45, False), (0.0157, 0.45, True), (0.65, 0.45, True), (0.1, 0.85, True)]
+    ("rate", "momentum", "told"),
+    [(0.1, 0.45, False), (0.0157, 0.45, True), (0.65, 0.45, True), (0.1, 0.85, True)],
 )
 def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
     """A tenth of the range 0.01 … 1 in the logarithm is a factor of 1.585; of 0 … 0.9, 0.09."""
@@ -64,9 +74,21 @@ def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
         (lambda: Uniform(1.0, 1.0), ValueError, "finite low < high"),
         (lambda: Choice(()), ValueError, "one or more plain values"),
         (lambda: Choice((object,)), ValueError, "one or more plain values"),
-        (lambda: CentredLearningRate(eps_max=0.0, b=1), ValueError, "eps_max of CentredLearningRate must be a number > 0"),
-        (lambda: CentredLearningRate(eps_max=1.0, b=1, spread=1), ValueError, "spread of CentredLearningRate"),
-        (lambda: distributions({"momentum": 0.9}, 32), TypeError, r"search_space\['momentum'\] must be .* got 0.9"),
+        (
+            lambda: CentredLearningRate(eps_max=0.0, b=1),
+            ValueError,
+            "eps_max of CentredLearningRate must be a number > 0",
+        ),
+        (
+            lambda: CentredLearningRate(eps_max=1.0, b=1, spread=1),
+            ValueError,
+            "spread of CentredLearningRate",
+        ),
+        (
+            lambda: distributions({"momentum": 0.9}, 32),
+            TypeError,
+            r"search_space\['momentum'\] must be .* got 0.9",
+        ),
     ],
 )
 def test_bad_ranges_are_refused(make, error, message):
@@ -83,4 +105,5 @@ def test_the_closer_search_round_a_choice_is_quiet(caplog):
     finally:
         optuna.logging.disable_propagation()
     assert caplog.records == []
-    assert len({one["learning_rate"] for one in found}) == 1 and len({one["weight_decay"] for one in found}) == 4
+    assert len({one["learning_rate"] for one in found}) == 1
+    assert len({one["weight_decay"] for one in found}) == 4

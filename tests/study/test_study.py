@@ -15,23 +15,31 @@ import pytorch_lightning
 import torch
 from torch import nn
 
-from lightning_noise.study import Budget, Goal, StorageError, TrialError
+from lightning_noise.study import Budget, Goal, Search, StorageError, TrialError, Workers
 from lightning_noise.study.opening import opened
+from lightning_noise.study.task import RERUN, SEARCH
 from lightning_noise.study.trial import run
 from testing import cheap
 
 MEMORY = optuna.storages.InMemoryStorage
+WHOLE = Search(trials=6, seeds=2, prune=False)
 
 
-def one(*, size=32, parameters=None, phase="search", cap=None, **changes):
+def first(outcome):
+    """What came of the first goal."""
+    return next(iter(outcome.goals.values()))
+
+
+def one(*, size=32, parameters=None, phase=SEARCH, cap=None, **changes):
     """One run of a study, and what came of it."""
     study = cheap.study(None, batch_sizes=[size], **changes)
-    task = study._plan(size).next_tasks({})[0]._replace(parameters=parameters or {"learning_rate": 0.1}, phase=phase)
+    task = study._plan(size).next_tasks({})[0]
+    task = task._replace(parameters=parameters or {"learning_rate": 0.1}, phase=phase)
     return run(study.recipe, task if cap is None else task._replace(max_steps=cap))
 
 
 def by_hand(size, rate, seed):
-    """Training losses and validation losses of a plain loop over one epoch, both of the weights before the step."""
+    """Training and validation losses of a plain loop over one epoch, before each step."""
     torch.manual_seed(seed)
     train, val = cheap.make_data(size, seed)
     model = cheap.Regression(rate)
@@ -66,23 +74,27 @@ def test_steps_are_those_of_a_plain_loop():
     ]
     outcome = one(goal=goals, validate_every=3 * 32, parameters={"learning_rate": 0.05})
     expected = [crossing(validated, 0.9, every=3), crossing(losses, 0.8), crossing(losses, 1.1)]
-    assert [outcome.goals[i].steps for i in range(3)] == pytest.approx(expected, rel=1e-4)
+    assert [outcome.goals[goal].steps for goal in goals] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_run_ends_where_its_goals_are_decided_or_cannot_be_won():
     assert one().pruned
     assert [found.status for found in one(cap=3).goals.values()] == ["incomplete", "incomplete"]
     assert one(cap=3).pruned
-    whole = one(prune=False)
+    whole = one(search=WHOLE)
+    hard = cheap.GOALS[1]
     assert not whole.pruned
-    assert whole.goals[1].steps == one().goals[1].steps
-    assert whole.goals[1].best_value < one().goals[1].best_value  # it went on
+    assert whole.goals[hard].steps == one().goals[hard].steps
+    assert whole.goals[hard].best_value < one().goals[hard].best_value  # it went on
 
 
-@pytest.mark.parametrize("goal", [Goal(metric="val_loss", target=0.55), Goal(metric="loss", target=0.55, on="train")])
+@pytest.mark.parametrize(
+    "goal",
+    [Goal(metric="val_loss", target=0.55), Goal(metric="loss", target=0.55, on="train")],
+)
 def test_a_run_that_blows_up_has_diverged(goal):
     outcome = one(goal=goal, parameters={"learning_rate": 5.0})
-    assert outcome.goals[0].status == "diverged"
+    assert first(outcome).status == "diverged"
     assert not outcome.pruned
 
 
@@ -97,8 +109,8 @@ def test_a_run_that_blows_up_has_diverged_by_its_accuracy_too():
     goal = Goal(metric="score", target=0.58, mode="max")
     found = {"make_module": lambda p: Scored(**p), "goal": goal}
     outcome = one(cap=20, parameters={"learning_rate": 2.5}, **found)  # all losses are finite
-    assert outcome.goals[0].status == "diverged"
-    assert one(parameters={"learning_rate": 0.3}, **found).goals[0].status == "reached"
+    assert first(outcome).status == "diverged"
+    assert first(one(parameters={"learning_rate": 0.3}, **found)).status == "reached"
 
 
 class NotFinite(cheap.Regression):
@@ -108,13 +120,18 @@ class NotFinite(cheap.Regression):
 
 
 def test_a_loss_that_is_not_finite_has_diverged_whatever_is_validated():
-    outcome = one(make_module=lambda p: NotFinite(**p), validate_every=10**4, budget=Budget(steps=2000, examples=10**5))
+    outcome = one(
+        make_module=lambda p: NotFinite(**p),
+        validate_every=10**4,
+        budget=Budget(steps=2000, examples=10**5),
+    )
     assert {found.status for found in outcome.goals.values()} == {"diverged"}
 
 
 class Accumulating(cheap.Regression):
     def configure_optimizers(self):
-        assert self.trainer.max_steps == 64  # the budget: a schedule of the module's must not see where runs are pruned
+        # the budget: a schedule of the module's must not see where runs are pruned
+        assert self.trainer.max_steps == 64
         return super().configure_optimizers()
 
 
@@ -133,15 +150,20 @@ def test_accumulation_counts_optimizer_steps():
         trainer_options={"accumulate_grad_batches": 2},
         parameters={"learning_rate": 0.03},
     )
-    assert outcome.goals[0].steps == pytest.approx(crossing(losses, 0.8), rel=1e-4)
+    assert first(outcome).steps == pytest.approx(crossing(losses, 0.8), rel=1e-4)
 
 
 def test_noise_scales_are_those_of_the_reruns():
-    outcome = one(phase="rerun", size=8, goal=Goal(metric="val_loss", target=0.52), parameters={"learning_rate": 0.02})
+    outcome = one(
+        phase=RERUN,
+        size=8,
+        goal=Goal(metric="val_loss", target=0.52),
+        parameters={"learning_rate": 0.02},
+    )
     assert set(outcome.noise) == {"b_simple_start", "b_simple_average", "b_simple_end"}
     assert all(2 < value < 2000 for value in outcome.noise.values())
-    assert one(phase="search", size=8).noise == {}
-    assert one(phase="rerun", size=8, noise_scale=False).noise == {}
+    assert one(phase=SEARCH, size=8).noise == {}
+    assert one(phase=RERUN, size=8, noise_scale=False).noise == {}
 
 
 def loss_of(module, batch):
@@ -149,10 +171,16 @@ def loss_of(module, batch):
 
 
 def test_b_noise_where_asked():
-    """As in the callback: here the curvature at every step, which a short run needs to resolve it."""
+    """Here with the curvature at every step, which a short run needs to resolve it."""
     asked = {"geometry": ("euclidean", "hessian"), "loss_fn": loss_of, "every_n_steps": 1}
     goal = Goal(metric="val_loss", target=0.52)
-    outcome = one(phase="rerun", size=64, goal=goal, parameters={"learning_rate": 0.02}, noise_scale=asked)
+    outcome = one(
+        phase=RERUN,
+        size=64,
+        goal=goal,
+        parameters={"learning_rate": 0.02},
+        noise_scale=asked,
+    )
     assert {"b_noise_start", "b_noise_average", "b_noise_end", "b_simple_end"} <= set(outcome.noise)
     assert all(1 < value < 2000 for value in outcome.noise.values())
 
@@ -164,8 +192,8 @@ class Normed(cheap.Regression):
 
 
 def test_a_model_that_cannot_be_measured_is_trained_all_the_same():
-    outcome = one(make_module=lambda p: Normed(**p), phase="rerun")
-    assert outcome.goals[0].status == "reached"
+    outcome = one(make_module=lambda p: Normed(**p), phase=RERUN)
+    assert first(outcome).status == "reached"
     assert outcome.noise == {}
     assert outcome.warning.startswith("the noise scale was not measured: ")
 
@@ -175,8 +203,12 @@ def test_nothing_stays_behind(monkeypatch):
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     threads = torch.get_num_threads()
     before = [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
-    one(threads=threads + 1)
-    assert before == [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
+    one(workers=Workers(count=0, threads=threads + 1))
+    assert before == [
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    ]
     assert os.environ["PL_GLOBAL_SEED"] == "7"
     monkeypatch.delenv("PL_GLOBAL_SEED")
     one()
@@ -203,18 +235,23 @@ class Twin(cheap.Body, pytorch_lightning.LightningModule):
 class TwinData(pytorch_lightning.LightningDataModule):
     def __init__(self, global_size, seed):
         super().__init__()
-        self.train_dataloader, self.val_dataloader = ((lambda loader=one: loader) for one in cheap.make_data(global_size, seed))
+        train, val = cheap.make_data(global_size, seed)
+        self.train_dataloader = lambda: train
+        self.val_dataloader = lambda: val
 
 
 def test_the_twin_package_trains_the_same():
     twin = {"make_module": lambda p: Twin(**p), "make_data": TwinData}
-    assert one(phase="rerun", size=8, **twin) == one(phase="rerun", size=8)
+    assert one(phase=RERUN, size=8, **twin) == one(phase=RERUN, size=8)
 
 
 def test_data_may_come_in_three_forms():
     assert one(make_data=Data) == one()
     train_only = Goal(metric="loss", target=0.7, on="train")
-    assert one(goal=train_only) == one(goal=train_only, make_data=lambda size, seed: cheap.make_data(size, seed)[0])
+    assert one(goal=train_only) == one(
+        goal=train_only,
+        make_data=lambda size, seed: cheap.make_data(size, seed)[0],
+    )
 
 
 class Silent(cheap.Regression):
@@ -224,9 +261,15 @@ class Silent(cheap.Regression):
 
 @pytest.mark.filterwarnings("ignore:Total length of `.*Loader` across ranks is zero")
 def test_errors_of_a_run_say_which_run_and_why():
-    with pytest.raises(TrialError, match=r"search run of trial 0 at global size 4 .*'val_loss' is not among the logged ones"):
+    with pytest.raises(
+        TrialError,
+        match=r"search run of trial 0 at global size 4 .*'val_loss' is not among the logged ones",
+    ):
         cheap.study(MEMORY(), make_module=lambda p: Silent(**p)).run()
-    with pytest.raises(ValueError, match=r"global size 1024 gave no reading of .*make_data gives no batch of that size"):
+    with pytest.raises(
+        ValueError,
+        match=r"global size 1024 gave no reading of .*make_data gives no batch of that size",
+    ):
         one(size=1024, goal=Goal(metric="loss", target=0.7, on="train"))
 
 
@@ -237,13 +280,20 @@ def test_seeds_and_numbers_of_runs():
         seen.append((global_size, seed))
         return cheap.make_data(global_size, seed)
 
-    study = cheap.study(MEMORY(), make_data=make_data, goal=Goal(metric="val_loss", target=0.7), batch_sizes=[8, 16], seed=3)
+    study = cheap.study(
+        MEMORY(),
+        make_data=make_data,
+        goal=Goal(metric="val_loss", target=0.7),
+        batch_sizes=[8, 16],
+        search=Search(trials=6, seeds=2, seed=3),
+    )
     result = study.run()
     assert sorted(seen) == sorted((size, seed) for size in (8, 16) for seed in [3] * 6 + [4, 5])
-    assert [(row["phase"], row["trial"], row["seed"]) for row in result.table[:6]] == [("search", i, 3) for i in range(6)]
-    search, reruns = (
-        [row for row in result.table if row["global_size"] == 8 and row["phase"] == phase] for phase in ("search", "rerun")
-    )
+    runs = [(row["phase"], row["trial"], row["seed"]) for row in result.table[:6]]
+    assert runs == [("search", i, 3) for i in range(6)]
+    at_8 = [row for row in result.table if row["global_size"] == 8]
+    search = [row for row in at_8 if row["phase"] == SEARCH]
+    reruns = [row for row in at_8 if row["phase"] == RERUN]
     (best,) = (row for row in search if row["best"])
     assert best["steps"] == min(row["steps"] for row in search if row["steps"] is not None)
     assert {row["learning_rate"] for row in reruns} == {best["learning_rate"]}
@@ -256,53 +306,113 @@ def test_optuna_shows_the_search():
     (best,) = (row for row in result.table if row["best"] and row["goal"] == "val_loss <= 0.7")
     assert found.best_trial.params == {"learning_rate": best["learning_rate"]}
     assert found.best_value == best["steps"]
-    assert len(optuna.load_study(storage=storage, study_name="digits/global_size=8/rerun").trials) in (2, 4)
+    assert len(
+        optuna.load_study(storage=storage, study_name="digits/global_size=8/rerun").trials,
+    ) in (2, 4)
+
+
+def test_runs_are_stored_in_the_format_of_earlier_versions():
+    storage = MEMORY()
+    table = cheap.study(storage, batch_sizes=[32], search=Search(trials=1, seeds=1)).run().table
+    search = optuna.load_study(storage=storage, study_name="study/global_size=32")
+    rerun = optuna.load_study(storage=storage, study_name="study/global_size=32/rerun")
+    steps = [row["steps"] for row in table if row["phase"] == SEARCH]
+    stored = search.trials[0].user_attrs["run"]
+    assert list(stored) == ["key", "goals", "pruned", "noise", "warning"]
+    assert stored["key"] == [32, "search", 0, 0]
+    assert {i: found[:2] for i, found in stored["goals"].items()} == {
+        "0": ["reached", steps[0]],
+        "1": ["reached", steps[1]],
+    }
+    assert [trial.user_attrs["run"]["key"] for trial in rerun.trials] == [[32, "rerun", 0, 1]]
+    settings = search.user_attrs["settings"]
+    kept = {name: settings[name] for name in ("trials", "refine", "seeds", "seed", "prune")}
+    assert kept == {"trials": 1, "refine": 0, "seeds": 1, "seed": 0, "prune": True}
 
 
 def test_other_settings_are_refused_and_more_sizes_are_not():
     storage = MEMORY()
     small = {"goal": Goal(metric="val_loss", target=0.7), "batch_sizes": [8], "noise_scale": False}
     first = cheap.study(storage, **small).run()
-    with pytest.raises(StorageError, match=r"'study/global_size=8' with other settings: .*trials was 6 and is 7"):
-        cheap.study(storage, **{**small, "trials": 7}).run()
+    with pytest.raises(
+        StorageError,
+        match=r"'study/global_size=8' with other settings: .*trials was 6 and is 7",
+    ):
+        cheap.study(storage, **small, search=Search(trials=7, seeds=2)).run()
     both = cheap.study(storage, **{**small, "batch_sizes": [8, 16]}).run()
     assert both.table[: len(first.table)] == first.table
 
 
 def test_a_journal_in_use_is_refused(tmp_path):
-    with opened(tmp_path / "a.journal", "study"), pytest.raises(StorageError, match=r"a\.journal is in use by another run"):
+    with (
+        opened(tmp_path / "a.journal", "study"),
+        pytest.raises(StorageError, match=r"a\.journal is in use by another run"),
+    ):
         cheap.study(tmp_path / "a.journal").run()
 
 
 def test_the_journal_is_named_after_the_study(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cheap.study(None, name="mine", batch_sizes=[64], trials=1, seeds=1).run()
+    cheap.study(None, name="mine", batch_sizes=[64], search=Search(trials=1, seeds=1)).run()
     assert (tmp_path / "mine.journal").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"make_module": None}, TypeError, "make_module must be a function from parameters to a LightningModule, got None"),
-        ({"make_data": [1]}, TypeError, r"make_data must be a function \(global_size, seed\) -> loaders, got \[1\]"),
+        (
+            {"make_module": None},
+            TypeError,
+            "make_module must be a function from parameters to a LightningModule, got None",
+        ),
+        (
+            {"make_data": [1]},
+            TypeError,
+            r"make_data must be a function \(global_size, seed\) -> loaders, got \[1\]",
+        ),
         ({"goal": []}, TypeError, "goal must be a Goal"),
         ({"goal": None}, TypeError, r"goal must be a Goal or a sequence of them, got \(None,\)"),
-        ({"goal": "val_loss"}, TypeError, r"goal must be a Goal or a sequence of them, got \('val_loss',\)"),
+        (
+            {"goal": "val_loss"},
+            TypeError,
+            r"goal must be a Goal or a sequence of them, got \('val_loss',\)",
+        ),
         ({"batch_sizes": 8}, TypeError, "batch_sizes must be a sequence of ints >= 1, .* got 8"),
         ({"search_space": None}, TypeError, "search_space must be a dict of ranges, .* got None"),
-        ({"goal": [Goal(metric="a", target=1), Goal(metric="a", target=1)]}, ValueError, "different names, got .*Goal\\(name"),
+        (
+            {"goal": [Goal(metric="a", target=1), Goal(metric="a", target=1)]},
+            ValueError,
+            "different names, got .*Goal\\(name",
+        ),
         ({"batch_sizes": []}, ValueError, "batch_sizes must hold different sizes"),
-        ({"batch_sizes": [8, 8]}, ValueError, r"batch_sizes must hold different sizes, one or more, got \[8, 8\]"),
+        (
+            {"batch_sizes": [8, 8]},
+            ValueError,
+            r"batch_sizes must hold different sizes, one or more, got \[8, 8\]",
+        ),
         ({"batch_sizes": [0]}, ValueError, "every one of batch_sizes must be an int >= 1, got 0"),
-        ({"batch_sizes": [8.0]}, TypeError, "every one of batch_sizes must be an int >= 1, got 8.0"),
-        ({"batch_sizes": [8, 8192]}, ValueError, r"budget of 4096 examples does not hold one batch of the sizes \[8192\]"),
+        (
+            {"batch_sizes": [8.0]},
+            TypeError,
+            "every one of batch_sizes must be an int >= 1, got 8.0",
+        ),
+        (
+            {"batch_sizes": [8, 8192]},
+            ValueError,
+            r"budget of 4096 examples does not hold one batch of the sizes \[8192\]",
+        ),
         ({"budget": 100}, TypeError, "budget must be a Budget.*got 100"),
-        ({"search_space": {"lr": (0.1, 1.0)}}, ValueError, r"search_space must hold 'learning_rate', got \['lr'\]"),
+        (
+            {"search_space": {"lr": (0.1, 1.0)}},
+            ValueError,
+            r"search_space must hold 'learning_rate', got \['lr'\]",
+        ),
         ({"search_space": {"learning_rate": 0.1}}, TypeError, "got 0.1"),
-        ({"trials": 0}, ValueError, "trials must be an int >= 1, got 0"),
-        ({"seeds": True}, TypeError, "seeds must be an int >= 1, got True"),
-        ({"refine": -1}, ValueError, "refine must be an int >= 0, got -1"),
-        ({"validate_every": 10**6}, ValueError, "validate_every must not exceed the budget, got 1000000"),
+        (
+            {"validate_every": 10**6},
+            ValueError,
+            "validate_every must not exceed the budget, got 1000000",
+        ),
         ({"validate_every": 0}, ValueError, "validate_every must be an int >= 1, got 0"),
     ],
 )
@@ -311,14 +421,75 @@ def test_bad_arguments_are_refused(changes, error, message):
         cheap.study(None, **changes)
 
 
+CALL = "BatchSizeStudy"
+
+
+def bad(record, arguments, error, message):
+    return pytest.param(record, arguments, error, message, id=f"{arguments}")
+
+
+@pytest.mark.parametrize(
+    ("record", "arguments", "error", "message"),
+    [
+        bad(Search, {"trials": 0}, ValueError, "trials must be an int >= 1, got 0"),
+        bad(Search, {"seeds": True}, TypeError, "seeds must be an int >= 1, got True"),
+        bad(Search, {"refine": -1}, ValueError, "refine must be an int >= 0, got -1"),
+        bad(Search, {"seed": -1}, ValueError, "seed must be an int >= 0, got -1"),
+        bad(Workers, {"count": -1}, ValueError, "count must be an int >= 0, got -1"),
+        bad(Workers, {"threads": 0}, ValueError, "threads must be an int >= 1, got 0"),
+    ],
+)
+def test_bad_records_are_refused(record, arguments, error, message):
+    with pytest.raises(error, match=message):
+        record(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"trials": 32},
+            "trials is an argument of Search: BatchSizeStudy(search=Search(trials=32)).",
+        ),
+        (
+            {"seeds": 2, "refine": 4},
+            f"refine and seeds are arguments of Search: {CALL}(search=Search(refine=4, seeds=2)).",
+        ),
+        (
+            {"threads": 2},
+            "threads is an argument of Workers: BatchSizeStudy(workers=Workers(threads=2)).",
+        ),
+        (
+            {"workers": 4, "threads": 2},
+            f"workers must be a Workers, got 4: {CALL}(workers=Workers(count=4, threads=2)).",
+        ),
+        ({"search": 16}, "search must be a Search, such as Search(trials=16), got 16."),
+        ({"workers": None}, "workers must be a Workers, such as Workers(count=2), got None."),
+        ({"trails": 3}, "BatchSizeStudy() got an unexpected keyword argument 'trails'"),
+    ],
+)
+def test_arguments_of_a_record_are_refused_with_its_name(arguments, message):
+    with pytest.raises(TypeError) as refused:
+        cheap.study(None, **arguments)
+    assert str(refused.value) == message
+
+
+def test_the_call_in_such_an_error_is_right():
+    study = cheap.study(None, search=Search(trials=32), workers=Workers(count=4, threads=2))
+    assert study.search == Search(trials=32, refine=0, seeds=5, seed=0, prune=True)
+    assert (study.workers.count, study.recipe.threads) == (4, 2)
+
+
 def test_sizes_of_numpy_and_of_a_generator():
     assert cheap.study(None, batch_sizes=2 ** np.arange(5, 2, -1)).batch_sizes == (8, 16, 32)
-    assert all(type(size) is int for size in cheap.study(None, batch_sizes=np.array([8, 16])).batch_sizes)
+    sizes = cheap.study(None, batch_sizes=np.array([8, 16])).batch_sizes
+    assert all(type(size) is int for size in sizes)
     assert cheap.study(None, batch_sizes=(2**k for k in (3, 4))).batch_sizes == (8, 16)
 
 
 @pytest.mark.parametrize(
-    ("storage", "message"), [(3, "must be a path, a URL.* got 3"), (".", "journal file, but . is a folder")]
+    ("storage", "message"),
+    [(3, "must be a path, a URL.* got 3"), (".", "journal file, but . is a folder")],
 )
 def test_bad_storages_are_refused(storage, message):
     with pytest.raises(StorageError, match=message):
@@ -326,20 +497,28 @@ def test_bad_storages_are_refused(storage, message):
 
 
 def test_the_extra_is_named_where_optuna_is_missing():
-    code = "import sys; sys.modules['optuna'] = None; import lightning_noise; lightning_noise.BatchSizeStudy"
+    missing = "import sys; sys.modules['optuna'] = None"
+    code = f"{missing}; import lightning_noise; lightning_noise.BatchSizeStudy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: lightning_noise.study needs more packages" in done.stderr
     assert "pip install 'lightning-noise[study]'" in done.stderr
 
 
 def test_worker_processes_need_functions_that_can_be_sent(tmp_path):
-    with pytest.raises(TrialError, match=r"picklable.*top of a module.*workers=0"):
-        cheap.study(tmp_path / "a.journal", make_module=lambda p: cheap.make_module(p), workers=1).run()
+    with pytest.raises(TrialError, match=r"top of a module.*workers=Workers\(count=0\).*picklable"):
+        cheap.study(
+            tmp_path / "a.journal",
+            make_module=lambda p: cheap.make_module(p),
+            workers=Workers(count=1),
+        ).run()
 
 
 def test_errors_in_a_worker_process_arrive_with_their_traceback(tmp_path):
-    with pytest.raises(TrialError, match=r"trial 0 at global size 4 .*\n(.*\n)*.*OverflowError: too much"):
-        cheap.study(tmp_path / "a.journal", make_module=overflow, workers=1).run()
+    with pytest.raises(
+        TrialError,
+        match=r"trial 0 at global size 4 .*\n(.*\n)*.*OverflowError: too much",
+    ):
+        cheap.study(tmp_path / "a.journal", make_module=overflow, workers=Workers(count=1)).run()
 
 
 def overflow(parameters):

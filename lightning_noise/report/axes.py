@@ -1,0 +1,76 @@
+"""What all figures share: an empty figure, an axis of batch sizes, plain numbers on an axis.
+
+Drawing goes without pyplot: no window, no global state.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lightning_noise.report.errors import NoMatplotlibError
+from lightning_noise.say.words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+MOST_TICKS = 14
+ONES = (1.0,)
+ONE_TWO_FIVE = (1.0, 2.0, 5.0)
+
+
+def new_figure() -> "tuple[Figure, Axes]":
+    """An empty figure with one pair of axes.
+
+    Raises:
+        NoMatplotlibError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        fix = "pip install 'lightning-noise[plots]'"
+        raise NoMatplotlibError(f"figures need matplotlib, which is not installed: {fix}") from error
+    figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def size_axis(axes: "Axes", sizes: Sequence[float]) -> None:
+    """Batch sizes as ticks at the sizes that were tried, thinned to what can be read."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axes.set_xscale("log", base=2)
+    ticks = sorted(set(sizes))
+    shown = ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
+    axes.set_xticks(shown, [f"{size:g}" for size in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("global batch size $B$, examples")
+
+
+def plain_ticks(axis: "Axis", low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis; closer ones where powers of ten alone would be few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    decades = math.log10(high / low)
+    if decades > 3:
+        axis.set_major_locator(LogLocator(subs=ONES))
+    elif decades > 0.5:
+        axis.set_major_locator(LogLocator(subs=ONE_TWO_FIVE))
+    else:
+        axis.set_major_locator(LogLocator(subs=range(1, 10)))
+    axis.set_major_formatter(FuncFormatter(_tick))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _: object) -> str:
+    if value < 1e5:
+        return number(value)
+    power = math.floor(math.log10(value) + 1e-9)
+    factor = round(value / 10**power)
+    return f"$10^{{{power}}}$" if factor == 1 else rf"${factor}\times10^{{{power}}}$"

@@ -1,0 +1,42 @@
+"""Numbers, counts and intervals as text: one format for everything that is reported."""
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without an exponent from 0.001 to a billion.
+
+    >>> number(1234.5), number(0.01234), number(97.0), number(3.0), number(2e12)
+    ('1230', '0.0123', '97', '3', '2e+12')
+    """
+    if value is None:
+        return "unbounded"
+    if value != 0 and not 1e-3 <= abs(value) < 1e9:
+        return f"{value:.3g}"
+    text = f"{float(f'{value:.3g}'):f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def count(value: float, noun: str) -> str:
+    """A number of things, rounded to a whole one, with its noun.
+
+    >>> count(1, "step"), count(17.9, "step"), count(119951.6, "example"), count(0.3, "step")
+    ('1 step', '18 steps', '119952 examples', 'less than 1 step')
+    """
+    whole = round(value)
+    if whole == 0 < value:
+        return f"less than 1 {noun}"
+    return f"{whole} {noun}" if whole == 1 else f"{whole} {noun}s"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval, of which either end may be missing.
+
+    >>> interval(8, None), interval(None, 9), interval(8, 9.5), interval(None, None)
+    ('at least 8', 'at most 9', '8 to 9.5', 'no bounds')
+    """
+    if low is not None and high is not None:
+        return f"{number(low)} to {number(high)}"
+    if low is not None:
+        return f"at least {number(low)}"
+    if high is not None:
+        return f"at most {number(high)}"
+    return "no bounds"

@@ -1,0 +1,74 @@
+"""Runs the study that a Python file holds, or several studies one after the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_noise.study.loading import StudyFileError, load
+from lightning_noise.study.result import StudyResult
+from lightning_noise.study.study import BatchSizeStudy
+
+
+def run_file(
+    path: str | Path,
+    *,
+    quick: bool = False,
+    storage: str | Path | None = None,
+    accept_changes: bool = False,
+) -> StudyResult:
+    """Runs the study of a file that defines ``make_study(quick)`` or ``study``.
+
+    Either may also be (or return) a list of studies, whose goals have different names; they are
+    run one after the other.
+
+    Args:
+        path: of a Python file. It is imported, also in the worker processes, so a study that it
+            runs itself belongs under ``if __name__ == "__main__"``.
+        quick: passed to ``make_study``; a few small runs, to check that everything works.
+        storage: instead of the study's own.
+        accept_changes: as in :meth:`BatchSizeStudy.run`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StudyFileError: the file defines no study, or ``quick`` is asked of one without
+            ``make_study``.
+    """
+    module = load(path)
+    make = getattr(module, "make_study", None)
+    if make is not None:
+        study = make(quick)
+    elif quick:
+        needs = f"quick needs a function make_study(quick) in {path}"
+        raise StudyFileError(f"{needs}, but there is only a fixed study.")
+    else:
+        study = getattr(module, "study", None)
+    studies = study if isinstance(study, list) else [study]
+    if not studies or not all(isinstance(one, BatchSizeStudy) for one in studies):
+        rule = "must define study = BatchSizeStudy(...) or make_study(quick)"
+        raise StudyFileError(f"{path} {rule}, got {study!r}.")
+    return run_all(studies, storage=storage, accept_changes=accept_changes)
+
+
+def run_all(
+    studies: Sequence[BatchSizeStudy],
+    *,
+    storage: str | Path | None = None,
+    accept_changes: bool = False,
+) -> StudyResult:
+    """Runs studies one after the other, in ``storage`` if it is given, and joins their tables.
+
+    ``accept_changes`` is that of :meth:`BatchSizeStudy.run`.
+
+    Raises:
+        ValueError: two of them have the same name, or goals of the same name.
+    """
+    for what, names in (
+        ("names", [study.name for study in studies]),
+        ("names of their goals", [goal.name for study in studies for goal in study.goals]),
+    ):
+        if len(set(names)) < len(names):
+            rule = f"studies that are run together must differ in the {what}"
+            raise ValueError(f"{rule}, got {names}.")
+    results = [study.run(storage=storage, accept_changes=accept_changes) for study in studies]
+    table = [row for result in results for row in result.table]
+    warnings = dict.fromkeys(text for result in results for text in result.run_warnings)
+    return StudyResult.from_table(table, warnings)

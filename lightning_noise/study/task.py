@@ -1,0 +1,99 @@
+"""What travels between the rooms of a study: which run to do, and what came of it. Pure records."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from lightning_noise.report.terms import RERUN, SEARCH
+from lightning_noise.study.goal import Goal, GoalOutcome
+
+__all__ = ["RERUN", "SEARCH", "Done", "Outcome", "Recipe", "RunKey", "Task"]
+
+
+class RunKey(NamedTuple):
+    """Which run of a study it is.
+
+    Attributes:
+        global_size: examples in one optimizer step.
+        phase: ``SEARCH`` or ``RERUN``.
+        trial: the point of the search space, counted at this batch size.
+        seed: of the run.
+    """
+
+    global_size: int
+    phase: str
+    trial: int
+    seed: int
+
+    @property
+    def is_rerun(self) -> bool:
+        """Whether it is a rerun of a winner, and no search trial."""
+        return self.phase == RERUN
+
+
+class Task(NamedTuple):
+    """One run to do.
+
+    Attributes:
+        global_size, phase, trial, seed: which run it is, see :class:`RunKey`.
+        parameters: of the search space.
+        max_steps: optimizer steps after which it is ended.
+        goals: the goals that it is for.
+    """
+
+    global_size: int
+    phase: str
+    trial: int
+    seed: int
+    parameters: dict[str, Any]
+    max_steps: int
+    goals: tuple[Goal, ...]
+
+    @property
+    def key(self) -> RunKey:
+        """What distinguishes this run from all others of the study."""
+        return RunKey(self.global_size, self.phase, self.trial, self.seed)
+
+
+class Outcome(NamedTuple):
+    """What came of a run.
+
+    Attributes:
+        goals: what came of each goal of its task.
+        pruned: it was ended before its budget.
+        noise: noise scales that it measured, by column of the table.
+        warning: what it reports to the user, if anything.
+    """
+
+    goals: dict[Goal, GoalOutcome]
+    pruned: bool
+    noise: dict[str, float]
+    warning: str | None = None
+
+
+Done = Mapping[RunKey, Outcome]
+
+
+class Recipe(NamedTuple):
+    """What all runs of a study share; sent once to every worker process.
+
+    Attributes:
+        make_module: from parameters to a fresh LightningModule.
+        make_data: from (global_size, seed) to loaders or a LightningDataModule.
+        goals: of the study.
+        validate_every: optimizer steps between validations, by global size.
+        budget_steps: optimizer steps that a run may take, by global size.
+        early_stop: ends a run once all its goals are decided.
+        noise_scale: arguments of the callback in reruns; None: it is not measured.
+        trainer_options: more arguments of the Trainer.
+        threads: of torch in each process.
+    """
+
+    make_module: Callable[[dict[str, Any]], Any]
+    make_data: Callable[[int, int], Any]
+    goals: tuple[Goal, ...]
+    validate_every: dict[int, int]
+    budget_steps: dict[int, int]
+    early_stop: bool
+    noise_scale: Mapping[str, Any] | None
+    trainer_options: Mapping[str, Any]
+    threads: int
