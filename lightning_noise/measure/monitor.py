@@ -191,9 +191,11 @@ class Monitor:
         window.sizes.append(size if known and size is not None else 0.0)
         window.unknown |= not known
         if window.measured:
-            if examples is not None and hasattr(self.probe, "examples"):
-                self.probe.examples = examples
-            self.probe.begin(size if known and size is not None else 1.0, weight)
+            counted = size if known and size is not None else 1.0
+            if self._watcher is not None:
+                self._watcher.begin(counted, weight, examples)
+            else:
+                self.probe.begin(counted, weight)
             if loss is not None:
                 self.watch_loss(loss)
 

@@ -57,6 +57,10 @@ class Probe(Protocol):
 class ForwardWatcher(Protocol):
     """A probe that hooks layers during a forward and its backward pass, and sees the loss."""
 
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
+        """As of every probe; ``examples`` along dimension 0, if ``size`` counts something else."""
+        ...
+
     def watch_loss(self, loss: Tensor) -> None:
         """The loss of the micro-batch begun, before its backward pass; the graph must stay."""
         ...

@@ -21,7 +21,6 @@ from lightning_noise.hosts.lightning.loader_facts import order_cautions
 from lightning_noise.hosts.lightning.two_packages import either
 from lightning_noise.measure.probe_choice import Facts
 from lightning_noise.probes.examples import (
-    Coverage,
     Examples,
     UnsupportedModelError,
     uses_batch_statistics,
@@ -72,27 +71,7 @@ def no_examples(trainer: L.Trainer, module: L.LightningModule, probe: Examples, 
 
 def left_out(probe: Probe) -> tuple[str, ...]:
     """What a probe of single examples does not see, by name."""
-    if not isinstance(probe, Examples):
-        return ()
-    found = []
-    if probe.doubtful:
-        found.append(
-            f"layers with as many positions as the batch has examples ({', '.join(probe.doubtful[:5])}): right if the batch is "
-            "dimension 0 of what they get, wrong without a sign if it is dimension 1"
-        )
-    if probe.unchecked:
-        reasons = "; ".join(probe.unchecked)
-        unchecked = f"not checked whether the examples of a batch mix ({reasons})"
-        found.append(f"{unchecked}: if they do, the number is wrong")
-    return (*found, *_missing(probe.coverage))
-
-
-def _missing(coverage: Coverage | None) -> tuple[str, ...]:
-    if coverage is None or not coverage.missing:
-        return ()
-    names = ", ".join(f"{part.name} ({part.reason})" for part in coverage.missing[:5])
-    more = f" and {len(coverage.missing) - 5} more" if len(coverage.missing) > 5 else ""
-    return (f"the number covers {coverage.describe().splitlines()[0]}; left out: {names}{more}",)
+    return tuple(probe.remarks()) if isinstance(probe, Examples) else ()
 
 
 def data_module(trainer: L.Trainer) -> object:
