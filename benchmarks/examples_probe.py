@@ -280,8 +280,13 @@ class GramOuter(Outer):
 class GramRule(LinearRule):
     """That of Linear, with a Gram matrix for its weight."""
 
-    def __call__(self, module: nn.Linear, inputs: tuple[Tensor, ...], grad: Tensor) -> Mapping[str, Any]:
-        parts = super().__call__(module, inputs, grad)
+    def contributions(
+        self,
+        operands: Mapping[str, Tensor],
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+    ) -> Mapping[str, Any]:
+        parts = super().contributions(operands, inputs, grad)
         return {**parts, "weight": GramOuter(grad, inputs[0])}
 
 

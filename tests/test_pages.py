@@ -172,7 +172,7 @@ def test_the_rule_of_the_readme_gives_the_gradients_of_single_examples(run, shap
     scale = run("README.md")["Scale"](3)
     x = torch.randn(shape)
     grad = 2 * scale(x).detach()  # of the sum of squares
-    found = registry.find_rule(scale)(scale, (x,), grad)["gamma"]
+    found = registry.find_rule(scale).contributions({}, (x,), grad)["gamma"]
     singles = [torch.autograd.grad(scale(one).square().sum(), scale.gamma)[0] for one in x]
     torch.testing.assert_close(found, torch.stack(singles))
 

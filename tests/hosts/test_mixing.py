@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import Examples, GradientNoiseScale
-from lightning_noise.probes.examples import probe as probe_room
+from lightning_noise.probes.examples import checks
 from testing.examples.mixing_cases import Attention
 from testing.gans import Gan, gan_data
 from testing.toys import Regression, data, fit, trainer
@@ -58,8 +58,8 @@ SETUPS = {
 @pytest.mark.parametrize("name", SETUPS)
 def test_an_in_batch_contrastive_loss_is_refused_in_the_first_step(name):
     run = trainer(GradientNoiseScale(probe="examples"), **{"accumulate": 1, **SETUPS[name]()})
-    fix = "accumulate_grad_batches >= 2"
-    with pytest.raises(MisconfigurationException, match=rf"{COUPLED} .*{fix}"):
+    fix = "Accumulate gradients over two micro-batches or more, each of half the batch size"
+    with pytest.raises(MisconfigurationException, match=rf"{fix}: {COUPLED} "):
         run.fit(Towers(), data())
     assert run.global_step == 0
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in run.lightning_module.modules())
@@ -72,7 +72,7 @@ def test_it_is_refused_under_manual_optimization():
 
 
 def test_what_begins_to_mix_later_is_skipped_and_reported(monkeypatch, capsys):
-    monkeypatch.setattr(probe_room, "CHECK_EVERY", 4)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 4)
     callback = GradientNoiseScale()
     run = fit(Towers(coupled_from=5, rate=0.0), data(), callback, accumulate=1)
     assert run.global_step == 16
@@ -143,7 +143,7 @@ def test_examples_in_order_that_are_looked_up_are_examples():
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 def test_weights_and_random_state_are_bit_identical(optimizer, monkeypatch):
-    monkeypatch.setattr(probe_room, "CHECK_EVERY", 3)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 3)
     ends = []
     for callbacks in ([], [GradientNoiseScale()]):
         L.seed_everything(3, verbose=False)

@@ -10,8 +10,8 @@ from lightning_noise.core.errors import NoiseScaleError
 from lightning_noise.core.reasons import CannotMeasureError, Reason
 from lightning_noise.hosts.lightning.two_packages import MisconfigurationException
 
+NO_EXAMPLES = "no_examples"
 FIXES = {  # by code of the reason
-    "no_examples": "",
     "no_buckets": (
         "Use strategy='ddp_noise' (or NoiseStrategyMixin in your own), or probe='micro_batches', which needs no such strategy."
     ),
@@ -47,8 +47,11 @@ def as_text(error: NoiseScaleError, trainer: L.Trainer) -> str:
     if not isinstance(error, CannotMeasureError):
         return str(error)
     first, *others = [reworded(reason, trainer) for reason in error.reasons]
-    more = [f"Single examples cannot be told apart here: {reason}" for reason in others if reason.code == "no_examples"]
-    return " ".join([str(first), *more])
+    if first.code == NO_EXAMPLES:
+        fix, _, otherwise = first.fix.partition(". ")
+        return f"{fix.rstrip('.')}: {first.text}. {otherwise}".rstrip()
+    apart = [reason.text for reason in others if reason.code == NO_EXAMPLES]
+    return " ".join([str(first), *(f"Single examples cannot be told apart here: {text}." for text in apart)])
 
 
 @contextmanager

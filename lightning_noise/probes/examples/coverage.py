@@ -1,20 +1,85 @@
-"""How much of the model the probe sees, and what it does not see, by name."""
+"""How much of the model the probe sees, and what it does not see, by name and by cause."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from lightning_noise.core.errors import NoiseScaleError
+SHOWN = 5  # names in a line
+
+
+class Cause(NamedTuple):
+    """Why a parameter is left out.
+
+    Args:
+        kind: what it may have in common with other parameters.
+        detail: what is its own: its layer, or an amount.
+    """
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.detail})" if self.detail else self.kind
 
 
 class Missing(NamedTuple):
-    """A parameter that is left out, its size and the reason in words."""
+    """A parameter that is left out, and its size."""
 
     name: str
     numbers: int
-    reason: str
+    cause: Cause
+
+    @property
+    def reason(self) -> str:
+        """The cause in words."""
+        return str(self.cause)
+
+
+class Group(NamedTuple):
+    """Parameters that are left out for one kind of cause."""
+
+    missing: tuple[Missing, ...]
+
+    def __str__(self) -> str:
+        return f"  {self.names} ({self.numbers} numbers): {self.reason}"
+
+    @property
+    def names(self) -> str:
+        """Of the first few."""
+        return listed([part.name for part in self.missing])
+
+    @property
+    def numbers(self) -> int:
+        """In all of them."""
+        return sum(part.numbers for part in self.missing)
+
+    @property
+    def reason(self) -> str:
+        """What they have in common, with the detail where it is the same."""
+        causes = {part.cause for part in self.missing}
+        return str(causes.pop()) if len(causes) == 1 else self.missing[0].cause.kind
+
+
+def listed(names: list[str]) -> str:
+    """The first few names, and how many more there are.
+
+    >>> listed(["a", "b"]), listed(list("abcdefgh"))
+    ('a, b', 'a, b, c, d, e and 3 more')
+    """
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def by_cause(missing: Iterable[Missing]) -> list[Group]:
+    """One group per kind of cause, the largest first, and in each the largest parameters first."""
+    kinds: dict[str, list[Missing]] = {}
+    for part in sorted(missing, key=lambda part: -part.numbers):
+        kinds.setdefault(part.cause.kind, []).append(part)
+    groups = [Group(tuple(parts)) for parts in kinds.values()]
+    return sorted(groups, key=lambda group: -group.numbers)
 
 
 class Coverage(NamedTuple):
-    """Share of the parameters, and of |ḡ|² where it has been measured, that per-example norms are taken of.
+    """Share of the parameters, and of |ḡ|² where it has been measured, that norms are taken of.
 
     Args:
         parameters: share of the numbers in the watched parameters.
@@ -31,30 +96,15 @@ class Coverage(NamedTuple):
         """The smaller of both shares."""
         return self.parameters if self.grad_sq is None else min(self.parameters, self.grad_sq)
 
-    def describe(self) -> str:
-        """The shares, and what is missing, one line a parameter, the largest first."""
+    @property
+    def shares(self) -> str:
+        """Both shares in words."""
         shares = f"{self.parameters:.1%} of the parameters"
-        if self.grad_sq is not None:
-            shares += f" and {self.grad_sq:.1%} of the squared gradient norm"
-        largest = sorted(self.missing, key=lambda part: -part.numbers)
-        return "\n".join([shares, *(f"  {part.name} ({part.numbers} numbers): {part.reason}" for part in largest)])
+        if self.grad_sq is None:
+            return shares
+        return f"{shares} and {self.grad_sq:.1%} of the squared gradient norm"
 
-
-class UnsupportedModelError(NoiseScaleError, ValueError):
-    """The model has no per-example gradients, or they cannot be seen."""
-
-
-class CoverageError(UnsupportedModelError):
-    """Less than ``min_coverage`` of the model is covered; ``coverage`` lists what is missing."""
-
-    def __init__(self, coverage: Coverage, least: float) -> None:
-        super().__init__(
-            f"the examples probe covers less than min_coverage={least:g} of the model: {coverage.describe()}\n"
-            "Add rules with register_rule, lower min_coverage to measure the covered part alone, or use another probe "
-            "(micro_batches with accumulate_grad_batches >= 2)."
-        )
-        self.coverage = coverage
-        self.least_allowed = least
-
-    def __reduce__(self) -> tuple[type["CoverageError"], tuple[Coverage, float]]:
-        return CoverageError, (self.coverage, self.least_allowed)
+    def describe(self) -> str:
+        """The shares, and what is missing, one line per kind of cause."""
+        lines = [str(group) for group in by_cause(self.missing)]
+        return "\n".join([self.shares, *lines])

@@ -1,18 +1,20 @@
-"""Random signs for the sketches of one micro-batch: stateless, cheap, and the same at every use of a parameter."""
+"""Random signs for sketches: stateless, and the same at every use of a parameter."""
 
 from collections.abc import Mapping
 from functools import cache
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 MASK = 2**64 - 1
-INNER = 2**13  # beyond so many, signs are products of two: a table of tokens has too many to draw for every example
+# Beyond so many, signs are products of two: a table of tokens has too many to draw per example.
+INNER = 2**13
 
 
 def mix(*numbers: int) -> int:
-    """A seed of 32 bits from several numbers: close inputs give unrelated seeds (the finaliser of splitmix64).
+    """A seed of 32 bits from several numbers: close inputs give unrelated seeds.
+
+    It is the finaliser of splitmix64.
 
     >>> mix(0, 1) != mix(1, 0) and mix(3, 4) == mix(3, 4)
     True
@@ -33,7 +35,7 @@ def _table(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _drawn(size: int) -> tuple[int, int]:
-    """How many inner and outer signs are drawn for ``size``; no outer ones where the inner ones suffice."""
+    """How many inner and outer signs are drawn for ``size``; no outer ones where inner ones do."""
     return (size, 0) if size <= INNER else (INNER, -(-size // INNER))
 
 
@@ -43,10 +45,10 @@ def bytes_for(size: int) -> int:
 
 
 class Signs:
-    """Signs of one parameter for every example and sketch; each is ±1/√m, so that m squares are averaged.
+    """Signs of one parameter for every example and sketch: ±1/√m, so that m squares are averaged.
 
-    Any two are independent, which makes sketches unbiased. Up to ``INNER`` of them all are, beyond almost all sets of four,
-    on which the spread depends.
+    Any two are independent, which makes sketches unbiased. Up to ``INNER`` of them all are, beyond
+    almost all sets of four, on which the spread depends.
 
     Args:
         packed: int32 of shape (B, m, bytes), eight drawn bits in each number.
@@ -60,21 +62,23 @@ class Signs:
 
     def dense(self, dtype: torch.dtype, also: int = 0) -> Tensor:
         """All signs, shape (B, m, size + also); one more may be asked for."""
-        drawn = torch.nn.functional.embedding(self.packed, _table(dtype, self.packed.device)).flatten(2)
-        if self._outer:
-            inner, outer, more = drawn[..., : self._inner], drawn[..., self._inner : -1], drawn[..., -1:]
-            signs = (outer[..., : self._outer].unsqueeze(3) * inner.unsqueeze(2)).flatten(2)[..., : self.size]
-            signs = torch.cat([signs, more], 2) if also else signs
-        else:
-            signs = drawn[..., : self.size + also]
+        table = _table(dtype, self.packed.device)
+        drawn = torch.nn.functional.embedding(self.packed, table).flatten(2)
+        if not self._outer:
+            return self._share(drawn[..., : self.size + also])
+        inner = drawn[..., : self._inner]
+        outer = drawn[..., self._inner : self._inner + self._outer]
+        signs = (outer.unsqueeze(3) * inner.unsqueeze(2)).flatten(2)[..., : self.size]
+        signs = torch.cat([signs, drawn[..., -1:]], 2) if also else signs
         return self._share(signs)
 
     def at(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """The signs at ``index`` (B, T), shape (B, m, T): the same numbers as ``dense`` holds there."""
+        """The signs at ``index`` (B, T), shape (B, m, T): what ``dense`` holds there."""
         index = index.unsqueeze(1).expand(-1, self.packed.shape[1], -1)  # (B, m, T)
         bits = self._bits(index % INNER)
         if self._outer:
-            bits = bits ^ self._bits(self._inner + index // INNER) ^ 1  # a product of signs is the agreement of bits
+            # a product of signs is the agreement of bits
+            bits = bits ^ self._bits(self._inner + index // INNER) ^ 1
         return self._share(bits.to(dtype).mul_(2).sub_(1))
 
     def _bits(self, index: Tensor) -> Tensor:
@@ -98,15 +102,21 @@ class Directions:
         self._sizes = dict(sizes)
         self._sketches = sketches
         self._device = device
-        widths = [bytes_for(size) for size in sizes.values()]
-        self._spans = dict(zip(sizes, zip(accumulate([0, *widths]), widths, strict=False), strict=True))
-        self._bytes = sum(widths)
+        self._spans: dict[str, tuple[int, int]] = {}  # first byte and number of bytes
+        self._bytes = 0
+        for name, size in sizes.items():
+            width = bytes_for(size)
+            self._spans[name] = (self._bytes, width)
+            self._bytes += width
         self._pool: Tensor | None = None
-        self._seed = self._examples = 0
+        self._seed = 0
+        self._examples = 0
 
     def begin(self, seed: int, examples: int) -> None:
         """A new micro-batch; nothing is drawn before signs are asked for."""
-        self._seed, self._examples, self._pool = seed, examples, None
+        self._seed = seed
+        self._examples = examples
+        self._pool = None
 
     def signs(self, name: str) -> Signs:
         """The signs of one parameter, the same whenever they are asked for within a micro-batch."""
@@ -116,8 +126,8 @@ class Directions:
             drawn = torch.empty(self._bytes * each, dtype=torch.int32, device=self._device)
             self._pool = drawn.random_(0, 256, generator=generator)
         start, width = self._spans[name]
-        packed = self._pool[start * each : (start + width) * each].view(self._examples, self._sketches, width)
-        return Signs(packed, self._sizes[name])
+        packed = self._pool[start * each : (start + width) * each]
+        return Signs(packed.view(self._examples, self._sketches, width), self._sizes[name])
 
     def end(self) -> None:
         """Forgets the signs of the micro-batch."""

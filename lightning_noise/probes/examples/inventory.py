@@ -1,16 +1,20 @@
 """Which layer owns which parameter, by which rule, and which parameters nobody sees."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.probes.examples.contribution import Form
+from lightning_noise.probes.examples.coverage import Cause
+from lightning_noise.probes.examples.modules import Reader
 from lightning_noise.probes.examples.refusals import compiled_parts
-from lightning_noise.probes.examples.registry import Rule, find_rule, forms_of
+from lightning_noise.probes.examples.registry import find_reader
+from lightning_noise.probes.examples.rule import Rule
 
-POSITIONS_FIRST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
+COMPILED = "it runs inside torch.compile, where hooks may not fire"
 
 
 class Slot(NamedTuple):
@@ -18,71 +22,133 @@ class Slot(NamedTuple):
 
     Args:
         layer: its name in the model.
+        module: the layer.
+        rule: as it was when the inventory was taken, for what does not change from call to call.
+        read: the rule with the arguments that the layer has now.
         names: the model's name of each parameter by the layer's own.
+        operands: each parameter by the layer's own name.
     """
 
     layer: str
     module: nn.Module
     rule: Rule
+    read: Callable[[], Rule]
     names: dict[str, str]
+    operands: dict[str, Tensor]
 
-    @property
-    def positions_first(self) -> bool:
-        """Whether dimension 1 of the layer's output holds positions, if there are any."""
-        return isinstance(self.module, POSITIONS_FIRST)
+    def only(self, owned: Sequence[str]) -> "Slot":
+        """With these parameters alone."""
+        names = {own: self.names[own] for own in owned}
+        return self._replace(names=names, operands={own: self.operands[own] for own in owned})
 
 
 class Inventory(NamedTuple):
-    """The layers to hook, how to sketch each covered parameter (``None``: not at all), and the reasons for the others."""
+    """What is covered and what is not.
+
+    Args:
+        slots: the layers to hook.
+        forms: how to sketch each covered parameter; ``None``: not at all.
+        uncovered: why the others are not covered.
+    """
 
     slots: list[Slot]
     forms: dict[str, Form | None]
-    uncovered: dict[str, str]
+    uncovered: dict[str, Cause]
 
 
-def take_inventory(model: nn.Module, parameters: Mapping[str, Parameter], dropped: Mapping[str, str]) -> Inventory:
-    """Finds the layers of ``model`` that own ``parameters``; a parameter is covered if every one of its owners is.
+def take_inventory(
+    model: nn.Module,
+    parameters: Mapping[str, Parameter],
+    dropped: Mapping[str, Cause],
+) -> Inventory:
+    """Finds the layers of ``model`` that own ``parameters``.
+
+    A parameter is covered if every one of its owners is.
 
     Args:
-        dropped: parameters found out earlier, with the reason.
+        model: whose layers are looked through.
+        parameters: those to cover.
+        dropped: parameters found out earlier, with the cause.
     """
     known = {id(parameter): name for name, parameter in parameters.items()}
     compiled = {id(part) for part in compiled_parts(model)}
-    uncovered = {name: reason for name, reason in dropped.items() if name in parameters}
-    owned_by_none = dict.fromkeys(parameters, "no module of the model owns it")
+    uncovered = {name: cause for name, cause in dropped.items() if name in parameters}
+    owned_by_none = dict.fromkeys(parameters, Cause("no module of the model owns it"))
     slots: list[Slot] = []
     for layer, module in model.named_modules():
-        names = {own: known[id(p)] for own, p in module.named_parameters(recurse=False) if id(p) in known}
+        operands = _operands(module, known)
+        if not operands:
+            continue
+        names = {own: known[id(operand)] for own, operand in operands.items()}
         for name in names.values():
             owned_by_none.pop(name, None)
-        rule = find_rule(module) if id(module) not in compiled else "it runs inside torch.compile, where hooks may not fire"
-        if isinstance(rule, str):
-            uncovered |= dict.fromkeys(names.values(), f"{rule} ({layer})" if layer else rule)
+        reader = COMPILED if id(module) in compiled else find_reader(module)
+        if isinstance(reader, str):
+            uncovered |= dict.fromkeys(names.values(), Cause(reader, layer))
             continue
-        served = getattr(rule, "parameters", names)
-        uncovered |= {name: f"no rule for {own} of {layer}" for own, name in names.items() if own not in served}
-        slots.append(Slot(layer, module, rule, names))
+        slot = _slot(layer, module, reader, names, operands)
+        uncovered |= _not_served(slot)
+        slots.append(slot)
     uncovered |= owned_by_none
-    forms = {name: common_form(offers) for name, offers in _offers(slots).items() if name not in uncovered}
-    covered = [slot._replace(names={own: name for own, name in slot.names.items() if name in forms}) for slot in slots]
-    return Inventory([slot for slot in covered if slot.names], forms, uncovered)
+    return _covered(slots, uncovered)
 
 
-def _offers(slots: list[Slot]) -> dict[str, list[tuple[Form, ...]]]:
-    """By parameter, what the rule of each of its owners offers."""
+def _operands(module: nn.Module, known: Mapping[int, str]) -> dict[str, Tensor]:
+    own = module.named_parameters(recurse=False)
+    return {name: parameter for name, parameter in own if id(parameter) in known}
+
+
+def _slot(
+    layer: str,
+    module: nn.Module,
+    reader: Reader,
+    names: dict[str, str],
+    operands: dict[str, Tensor],
+) -> Slot:
+    return Slot(layer, module, reader(module), partial(reader, module), names, operands)
+
+
+def _not_served(slot: Slot) -> dict[str, Cause]:
+    served = slot.rule.parameters
+    if served is None:
+        return {}
+    cause = Cause(f"its layer's rule ({slot.rule.op}) does not serve it", slot.layer)
+    return {name: cause for own, name in slot.names.items() if own not in served}
+
+
+def _covered(slots: Sequence[Slot], uncovered: dict[str, Cause]) -> Inventory:
+    offers = _offers(slots, uncovered)
+    forms = {name: common_form(offered) for name, offered in offers.items()}
+    hooked: list[Slot] = []
+    for slot in slots:
+        covered = [own for own, name in slot.names.items() if name in forms]
+        if covered:
+            hooked.append(slot.only(covered))
+    return Inventory(hooked, forms, uncovered)
+
+
+def _offers(
+    slots: Sequence[Slot],
+    uncovered: Container[str],
+) -> dict[str, list[tuple[Form, ...]]]:
+    """By covered parameter, what the rule of each of its owners offers."""
     offers: dict[str, list[tuple[Form, ...]]] = {}
     for slot in slots:
-        forms = forms_of(slot.module, slot.rule)
         for own, name in slot.names.items():
-            offers.setdefault(name, []).append(forms.get(own, ()))
+            if name not in uncovered:
+                offered = slot.rule.forms(own, slot.operands[own])
+                offers.setdefault(name, []).append(offered)
     return offers
 
 
-def common_form(offers: list[tuple[Form, ...]]) -> Form | None:
-    """The first form that all owners of a parameter offer, so that their sketches can be added; ``None``: build.
+def common_form(offers: Sequence[tuple[Form, ...]]) -> Form | None:
+    """The first form that all owners of a parameter offer, so that their sketches can be added.
+
+    Without one (``None``) the gradients are built.
 
     >>> linear, table = (Form("cols", 8), Form("rows", 100)), (Form("rows", 100),)
     >>> common_form([linear]), common_form([linear, table])
     (Form(side='cols', signs=8), Form(side='rows', signs=100))
     """
-    return next((form for form in offers[0] if all(form in offer for offer in offers[1:])), None)
+    shared = [form for form in offers[0] if all(form in offer for offer in offers[1:])]
+    return shared[0] if shared else None

@@ -1,11 +1,20 @@
-"""Adds up the uses of every parameter in one backward pass, then squares: a parameter has one gradient, the sum of its uses."""
+"""Adds up the uses of every parameter in one backward pass, then squares.
+
+A parameter has one gradient, the sum of its uses.
+"""
 
 from collections.abc import Callable, Container, Mapping
 
 import torch
 from torch import Tensor
 
-from lightning_noise.probes.examples.contribution import Contribution, Dense, Form, NotPerExample, slices
+from lightning_noise.probes.examples.contribution import (
+    Contribution,
+    Dense,
+    Form,
+    NotPerExample,
+    slices,
+)
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.keyed_norms import KeyedNorms
@@ -14,7 +23,7 @@ SMALL = 2**16  # numbers
 
 
 class UsedAgain(Exception):  # noqa: N818  # a finding, handled one room up
-    """A parameter came back after it had been squared, without a call that was seen in the forward pass."""
+    """A parameter came back after it had been squared: no forward pass showed the call."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -47,17 +56,22 @@ class Ledger:
         self._exact = exact
         self._sketches = sketches
         self._squared: set[str] = set()
-        self._small: dict[int, list[Tensor]] = {}  # by cell; squared together, as many small kernels cost more than their work
+        # by cell; squared together, as many small kernels cost more than their work
+        self._small: dict[int, list[Tensor]] = {}
         self._sums: dict[str, Tensor] = {}
         self._uses: dict[str, list[Contribution]] = {}
 
     def begin(self) -> None:
         """A new backward pass."""
         self._squared.clear()
-        self._small, self._sums, self._uses = {}, {}, {}
+        self._small = {}
+        self._sums = {}
+        self._uses = {}
 
     def add(self, name: str, part: Contribution, *, alone: bool) -> None:
-        """Takes one use of a parameter; ``alone`` says that no other is expected, so that it can be squared at once.
+        """Takes one use of a parameter.
+
+        ``alone`` says that no other is expected, so that it can be squared at once.
 
         Raises:
             UsedAgain: it was squared before.
@@ -70,13 +84,18 @@ class Ledger:
         elif self._exact:
             self._uses.setdefault(name, []).append(part)
         else:
-            sketch = self._sketch(name, part)
-            if name in self._sums and self._sums[name].shape != sketch.shape:
-                raise NotPerExample("its uses differ in kind, so that their gradients cannot be added")
-            self._sums[name] = self._sums[name] + sketch if name in self._sums else sketch
+            self._add_up(name, self._sketch(name, part))
+
+    def _add_up(self, name: str, sketch: Tensor) -> None:
+        before = self._sums.get(name)
+        if before is not None and before.shape != sketch.shape:
+            raise NotPerExample("its uses differ in kind, so that their gradients cannot be added")
+        self._sums[name] = sketch if before is None else before + sketch
 
     def add_pair(self, weight: str, bias: str, part: Outer) -> bool:
-        """Takes a weight and its bias as one matrix, each used only here; ``False`` where they must be added apart.
+        """Takes a weight and its bias as one matrix, each used only here.
+
+        It returns ``False`` where they must be added apart.
 
         Raises:
             UsedAgain: one of them was squared before.

@@ -1,4 +1,4 @@
-"""Forward hooks that pair every layer's inputs with the gradient that later arrives at the output of the same call."""
+"""Forward hooks that pair a call's inputs with the gradient that later arrives at its output."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,23 +14,25 @@ from lightning_noise.probes.examples.hooks import ModuleHook
 from lightning_noise.probes.examples.inventory import Slot
 from lightning_noise.probes.examples.output import Layout, Source, source_of
 
-# There is no public way to ask these three things. Where torch drops one, what follows stays right, but: the inputs of
-# checkpointed layers are held; recomputed calls count as further uses; torch.func in a forward pass fails.
-_hooks_in_force = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
+# There is no public way to ask these three things. Where torch drops one, what follows stays right,
+# but: the inputs of checkpointed layers are held; recomputed calls count as further uses;
+# torch.func in a forward pass fails.
+_saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 _backward_pass = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: none is on
 _in_torch_func = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 See = Callable[[Slot, Tensor, "Kept"], None]
 
 
 class Kept:
-    """The inputs of one call until its output's gradient comes; they are held no longer than autograd holds them.
+    """The inputs of one call until its output's gradient comes.
 
-    Where hooks of saved tensors are in force they are packed as autograd packs its own: thrown away by checkpointing and
-    computed again, moved away by offloading.
+    They are held no longer than autograd holds them. Where hooks of saved tensors are active they
+    are packed as autograd packs its own: thrown away by checkpointing and computed again, moved
+    away by offloading.
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
-        hooks = _hooks_in_force(True)
+        hooks = _saving_hooks(True)
         self._unpack: Callable[[Any], Tensor] | None = None
         self._inputs: list[Any] | None = list(inputs)
         self._versions = [x._version for x in inputs]
@@ -40,10 +42,10 @@ class Kept:
                 self._inputs = [pack(x.detach()) for x in inputs]
 
     def take(self) -> tuple[Tensor, ...] | None:
-        """The inputs, once; ``None`` the second time: a second backward pass through the same graph.
+        """The inputs, once; ``None`` at a second backward pass through the same graph.
 
         Raises:
-            NotPerExample: an input was modified in place since (autograd may have had no need of it).
+            NotPerExample: an input was modified in place since (autograd may not need it).
         """
         inputs, self._inputs = self._inputs, None
         if inputs is None:
@@ -62,7 +64,7 @@ class Call(NamedTuple):
         slot: the layer.
         edge: of the tensor whose gradient is taken.
         layout: how the output lies in that tensor.
-        recomputed: whether hooks of saved tensors were in force, so that the call may be repeated.
+        recomputed: whether hooks of saved tensors were active, so that the call may be repeated.
     """
 
     slot: Slot
@@ -79,14 +81,16 @@ class Listener:
 
     Args:
         slots: the layers.
-        see: called in the backward pass with the slot, the gradient at the output of one of its calls, and the inputs kept.
+        see: called in the backward pass with the slot, the gradient at the output of one of its
+            calls, and the inputs kept.
 
     Attributes:
         calls: of the forward pass in progress by parameter, however they were made.
 
-    Reentrant checkpointing calls a layer first without a graph, which is passed over, then again inside the backward pass;
-    the other kind calls it twice with a graph, of which only the first is walked. So each gradient belongs to its own call.
-    What is saved in a call must not depend on anything that may change before it is computed again.
+    Reentrant checkpointing calls a layer first without a graph, which is skipped, then again inside
+    the backward pass; the other kind calls it twice with a graph, of which only the first is
+    walked. So each gradient belongs to its own call. What is saved in a call must not depend on
+    anything that may change before it is computed again.
     """
 
     def __init__(self, slots: Sequence[Slot], see: See) -> None:
@@ -107,9 +111,11 @@ class Listener:
         """Hooks the layers, unless they are hooked. Calls count from now on as uses."""
         self.calls.clear()
         self._recorded = {}
-        self.listening, self._recording = True, record
+        self.listening = True
+        self._recording = record
         if not self._hooked:
-            self._called, self._hooked = False, True
+            self._called = False
+            self._hooked = True
             self._hook_layers()
 
     def end(self) -> None:
@@ -150,21 +156,27 @@ class Listener:
             # first of all hooks: what a user's hook makes of the output is not the layer's output
             handle = slot.module.register_forward_hook(hook, prepend=True, with_kwargs=True)
             self._hooks.callback(handle.remove)
-            if getattr(slot.rule, "lowered", False):
+            if slot.rule.lowered:
                 self._hooks.callback(slot.module.register_forward_pre_hook(self._lower).remove)
 
     def _hook(self, slot: Slot) -> Callable[..., None]:
-        without_inputs: frozenset[str] = getattr(slot.rule, "without_inputs", frozenset())
-        needs_inputs = not without_inputs.issuperset(slot.names)
+        needs_inputs = not slot.rule.without_inputs.issuperset(slot.names)
 
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        def hook(
+            module: nn.Module,
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            output: Any,
+        ) -> None:
             if _backward_pass() == -1:
                 self._called = True
                 if self.listening:
                     self.calls.update(slot.names.values())
             elif not self._called:
-                return  # recomputation of a forward pass without our hooks: it must save no more than that did
-            if not (isinstance(output, Tensor) and output.requires_grad and torch.is_grad_enabled()):
+                # a forward pass without our hooks is computed again: it must save no more than then
+                return
+            has_graph = isinstance(output, Tensor) and output.requires_grad
+            if not (has_graph and torch.is_grad_enabled()):
                 return
             if _in_torch_func():
                 return  # inside of vmap and the like a tensor is not what it seems
@@ -181,7 +193,7 @@ class Listener:
         serial = self._serial  # not the call: it holds a node of the graph, which holds this hook
         if self._recording and _backward_pass() == -1:
             edge = get_gradient_edge(source.tensor)
-            self._recorded[serial] = Call(slot, edge, layout, _hooks_in_force(True) is not None)
+            self._recorded[serial] = Call(slot, edge, layout, _saving_hooks(True) is not None)
 
         def arrived(grad: Tensor) -> None:
             if self._inspect is None:

@@ -133,7 +133,7 @@ class MixingCheck:
     def _is_square(self, call: Call) -> bool:
         """Whether there are as many positions along dimension 1 as examples."""
         size = call.layout.output_size
-        return call.slot.positions_first and len(size) > 2 and size[1] == self._examples
+        return call.slot.rule.positions_first and len(size) > 2 and size[1] == self._examples
 
     def _reached(self, roots: list[Call], calls: list[Call], dimension: int) -> dict[str, float]:
         """How far the chosen half reaches the other along ``dimension``, the last layer first."""
@@ -220,7 +220,8 @@ class MixingCheck:
 
 def walk(starts: Iterable[Any], stops: Container[Edge]) -> tuple[list[Edge], set[Node]]:
     """The first edges of ``stops`` on each way from ``starts``, and the nodes passed on the way."""
-    waiting, seen = [edge for edge in starts if edge[0] is not None], set()
+    waiting = [edge for edge in starts if edge[0] is not None]
+    seen: set[Node] = set()
     met: dict[Edge, None] = {}
     while waiting:
         edge = waiting.pop()
@@ -240,7 +241,8 @@ def _sources(calls: Sequence[Call]) -> list[Call]:
 
 def _meets(start: Node, edges: Container[Edge]) -> bool:
     """Whether one of ``edges`` lies before ``start``."""
-    waiting, seen = [start], {start}
+    waiting = [start]
+    seen = {start}
     while waiting:
         for node, number in waiting.pop().next_functions:
             if (node, number) in edges:

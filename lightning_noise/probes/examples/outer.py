@@ -1,4 +1,4 @@
-"""Gradients that are sums of outer products over positions: the weight of a linear map, Σ_t g_t a_tᵀ."""
+"""Gradients that are sums of outer products over positions, as of a linear map: Σ_t g_t a_tᵀ."""
 
 import torch
 from torch import Tensor
@@ -7,13 +7,10 @@ from lightning_noise.probes.examples.contribution import (
     Contribution,
     Form,
     NotPerExample,
-    factors,
-    row_norms,
-    shrinkage,
     slices,
-    working,
 )
 from lightning_noise.probes.examples.directions import Signs
+from lightning_noise.probes.examples.precision import factors, row_norms, shrinkage, working
 
 
 def positions(tensor: Tensor) -> Tensor:
@@ -24,7 +21,9 @@ def positions(tensor: Tensor) -> Tensor:
     """
     if tensor.dim() < 2:
         raise NotPerExample("it was called without a batch dimension")
-    return tensor if tensor.dim() == 3 else tensor.flatten(1, -2) if tensor.dim() > 2 else tensor.unsqueeze(1)
+    if tensor.dim() == 2:
+        return tensor.unsqueeze(1)
+    return tensor if tensor.dim() == 3 else tensor.flatten(1, -2)
 
 
 def over_positions(tensor: Tensor, kept: int) -> Tensor:
@@ -37,12 +36,14 @@ def over_positions(tensor: Tensor, kept: int) -> Tensor:
 class Outer(Contribution):
     """c_i = Σ_t g_it a_itᵀ, never built where a sketch, a Gram matrix or two norms will do.
 
-    With signs r along the columns c_i r = Σ_t g_it (a_it·r) costs two thin products, 2T(K + L), where building costs 2TKL.
+    With signs r along the columns c_i r = Σ_t g_it (a_it·r) costs two thin products, 2T(K + L),
+    where building costs 2TKL.
 
     Args:
         grad: gradient at the layer's output, shape (B, \\*positions, L).
         inputs: what the weight was multiplied with, shape (B, \\*positions, K).
-        bias: the layer's name of a parameter that was multiplied with 1 beside the weight: together they are one matrix [W b].
+        bias: name of the operand that was multiplied with 1 beside the weight: together they are
+            one matrix [W b].
     """
 
     def __init__(self, grad: Tensor, inputs: Tensor, bias: str | None = None) -> None:
@@ -57,19 +58,22 @@ class Outer(Contribution):
         if form is None or signs is None:
             return self.build(slice(0, self.examples))
         near, far = (self.inputs, self.grad) if form.side == "cols" else (self.grad, self.inputs)
-        small = shrinkage(form, near)
-        # a row vector times a matrix: as a matrix times a column the same product took eight times as long on the CPU
-        along = torch.bmm(signs.dense(near.dtype) * small if small < 1 else signs.dense(near.dtype), near.transpose(1, 2))
+        small = shrinkage(form.signs, near)
+        dense = signs.dense(near.dtype)
+        dense = dense * small if small < 1 else dense
+        # a row vector times a matrix: on the CPU a matrix times a column took eight times as long
+        along = torch.bmm(dense, near.transpose(1, 2))
         sketch = torch.bmm(along, far)
         return sketch.float() / small if small < 1 else sketch
 
     def sketch_with_bias(self, form: Form, signs: Signs) -> Tensor:
-        """Of [W b], at the price of W alone: (B, m, L) along the columns, (B, m, K + 1) along the rows."""
-        small = shrinkage(form, self.grad)
+        """Of [W b], at the price of W: (B, m, L) along columns, (B, m, K + 1) along rows."""
+        small = shrinkage(form.signs, self.grad)
         dense = signs.dense(self.grad.dtype, also=1)
         dense = dense * small if small < 1 else dense
         if form.side == "cols":
-            along = torch.bmm(dense[..., :-1], self.inputs.transpose(1, 2)) + dense[..., -1:]  # (B, m, T)
+            along = torch.bmm(dense[..., :-1], self.inputs.transpose(1, 2))  # (B, m, T)
+            along = along + dense[..., -1:]
             sketch = torch.bmm(along, self.grad)
         else:
             along = torch.bmm(dense[..., :-1], self.grad.transpose(1, 2))
@@ -81,7 +85,10 @@ class Outer(Contribution):
         return min(self.positions, self.rows, self.cols) <= sketches
 
     def norms(self) -> list[Tensor]:
-        """One position: |g| |a|. More: the cheaper of the Gram matrices of both factors, 2T²(K + L), and building, 2TKL."""
+        """One position: |g| |a|. More: the cheaper of Gram matrices and building.
+
+        The Gram matrices of both factors cost 2T²(K + L), building costs 2TKL.
+        """
         if self.positions == 1:
             return [row_norms(self.grad[:, 0]) * row_norms(self.inputs[:, 0])]
         if self.positions * (self.rows + self.cols) < self.numbers:
@@ -95,7 +102,9 @@ class Outer(Contribution):
 
     def _gram(self, rows: slice) -> Tensor:
         g, a = working(self.grad[rows]), working(self.inputs[rows])
-        return torch.bmm(g, g.transpose(1, 2)).mul_(torch.bmm(a, a.transpose(1, 2))).sum((1, 2)).clamp_min(0).sqrt()
+        grams = torch.bmm(g, g.transpose(1, 2))  # (rows, T, T)
+        grams.mul_(torch.bmm(a, a.transpose(1, 2)))
+        return grams.sum((1, 2)).clamp_min(0).sqrt()
 
     def build(self, rows: slice) -> Tensor:
         """Shape (rows, L, K)."""

@@ -1,4 +1,4 @@
-"""Gradients of convolution weights: sums of outer products over output positions, of g with the patch that each one sees."""
+"""Gradients of convolution weights: sums over output positions of g with the patch seen there."""
 
 from typing import Any, NamedTuple
 
@@ -7,17 +7,22 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn import grad as weight_grad
 
-from lightning_noise.probes.examples.contribution import Contribution, Form, factors, shrinkage, slices, working
+from lightning_noise.probes.examples.contribution import Contribution, Form, slices
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.examples.outer import Outer
+from lightning_noise.probes.examples.precision import factors, shrinkage, working
 
 Ints = tuple[int, ...]
 CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CONV_WEIGHT = {1: weight_grad.conv1d_weight, 2: weight_grad.conv2d_weight, 3: weight_grad.conv3d_weight}
+CONV_WEIGHT = {
+    1: weight_grad.conv1d_weight,
+    2: weight_grad.conv2d_weight,
+    3: weight_grad.conv3d_weight,
+}
 
 
 class Geometry(NamedTuple):
-    """A convolution: sizes by spatial dimension; ``before`` and ``after`` are the zeros around the input."""
+    """A convolution: sizes by spatial dimension; ``before`` and ``after`` count zeros around it."""
 
     kernel: Ints
     stride: Ints
@@ -28,11 +33,14 @@ class Geometry(NamedTuple):
 
     def pads(self) -> list[int]:
         """As ``functional.pad`` takes them: last dimension first."""
-        return [pad for pair in zip(reversed(self.before), reversed(self.after), strict=True) for pad in pair]
+        pads: list[int] = []
+        for before, after in zip(self.before, self.after, strict=True):
+            pads = [before, after, *pads]
+        return pads
 
 
 def windows(tensor: Tensor, kernel: Ints, dilation: Ints, out: Ints, stride: Ints) -> Tensor:
-    """The window that every output position sees: (N, C, \\*space) → view (N, C, \\*kernel, \\*out)."""
+    """The window that every output position sees: a view (N, C, \\*kernel, \\*out)."""
     tensor = tensor.contiguous()
     steps = tensor.stride()
     return tensor.as_strided(
@@ -46,7 +54,7 @@ def windows(tensor: Tensor, kernel: Ints, dilation: Ints, out: Ints, stride: Int
 
 
 class Patches(Contribution):
-    """c_i[o, c, k] = Σ_p g_i[o, p] x_i[c, p·stride + k·dilation], one such block for every group of channels.
+    """c_i[o, c, k] = Σ_p g_i[o, p] x_i[c, p·stride + k·dilation], one block per group of channels.
 
     Args:
         grad: gradient at the output, shape (B, C_out, \\*out).
@@ -57,21 +65,28 @@ class Patches(Contribution):
     def __init__(self, grad: Tensor, inputs: Tensor, geometry: Geometry) -> None:
         self.grad, self.inputs = factors(grad, inputs)
         self.geometry = geometry
-        self.examples, self.groups = len(grad), geometry.groups
+        self.examples = len(grad)
+        self.groups = geometry.groups
         self.out = tuple(grad.shape[2:])
-        self.rows, self.width = grad.shape[1] // self.groups, inputs.shape[1] // self.groups  # channels of one group
+        self.rows = grad.shape[1] // self.groups  # output channels of one group
+        self.width = inputs.shape[1] // self.groups  # input channels of one group
         self.cols = self.width * torch.Size(geometry.kernel).numel()
         self.numbers = grad.shape[1] * self.cols
 
     def sketch(self, form: Form | None, signs: Signs | None) -> Tensor:
-        """Shape (B · groups, m, C_out / groups) along the columns, (B · groups, m, C_in / groups · kernel) along the rows."""
+        """Shape (B · groups, m, ·).
+
+        The last dimension is C_out / groups along the columns, C_in / groups · kernel along the
+        rows.
+        """
         if form is None or signs is None:
             return self.build(slice(0, self.examples))
-        small = shrinkage(form, self.grad)
-        dense = signs.dense(self.grad.dtype) * small if small < 1 else signs.dense(self.grad.dtype)
+        small = shrinkage(form.signs, self.grad)
+        dense = signs.dense(self.grad.dtype)
+        dense = dense * small if small < 1 else dense
         count = self.examples * self.groups
-        by_group = dense.view(self.examples, -1, self.groups, form.signs // self.groups).transpose(1, 2)
-        by_group = by_group.reshape(count, dense.shape[1], -1)  # (B · groups, m, signs of a group)
+        by_group = dense.view(self.examples, -1, self.groups, form.signs // self.groups)
+        by_group = by_group.transpose(1, 2).reshape(count, dense.shape[1], -1)
         grad = self.grad.reshape(count, self.rows, -1)
         if form.side == "cols":
             sketch = torch.bmm(self._project_patches(by_group), grad.transpose(1, 2))
@@ -80,8 +95,12 @@ class Patches(Contribution):
         return sketch.float() / small if small < 1 else sketch
 
     def _project_patches(self, signs: Tensor) -> Tensor:
-        """(x patch · r), a convolution with kernels r and the examples as groups: (B · groups, m, positions)."""
-        padded = functional.pad(self.inputs, self.geometry.pads()) if any(self.geometry.pads()) else self.inputs
+        """x patch · r, shape (B · groups, m, positions).
+
+        It is a convolution with kernels r and the examples as groups.
+        """
+        pads = self.geometry.pads()
+        padded = functional.pad(self.inputs, pads) if any(pads) else self.inputs
         kernels = signs.reshape(-1, self.width, *self.geometry.kernel)
         convolve = CONV[len(self.out)]
         projected = convolve(
@@ -96,25 +115,29 @@ class Patches(Contribution):
     def _spread_back(self, projected: Tensor) -> Tensor:
         """Σ_p v[p] x[c, p·stride + k·dilation] for v of shape (B · groups, m, positions).
 
-        Not the wide input is unfolded but the thin v: it is laid out on the input's grid once for every kernel position,
-        which makes all of it one product with the input.
+        Not the wide input is unfolded but the thin v: it is laid out on the input's grid once for
+        every kernel position, which makes all of it one product with the input.
         """
         kernel, stride, dilation, before, _, _ = self.geometry
         count, sketches, _ = projected.shape
         space = self.inputs.shape[2:]
-        grid = projected.new_zeros(count, sketches, *((n - 1) * s + 1 for n, s in zip(self.out, stride, strict=True)))
+        spaced = [(n - 1) * s + 1 for n, s in zip(self.out, stride, strict=True)]
+        grid = projected.new_zeros(count, sketches, *spaced)
         here: list[Any] = [..., *(slice(None, None, s) for s in stride)]
         grid[tuple(here)] = projected.view(count, sketches, *self.out)
         pads: list[int] = []
         for n, size, k, d, pad in zip(space, grid.shape[2:], kernel, dilation, before, strict=True):
             reach = (k - 1) * d
-            pads = [reach - pad, n + pad - size, *pads]  # negative where outputs see nothing but padding: cut off
+            # negative where outputs see nothing but padding: cut off
+            pads = [reach - pad, n + pad - size, *pads]
         ones = (1,) * len(space)
-        spread = windows(functional.pad(grid, pads), kernel, dilation, tuple(space), ones)  # (N, m, *kernel, *space)
+        grid = functional.pad(grid, pads)
+        spread = windows(grid, kernel, dilation, tuple(space), ones)  # (N, m, *kernel, *space)
         spread = spread.reshape(count, -1, torch.Size(space).numel())
         sketch = torch.bmm(spread, self.inputs.reshape(count, self.width, -1).transpose(1, 2))
         # the grid is walked against the kernel; turned around, so that all uses of the weight agree
-        sketch = sketch.view(count, sketches, *kernel, self.width).flip([2 + i for i in range(len(kernel))])
+        turned = [2 + dim for dim in range(len(kernel))]
+        sketch = sketch.view(count, sketches, *kernel, self.width).flip(turned)
         return sketch.movedim(-1, 2).reshape(count, sketches, -1)
 
     def exact_is_cheap(self, sketches: int) -> bool:
@@ -127,12 +150,16 @@ class Patches(Contribution):
         seen = windows(padded, geometry.kernel, geometry.dilation, self.out, geometry.stride)
         count = len(padded) * self.groups
         patches = seen.reshape(count, self.cols, -1)
-        return Outer(working(self.grad[rows]).reshape(count, self.rows, -1).transpose(1, 2), patches.transpose(1, 2))
+        grad = working(self.grad[rows]).reshape(count, self.rows, -1)
+        return Outer(grad.transpose(1, 2), patches.transpose(1, 2))
 
     def norms(self) -> list[Tensor]:
         """Those of the unfolded problem, some examples at a time."""
         size = self.groups * self.cols * torch.Size(self.out).numel()
-        return [norm for rows in slices(self.examples, size) for norm in self._unfolded(rows).norms()]
+        found: list[Tensor] = []
+        for rows in slices(self.examples, size):
+            found += self._unfolded(rows).norms()
+        return found
 
     def build(self, rows: slice) -> Tensor:
         """Shape (rows, C_out, C_in / groups, \\*kernel)."""
@@ -144,6 +171,13 @@ class Patches(Contribution):
         """As in the layer's own backward pass."""
         padded = functional.pad(working(self.inputs), self.geometry.pads())
         shape = (self.groups * self.rows, self.width, *self.geometry.kernel)
-        options = {"stride": self.geometry.stride, "dilation": self.geometry.dilation, "groups": self.groups}
         weight: Any = CONV_WEIGHT[len(self.out)]  # untyped in torch
-        return weight(padded, shape, working(self.grad), **options)  # type: ignore[no-any-return]
+        found: Tensor = weight(
+            padded,
+            shape,
+            working(self.grad),
+            stride=self.geometry.stride,
+            dilation=self.geometry.dilation,
+            groups=self.groups,
+        )
+        return found

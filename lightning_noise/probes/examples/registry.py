@@ -1,95 +1,89 @@
-"""Which rule serves which kind of layer, and how a user adds one."""
+"""Which rule serves which kind of module, and how a user adds one."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from torch import nn
 
-from torch import Tensor, nn
+from lightning_noise.probes.examples.modules import READERS, Reader
+from lightning_noise.probes.examples.rule import FunctionRule, Rule, RuleFunction
 
-from lightning_noise.probes.examples.contribution import Contribution, Form
-from lightning_noise.probes.examples.rules.conv import ConvRule
-from lightning_noise.probes.examples.rules.embedding import EmbeddingRule
-from lightning_noise.probes.examples.rules.group_norm import GroupNormRule
-from lightning_noise.probes.examples.rules.instance_norm import InstanceNormRule
-from lightning_noise.probes.examples.rules.layer_norm import LayerNormRule
-from lightning_noise.probes.examples.rules.linear import LinearRule
-from lightning_noise.probes.examples.rules.rms_norm import RMSNormRule
-
-Rule = Callable[[Any, tuple[Tensor, ...], Tensor], Mapping[str, "Tensor | Contribution"]]
-
-_rules: dict[type[nn.Module], Rule] = {
-    nn.Linear: LinearRule(),
-    nn.Conv1d: ConvRule(),
-    nn.Conv2d: ConvRule(),
-    nn.Conv3d: ConvRule(),
-    nn.Embedding: EmbeddingRule(),
-    nn.LayerNorm: LayerNormRule(),
-    nn.RMSNorm: RMSNormRule(),
-    nn.GroupNorm: GroupNormRule(),
-    nn.InstanceNorm1d: InstanceNormRule(),
-    nn.InstanceNorm2d: InstanceNormRule(),
-    nn.InstanceNorm3d: InstanceNormRule(),
-}
+_rules: dict[type[nn.Module], Reader] = dict(READERS)
 
 
-def register_rule(module_type: type[nn.Module], rule: Rule) -> None:
+def register_rule(module_type: type[nn.Module], rule: RuleFunction | Rule) -> None:
     """Teaches the ``examples`` probe a kind of layer, or replaces the rule of one.
 
-    ``rule(module, inputs, grad)`` gets the layer, the tensors it was called with and the gradient of the loss at its output,
-    all with the examples along dimension 0, and returns for every parameter that the layer itself owns the gradients of the
-    single examples, shape (B, \\*parameter.shape), by the parameter's name in the layer:
+    ``rule(module, inputs, grad)`` gets the layer, the tensors it was called with and the gradient
+    of the loss at its output, all with the examples along dimension 0. It returns for every
+    parameter that the layer itself owns the gradients of the single examples, shape
+    (B, \\*parameter.shape), by the parameter's name in the layer:
 
     >>> import torch
     >>> class Scale(nn.Module):
     ...     def __init__(self, width: int) -> None:
     ...         super().__init__()
     ...         self.gamma = nn.Parameter(torch.ones(width))
-    ...     def forward(self, x: Tensor) -> Tensor:
+    ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
     ...         return self.gamma * x
     >>> def scale_rule(module, inputs, grad):
     ...     return {"gamma": (grad * inputs[0]).reshape(len(grad), -1, grad.shape[-1]).sum(1)}
     >>> register_rule(Scale, scale_rule)
 
-    The layer must return one tensor. A wrong rule does no harm: the probe's self-check compares the sum over the examples with
-    the gradient that torch computes, and leaves out what differs. Where per-example gradients are too large to build, return a
+    The layer must return one tensor. A wrong rule does no harm: the probe's self-check compares the
+    sum over the examples with the gradient that torch computes, and leaves out what differs. Where
+    per-example gradients are too large to build, return a
     :class:`~lightning_noise.probes.examples.contribution.Contribution` instead, such as
-    :class:`~lightning_noise.probes.examples.outer.Outer` for Σ_t g_t a_tᵀ. A rule may be an object with more to say, as those
-    in ``rules/``: ``parameters`` names those it serves; ``forms(module)`` offers sketches of them; ``without_inputs`` names
-    parameters whose rule needs no inputs (they are then not kept); ``lowered`` says that autocast runs the layer in half
-    precision; ``refuses(module)`` gives the reason why an instance is not covered;
-    ``doubts(module, inputs)`` gives the reason why what came along dimension 0 may not have been
-    examples. It is asked in the self-check, unless the check on mixing has shown that no row of the
-    layer's output reaches another example.
+    :class:`~lightning_noise.probes.examples.outer.Outer` for Σ_t g_t a_tᵀ.
+
+    A rule that has more to declare (sketches, operands that need no inputs, half precision, why an
+    instance cannot be served) is an instance of a subclass of
+    :class:`~lightning_noise.probes.examples.rule.Rule`, of which those in ``rules/`` are examples.
 
     Args:
         module_type: the layer's class. Subclasses that leave ``forward`` as it is are served too.
-        rule: see above.
+        rule: a function as above, or a ``Rule``.
 
     Raises:
-        TypeError: ``module_type`` is not a class of modules, or the rule cannot be called.
+        TypeError: ``module_type`` is not a class of modules, or the rule is neither a ``Rule`` nor
+            callable.
     """
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
         raise TypeError(f"module_type must be a subclass of torch.nn.Module, got {module_type!r}.")
-    if not callable(rule):
-        raise TypeError(f"rule must be callable as rule(module, inputs, grad), got {rule!r}.")
-    _rules[module_type] = rule
+    if isinstance(rule, Rule):
+        _rules[module_type] = rule.read
+    elif callable(rule):
+        _rules[module_type] = FunctionRule(rule, _had_positions_first(module_type)).read
+    else:
+        wanted = "callable as rule(module, inputs, grad), or an instance of Rule"
+        raise TypeError(f"rule must be {wanted}, got {rule!r}.")
 
 
-def find_rule(module: nn.Module) -> Rule | str:
-    """The rule that serves a module, or the reason why none does.
+def _had_positions_first(module_type: type[nn.Module]) -> bool:
+    """A function does not say where positions are: as in the class of torch that it stands for."""
+    return issubclass(module_type, (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm))
 
-    >>> find_rule(nn.LSTM(1, 1))
+
+def find_reader(module: nn.Module) -> Reader | str:
+    """What reads the rule that serves a module off it, or the reason why none does.
+
+    >>> find_reader(nn.LSTM(1, 1))
     'no rule for LSTM'
     """
     for base in type(module).__mro__:
         if base in _rules:
             if type(module).forward is not base.forward or "forward" in vars(module):
-                return f"{type(module).__name__} overrides the forward of {base.__name__}"
-            refuses = getattr(_rules[base], "refuses", None)
-            return (refuses and refuses(module)) or _rules[base]
-    return f"no rule for {type(module).__name__}"
+                return f"{_name(type(module))} overrides the forward of {_name(base)}"
+            return _rules[base](module).refuses() or _rules[base]
+    return f"no rule for {_name(type(module))}"
 
 
-def forms_of(module: nn.Module, rule: Rule) -> Mapping[str, tuple[Form, ...]]:
-    """Sketches that a rule offers, by the parameter's name in the module; none for what is built."""
-    forms = getattr(rule, "forms", None)
-    return forms(module) if forms is not None else {}
+def find_rule(module: nn.Module) -> Rule | str:
+    """The rule that serves a module, with its arguments, or the reason why none does."""
+    reader = find_reader(module)
+    return reader if isinstance(reader, str) else reader(module)
+
+
+def _name(kind: type) -> str:
+    """A class's name; with its module where another class of that name has a rule."""
+    others = [known for known in _rules if known is not kind]
+    if kind.__name__ in [other.__name__ for other in others]:
+        return f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__name__

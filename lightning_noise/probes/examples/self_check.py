@@ -1,4 +1,7 @@
-"""Does the sum of the per-example gradients give the gradient? Whatever is outside of the layers' calls shows here."""
+"""Does the sum of the per-example gradients give the gradient?
+
+Whatever is outside of the layers' calls shows here.
+"""
 
 import math
 from collections import defaultdict
@@ -10,12 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from lightning_noise.probes.examples.contribution import working
+from lightning_noise.probes.examples.coverage import Cause
+from lightning_noise.probes.examples.precision import working
 from lightning_noise.probes.norms import squared_norm
 
 TOLERANCE = 1e-4  # of the parameter's own gradient, in single precision
 ROUNDING = 4  # units of the coarsest precision in which a gradient was computed
-NEGLIGIBLE = 0.1  # of the tolerance: a difference so small against the WHOLE gradient is rounding, as in a key's bias
+# Of the tolerance: a difference so small against the WHOLE gradient is rounding, as in the bias of
+# a key.
+NEGLIGIBLE = 0.1
+NOT_THE_SUM = (
+    "its gradient is not the sum over the examples that its layers saw, as it is used elsewhere "
+    "too or the rule of its layer is wrong"
+)
+UNSEEN = "no call of its layer was seen, as a function uses it or forward was called directly"
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
@@ -26,7 +37,10 @@ def difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 class SelfCheck:
-    """Compares, for each covered parameter, the gradient that arrives with what the hooks saw, in one or more passes."""
+    """Compares, per covered parameter, the gradient that arrives with what the hooks saw.
+
+    It may go on over several passes.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -34,6 +48,7 @@ class SelfCheck:
         self._residual: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._seen: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._coarsest: defaultdict[str, float] = defaultdict(float)
+        self._called: set[str] = set()
         self._open = False
 
     @contextmanager
@@ -41,7 +56,8 @@ class SelfCheck:
         """Hooks the parameters: the hook of one gets this backward pass's own gradient."""
         with ExitStack() as stack:
             for name, parameter in parameters.items():
-                stack.callback(parameter.register_hook(self._hook(name)).remove)  # type: ignore[no-untyped-call]
+                hook = parameter.register_hook(self._hook(name))  # type: ignore[no-untyped-call]
+                stack.callback(hook.remove)
             yield
 
     def _hook(self, name: str) -> Any:
@@ -53,17 +69,26 @@ class SelfCheck:
 
     def add(self, name: str, total: Tensor, dtypes: Iterable[torch.dtype]) -> None:
         """Notes the sum over examples of one use."""
-        self._totals[name] = self._totals[name] + total if name in self._totals else total
-        self._coarsest[name] = max(self._coarsest[name], *(torch.finfo(dtype).eps for dtype in dtypes))
+        before = self._totals.get(name)
+        self._totals[name] = total if before is None else before + total
+        for dtype in dtypes:
+            self._coarsen(name, dtype)
+        self._called.add(name)
+
+    def _coarsen(self, name: str, dtype: torch.dtype) -> None:
+        self._coarsest[name] = max(self._coarsest[name], torch.finfo(dtype).eps)
 
     def _compare(self, name: str, grad: Tensor | None) -> None:
-        """Gradients that arrive in parts (reentrant checkpointing) follow their uses part by part."""
+        """Gradients that come in parts (reentrant checkpointing) follow their uses part by part."""
         total = self._totals.pop(name, None)
         if grad is not None:
-            self._coarsest[name] = max(self._coarsest[name], torch.finfo(grad.dtype).eps)
+            self._coarsen(name, grad.dtype)
             grad = working(grad)
             self._seen[name].append(squared_norm(grad))
-        residual = grad if total is None else total if grad is None else difference(total, grad)
+        if total is not None and grad is not None:
+            residual: Tensor | None = difference(total, grad)
+        else:
+            residual = grad if total is None else total
         if residual is not None:
             self._residual[name].append(squared_norm(residual))
 
@@ -77,17 +102,17 @@ class SelfCheck:
         for name in list(self._totals):
             self._compare(name, None)
 
-    def verdict(self) -> dict[str, float] | None:
-        """Parameters whose gradient is not the sum of what was seen, with the relative difference; ``None``: not finite.
+    def verdict(self) -> dict[str, Cause] | None:
+        """Why parameters are left out whose gradient is not the sum of what was seen.
 
-        Waits for the device.
+        ``None``: what was seen is not finite, so that nothing can be compared. Waits for the
+        device.
         """
         names = list(self._residual)
         if not names:
             return {}
-        zero = torch.zeros((), dtype=torch.float64, device=self._device)
-        table = torch.stack([torch.stack([sum(part[n], zero) for n in names]) for part in (self._residual, self._seen)])
-        residual, seen = table.sqrt().tolist()
+        rows = [self._added(self._residual, names), self._added(self._seen, names)]
+        residual, seen = torch.stack(rows).sqrt().tolist()
         whole = math.hypot(*seen)
         if not all(map(math.isfinite, (*residual, whole))):
             return None
@@ -95,5 +120,14 @@ class SelfCheck:
         for name, off, own in zip(names, residual, seen, strict=True):
             tolerance = max(TOLERANCE, ROUNDING * self._coarsest[name])
             if off > tolerance * own and off > NEGLIGIBLE * tolerance * whole:
-                mismatched[name] = off / own if own else math.inf
+                mismatched[name] = self._cause(name, off, own)
         return mismatched
+
+    def _added(self, parts: Mapping[str, list[Tensor]], names: Iterable[str]) -> Tensor:
+        zero = torch.zeros((), dtype=torch.float64, device=self._device)
+        return torch.stack([sum(parts[name], zero) for name in names])
+
+    def _cause(self, name: str, off: float, own: float) -> Cause:
+        if name not in self._called:
+            return Cause(UNSEEN)
+        return Cause(NOT_THE_SUM, f"off by {off / own:.1%}" if own else "its gradient is zero")

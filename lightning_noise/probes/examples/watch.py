@@ -1,7 +1,7 @@
 """One attachment of the probe: its hooks, and what they see of one backward pass."""
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
+from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.inventory import Inventory, Slot
 from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
@@ -19,23 +20,30 @@ from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.keyed_norms import KeyedNorms
 
+NOTHING_SEEN = "no covered layer was in the backward pass, or it ran before the hooks were there"
+
 
 class PassSeen(NamedTuple):
     """What one backward pass gave.
 
     Args:
-        square: Σ_i |c_i|² by key, fp64 of shape (keys,).
-        dropped: parameters found out to have no per-example gradients, with the reason.
+        squares: Σ_i |c_i|² by key, fp64 of shape (keys,).
+        dropped: why parameters were found to have no per-example gradients.
         fault: why the step cannot be used.
         matched: whether any layer had the examples along dimension 0.
         positions: layers whose rows were found to be positions, not examples.
+        several: parameters that were found to be used more than once.
+        as_long: layers by whether each call had as many positions as examples, so that nobody can
+            tell which is which.
     """
 
-    square: Tensor
-    dropped: dict[str, str]
+    squares: Tensor
+    dropped: dict[str, Cause]
     fault: str | None
     matched: bool
     positions: frozenset[str]
+    several: frozenset[str]
+    as_long: dict[str, bool]
 
 
 class Watch:
@@ -46,9 +54,8 @@ class Watch:
         parameters: all watched parameters.
         keys: the names each number is summed over.
         exact: does not sketch.
-        sketches: independent sketches a parameter.
-        several: parameters known to be used more than once; what is found out is added.
-        square: layers by whether each call had as many positions as examples, so that nobody can tell which is which.
+        sketches: independent sketches per parameter.
+        several: parameters known to be used more than once.
     """
 
     def __init__(
@@ -59,18 +66,23 @@ class Watch:
         *,
         exact: bool,
         sketches: int,
-        several: set[str],
-        square: dict[str, bool],
+        several: Iterable[str],
     ) -> None:
+        forms = inventory.forms
+        signs = {name: form.signs for name, form in forms.items() if form is not None}
         self.norms = KeyedNorms(parameters, keys)
-        self.dropped: dict[str, str] = {}
+        self._dropped: dict[str, Cause] = {}
         self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
-        signs = {name: form.signs for name, form in inventory.forms.items() if form is not None}
         self._directions = Directions(signs, sketches, self.norms.device)
-        self._ledger = Ledger(self.norms, inventory.forms, self._directions.signs, exact=exact, sketches=sketches)
+        self._ledger = Ledger(
+            self.norms,
+            forms,
+            self._directions.signs,
+            exact=exact,
+            sketches=sketches,
+        )
         self._listener = Listener(inventory.slots, self._see)
-        self._several = several
-        self._square = square
+        self._several = set(several)
         self._reset()
 
     def _reset(self, examples: int = 0, check: SelfCheck | None = None) -> None:
@@ -78,12 +90,13 @@ class Watch:
         self._examples = examples
         self._check = check
         self._matched = False  # whether a layer had the examples along dimension 0
-        self._strangers: dict[str, str] = {}  # parameters of layers that had not
+        self._strangers: dict[str, Cause] = {}  # parameters of layers that had not
         self._strange_sizes: set[int] = set()
-        self._new: dict[str, str] = {}
+        self._new: dict[str, Cause] = {}
         self._fault: str | None = None
         self._cleared: Container[str] = ()  # layers whose rows are known not to mix
         self._positions: set[str] = set()
+        self._as_long: dict[str, bool] = {}
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -92,10 +105,7 @@ class Watch:
             try:
                 yield
             finally:
-                self._reset()
-                self._ledger.begin()
-                self._directions.end()
-                self.norms.clear()
+                self.cancel()
 
     def listen(self, *, record: bool) -> None:
         """A forward pass begins; its calls are noted, and recorded for the check on mixing."""
@@ -120,8 +130,6 @@ class Watch:
         check = MixingCheck(loss, listener.recorded, self._examples, listener.inspecting, seed)
         found = check.find()
         self._cleared = found.checked - set(found.layers)
-        if found.along_positions:
-            self._square.update(dict.fromkeys(self._square | dict.fromkeys(found.checked), False))
         return found
 
     def end(self) -> PassSeen:
@@ -132,10 +140,18 @@ class Watch:
             self._drop(self._strangers)
         elif self._fault is None:
             self._fault = self._nothing_seen()
-        self.dropped |= self._new
-        square = self._ledger.end(self.dropped)
+        self._dropped |= self._new
+        squares = self._ledger.end(self._dropped)
         self._directions.end()
-        return PassSeen(square, self._new, self._fault, self._matched, frozenset(self._positions))
+        return PassSeen(
+            squares,
+            self._new,
+            self._fault,
+            self._matched,
+            frozenset(self._positions),
+            frozenset(self._several),
+            self._as_long,
+        )
 
     def cancel(self) -> None:
         """Closes the gate and forgets what this pass has shown."""
@@ -146,61 +162,80 @@ class Watch:
 
     def _nothing_seen(self) -> str:
         if not self._strange_sizes:
-            return "no covered layer took part in the backward pass, or it was called before the hooks were there"
+            return NOTHING_SEEN
+        wanted = f"the {self._examples} examples of the batch"
         found = ", ".join(map(str, sorted(self._strange_sizes)))
-        return f"no layer has the {self._examples} examples of the batch along dimension 0 (found there: {found})"
+        return f"no layer has {wanted} along dimension 0 (found there: {found})"
 
-    def _drop(self, reasons: Mapping[str, str]) -> None:
-        self._new |= {name: reason for name, reason in reasons.items() if name not in self._new and name not in self.dropped}
-
-    # ---- one gradient at one output -------------------------------------------------------------------------------------
+    def _drop(self, causes: Mapping[str, Cause]) -> None:
+        for name, cause in causes.items():
+            if name not in self._dropped:
+                self._new.setdefault(name, cause)
 
     def _see(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
-        if not self._open or torch.is_grad_enabled():  # enabled: create_graph=True, a penalty's gradient on the way to the loss
+        """Takes the gradient at the output of one call."""
+        # Gradients are enabled under create_graph=True: a penalty's on the way to the loss.
+        if not self._open or torch.is_grad_enabled():
             return
-        names = slot.names
-        if self.dropped or self._new:
-            names = {own: name for own, name in names.items() if name not in self.dropped and name not in self._new}
-        if not names or not self._belongs(slot, names, grad):
+        if self._dropped or self._new:
+            slot = self._without_dropped(slot)
+        if not slot.names or not self._belongs(slot, grad):
             return
-        device = grad.device.type
-        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+        with _without_autocast(grad.device.type):
             try:
-                self._add(slot, names, grad, kept)
+                self._add(slot, grad, kept)
             except NotPerExample as reason:
-                self._drop(dict.fromkeys(names.values(), f"{slot.layer}: {reason}"))
+                cause = Cause(str(reason), slot.layer)
+                self._drop(dict.fromkeys(slot.names.values(), cause))
 
-    def _belongs(self, slot: Slot, names: Mapping[str, str], grad: Tensor) -> bool:
+    def _without_dropped(self, slot: Slot) -> Slot:
+        dropped = self._dropped.keys() | self._new.keys()
+        if dropped.isdisjoint(slot.names.values()):
+            return slot
+        return slot.only([own for own, name in slot.names.items() if name not in dropped])
+
+    def _belongs(self, slot: Slot, grad: Tensor) -> bool:
         size = len(grad) if grad.dim() else 1
         if size == self._examples:
             self._matched = True
-            if grad.dim() > 2 and slot.positions_first:
-                self._square[slot.layer] = self._square.get(slot.layer, True) and grad.shape[1] == size
+            if grad.dim() > 2 and slot.rule.positions_first:
+                as_long = grad.shape[1] == size
+                self._as_long[slot.layer] = as_long and self._as_long.get(slot.layer, True)
             return True
         self._strange_sizes.add(size)
-        reason = f"{slot.layer} was called with {size} along dimension 0, where the batch has {self._examples} examples"
-        self._strangers |= dict.fromkeys(names.values(), reason)
+        called = f"its layer was called with {size} along dimension 0"
+        cause = Cause(f"{called}, where the batch has {self._examples} examples", slot.layer)
+        self._strangers |= dict.fromkeys(slot.names.values(), cause)
         return False
 
-    def _add(self, slot: Slot, names: Mapping[str, str], grad: Tensor, kept: Kept) -> None:
+    def _add(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         inputs = kept.take()
         if inputs is None:
             self._fault = "a graph was walked backward twice in one micro-batch (retain_graph=True)"
             return
         try:
-            given = slot.rule(slot.module, inputs, grad)
-            parts = {name: self._contribution(name, given.get(own)) for own, name in names.items()}
-            self._enter(names, parts)
-            if self._check is not None:
-                dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
-                for name, part in parts.items():
-                    self._check.add(name, part.total(), dtypes)
+            self._contribute(slot, inputs, grad)
         except (NotPerExample, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's rule may raise anything; training goes on without it
             raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
-        if self._check is not None:
-            self._check_doubts(slot, inputs)
+
+    def _contribute(self, slot: Slot, inputs: tuple[Tensor, ...], grad: Tensor) -> None:
+        rule = slot.read()
+        given = rule.contributions(slot.operands, inputs, grad)
+        parts: dict[str, Contribution] = {}
+        for own, name in slot.names.items():
+            parts[name] = self._contribution(name, given.get(own))
+        self._enter(slot.names, parts)
+        if self._check is None:
+            return
+        dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
+        for name, part in parts.items():
+            self._check.add(name, part.total(), dtypes)
+        doubt = None if slot.layer in self._cleared else rule.doubts(inputs)
+        if doubt is not None:
+            self._positions.add(slot.layer)
+            raise NotPerExample(doubt)
 
     def _contribution(self, name: str, given: Tensor | Contribution | None) -> Contribution:
         if isinstance(given, Contribution):
@@ -208,7 +243,8 @@ class Watch:
         wanted = (self._examples, *self._shapes[name])
         if given is None or tuple(given.shape) != wanted:
             found = "nothing" if given is None else f"shape {tuple(given.shape)}"
-            raise NotPerExample(f"its rule gave {found} for {name!r}, where gradients of shape {wanted} are needed")
+            needed = f"where gradients of shape {wanted} are needed"
+            raise NotPerExample(f"its rule gave {found} for {name!r}, {needed}")
         return Dense(given)
 
     def _enter(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> None:
@@ -219,23 +255,27 @@ class Watch:
                     self._ledger.add(name, part, alone=self._alone(name))
         except UsedAgain as used:
             self._several.update(parts)
-            self._fault = f"{used.name!r} was used again inside the backward pass; from the next step on its uses are added up"
+            again = f"{used.name!r} was used again inside the backward pass"
+            self._fault = f"{again}; from the next step on its uses are added up"
 
-    def _enter_pair(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> tuple[str, ...]:
+    def _enter_pair(
+        self,
+        names: Mapping[str, str],
+        parts: Mapping[str, Contribution],
+    ) -> tuple[str, ...]:
         for name, part in parts.items():
-            bias = names.get(part.bias) if isinstance(part, Outer) and part.bias is not None else None
-            if isinstance(part, Outer) and bias is not None and self._alone(name) and self._alone(bias):
+            if not isinstance(part, Outer) or part.bias is None or part.bias not in names:
+                continue
+            bias = names[part.bias]
+            if self._alone(name) and self._alone(bias):
                 return (name, bias) if self._ledger.add_pair(name, bias, part) else ()
         return ()
 
     def _alone(self, name: str) -> bool:
         return self._listener.calls[name] < 2 and name not in self._several
 
-    def _check_doubts(self, slot: Slot, inputs: tuple[Tensor, ...]) -> None:
-        doubts = getattr(slot.rule, "doubts", None)
-        if doubts is None or slot.layer in self._cleared:
-            return
-        reason = doubts(slot.module, inputs)
-        if reason is not None:
-            self._positions.add(slot.layer)
-            raise NotPerExample(reason)
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

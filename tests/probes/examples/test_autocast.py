@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_noise.probes.examples import contribution
+from lightning_noise.probes.examples import precision
 from testing.examples.models import LanguageModel, resnet
 from testing.examples.oracle import bound, loop, step
 
@@ -48,7 +48,7 @@ def test_products_in_half_precision(kind: str, dtype: torch.dtype, scale: float,
     whole = lambda: scale * lowered(model, x, dtype)  # noqa: E731
     probe = bound(model, seed=5)
     in_float = step(probe, model, whole, 6)
-    monkeypatch.setattr(contribution, "SUMS_HALF_IN_FLOAT", {"cpu"})
+    monkeypatch.setattr(precision, "SUMS_HALF_IN_FLOAT", {"cpu"})
     in_half = step(bound(model, seed=5), model, whole, 6)
     assert in_float is not None and in_half is not None
     for name, moments in in_half.items():

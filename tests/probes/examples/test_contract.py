@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -30,13 +31,22 @@ def classify(model: nn.Module, x: Tensor, reduction: str = "mean") -> Tensor:
     return functional.cross_entropy(model(x), x.flatten(1).abs().sum(1).long() % 5, reduction=reduction)
 
 
-def whole_step(probe: Probe, model: nn.Module, batches, weights, loss=classify, sizes=None) -> Moments:
+def whole_step(
+    probe: Probe,
+    model: nn.Module,
+    batches,
+    weights,
+    loss=classify,
+    sizes=None,
+    examples=None,
+) -> Moments:
     """One step of several micro-batches."""
     parameters = dict(model.named_parameters())
     with probe.attach(parameters, {Key(): list(parameters)}):
         model.zero_grad()
         for number, (x, weight) in enumerate(zip(batches, weights, strict=True)):
-            probe.begin(len(x) if sizes is None else sizes[number], weight)
+            size = len(x) if sizes is None else sizes[number]
+            probe.begin(size, weight, *([] if examples is None else [examples]))
             (loss(model, x) * weight).backward()
             probe.end()
         row = probe.row()
@@ -116,12 +126,60 @@ def test_token_means_with_padding_are_contributions() -> None:
 def test_sizes_in_tokens_give_moments_in_tokens() -> None:
     model, x = make(), data(8, 12)
     in_examples = whole_step(bound(model, exact=True), model, [x], [1.0])
-    probe = bound(model, exact=True)
-    probe.examples = 8
-    in_tokens = whole_step(probe, model, [x], [1.0], sizes=[8 * 25.0])
+    counted = {"sizes": [8 * 25.0], "examples": 8}
+    in_tokens = whole_step(bound(model, exact=True), model, [x], [1.0], **counted)
     assert in_tokens.c_big == pytest.approx(1 / 200)
     assert in_tokens.trace == pytest.approx(25 * in_examples.trace)
     assert in_tokens.grad_sq == pytest.approx(in_examples.grad_sq)
+
+
+class Of(NamedTuple):
+    """A run of several ranks."""
+
+    replicas: int
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_rows_of_replicas_add_up_to_the_row_of_the_step(replicas: int) -> None:
+    model, x = make(), data(8, 12)
+    keys = keys_of(model)
+    alone, part = bound(model, exact=True), bound(model, exact=True)
+    rows = []
+    for probe, context in ((alone, None), (part, Of(replicas))):
+        with probe.attach(dict(model.named_parameters()), keys, context):
+            model.zero_grad()
+            probe.begin(8, 1.0)
+            classify(model, x).backward()
+            probe.end()
+            rows.append(probe.row())
+    whole, mine = rows
+    assert whole is not None and mine is not None
+    assert torch.equal(mine[:, :3], whole[:, :3] / replicas)
+    assert torch.equal(mine[:, 3], whole[:, 3] / replicas**2)
+
+
+def test_it_says_what_it_can_do() -> None:
+    probe = Examples()
+    assert (probe.name, probe.metrics) == ("examples", {"euclidean"})
+    assert probe.watches_forward and probe.sees_every_pass
+    probe.starts(7)
+    assert probe.step_index == 7
+
+
+def test_a_discarded_step_shows_nothing_of_the_layers() -> None:
+    layer = nn.Linear(4, 3).double()
+    probe = bound(layer)
+    with probe.attach(dict(layer.named_parameters()), keys_of(layer)):
+        for positions, discarded in ((5, True), (6, False)):
+            probe.begin(5, 1.0)
+            layer(data(5, positions, 4)).square().mean().backward()
+            if discarded:
+                probe.discard()
+                assert probe.doubtful == []
+            else:
+                probe.end()
+                assert probe.row() is not None
+    assert probe.doubtful == []
 
 
 def test_a_micro_batch_without_weight_is_passed_over() -> None:

@@ -4,15 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightning_noise.measure.monitor import Monitor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_noise.hosts.loop import Monitor
-from lightning_noise.probes.examples import Examples
-from lightning_noise.probes.examples import probe as probe_room
+from lightning_noise.probes.examples import Examples, checks
+from testing.examples import mixing_cases as cases
 from testing.examples.mixing_cases import Case
 from testing.examples.oracle import bound, keys_of
-from tests.probes.examples import mixing_cases as cases
 
 
 def make(build: Callable[..., Case], *args: object, seed: int = 0) -> Case:
@@ -43,8 +42,10 @@ def test_a_model_that_mixes_is_refused_by_the_name_of_the_layer_before(
     assert checked_step(probe, case) is None
     what = f"what layer {layer!r} gives for one example reaches the outputs of others"
     assert what in str(probe.refusal)
-    assert "accumulate_grad_batches >= 2" in str(probe.refusal)
-    assert probe.fault() == str(probe.refusal)
+    fix = "Accumulate gradients over two micro-batches or more, each of half the batch size"
+    assert str(probe.refusal).startswith(f"{fix}: the model mixes the examples of a batch: ")
+    assert (probe.fault() or "").startswith("the model mixes the examples of a batch: ")
+    assert (probe.fault() or "").endswith(fix)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,7 +54,7 @@ def test_a_loss_that_couples_is_refused(build: Callable[[], Case], seed: int) ->
     case = make(build, seed=seed)
     probe = bound(case.model, seed=seed)
     assert checked_step(probe, case) is None
-    assert str(probe.refusal).startswith("the loss couples the examples of a batch")
+    assert "half the batch size: the loss couples the examples of a batch" in str(probe.refusal)
 
 
 @pytest.mark.parametrize("build", cases.ORDINARY, ids=lambda build: build.__name__)
@@ -164,7 +165,7 @@ def test_what_begins_to_mix_later_is_found_at_the_next_check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Steps are used again where a later check clears the model."""
-    monkeypatch.setattr(probe_room, "CHECK_EVERY", 3)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 3)
     mixed = make(cases.one_way_info_nce)
     plain = mixed._replace(loss=lambda: mixed.model(torch.ones(6, 12)).diagonal().square().mean())
     probe = bound(mixed.model)
@@ -240,7 +241,8 @@ def test_as_many_places_as_examples_are_left_out_and_nothing_else() -> None:
     case = Case("places", model, lambda: model(ids).square().mean(), 7)
     probe = bound(model, min_coverage=0.8)
     assert checked_step(probe, case) is None
-    assert "places.weight (places: it looks up consecutive numbers" in (probe.fault() or "")
+    wanted = "places.weight (it looks up consecutive numbers: positions, not examples (places))"
+    assert wanted in (probe.fault() or "")
     assert checked_step(probe, case) is not None
     assert probe.refusal is None and probe.coverage is not None
     assert [part.name for part in probe.coverage.missing] == ["places.weight"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples import CoverageError, Outer, register_rule, registry
+from lightning_noise.probes.examples.rule import RuleFunction
 from testing.examples.oracle import Truth, assert_agrees, bound, loop, step
 
 
@@ -116,7 +117,7 @@ def test_arguments(kind: type, rule: object, words: str) -> None:
         register_rule(kind, rule)  # type: ignore[arg-type]
 
 
-def documented_rule(text: str) -> registry.Rule:
+def documented_rule(text: str) -> RuleFunction:
     """The expression for the layer ``Scale`` that users are shown."""
     expression = re.search(r'\{"gamma": .*\.sum\(1\)\}', text)
     assert expression is not None

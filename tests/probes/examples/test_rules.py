@@ -1,5 +1,7 @@
 """Every rule against the loop, exactly; and each sketch against its rule's own gradients."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_noise.probes.examples.contribution import Dense, Form
 from lightning_noise.probes.examples.directions import Directions
-from lightning_noise.probes.examples.registry import find_rule, forms_of
+from lightning_noise.probes.examples.registry import find_rule
 from testing.examples.layers import CASES, Case
 from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
 
@@ -39,7 +41,7 @@ def contributions(layer: nn.Module, x: Tensor) -> tuple[dict, Tensor]:
     rule = find_rule(layer)
     out = layer(x)
     grad = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(3))
-    return rule(layer, (x,), grad), grad
+    return rule.contributions(dict(layer.named_parameters()), (x,), grad), grad
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -62,14 +64,20 @@ def test_built_gradients_norms_and_totals_agree(case: Case) -> None:
         torch.testing.assert_close(squares, built.square().sum(), rtol=1e-10, atol=0)
 
 
-SKETCHED = [case for case in CASES if forms_of(case.build()[0], find_rule(case.build()[0]))]
+def forms_of(layer: nn.Module) -> Mapping[str, tuple[Form, ...]]:
+    rule = find_rule(layer)
+    offers = {name: rule.forms(name, parameter) for name, parameter in layer.named_parameters()}
+    return {name: forms for name, forms in offers.items() if forms}
+
+
+SKETCHED = [case for case in CASES if forms_of(case.build()[0])]
 
 
 @pytest.mark.parametrize("case", SKETCHED, ids=lambda case: case.name)
 def test_each_form_is_the_projection_of_the_built_gradients(case: Case) -> None:
     layer, x = case.build()
     parts, _ = contributions(layer, x)
-    for name, forms in forms_of(layer, find_rule(layer)).items():
+    for name, forms in forms_of(layer).items():
         built = parts[name].build(slice(0, len(x)))
         groups = getattr(layer, "groups", 1)
         matrix = built.reshape(len(x), groups, built.shape[1] // groups, -1)  # (B, groups, rows, cols)
@@ -84,14 +92,14 @@ def test_each_form_is_the_projection_of_the_built_gradients(case: Case) -> None:
 
 
 def test_forms_run_along_the_smaller_side() -> None:
-    assert forms_of(nn.Linear(4, 9), find_rule(nn.Linear(4, 9)))["weight"][0] == Form("cols", 4)
-    assert forms_of(nn.Linear(9, 4), find_rule(nn.Linear(9, 4)))["weight"][0] == Form("rows", 4)
+    assert forms_of(nn.Linear(4, 9))["weight"][0] == Form("cols", 4)
+    assert forms_of(nn.Linear(9, 4))["weight"][0] == Form("rows", 4)
 
 
 def test_small_chunks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from lightning_noise.probes.examples import contribution
 
-    monkeypatch.setattr(contribution, "CHUNK", 40)
+    monkeypatch.setattr(contribution, "BUILT_AT_ONCE", 40)
     for case in CASES:
         layer, x = case.build()
         parts, _ = contributions(layer, x)
@@ -147,7 +155,7 @@ def test_any_convolution(case: Case, exact: bool) -> None:
     if exact:
         assert_agrees(step(bound(layer, exact=True), layer, whole, len(x)), truth, len(x))
         return
-    for form in forms_of(layer, find_rule(layer))["weight"]:
+    for form in forms_of(layer)["weight"]:
         built = contributions(layer, x)[0]["weight"]
         directions = Directions({"weight": form.signs}, 1, torch.device("cpu"))
         directions.begin(5, len(x))

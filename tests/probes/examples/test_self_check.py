@@ -9,8 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.examples import CoverageError, Examples
-from lightning_noise.probes.examples import probe as probe_room
+from lightning_noise.probes.examples import CoverageError, Examples, checks
 from testing.examples.models import mlp
 from testing.examples.oracle import Loss, bound, loop, step
 
@@ -124,7 +123,7 @@ def test_too_little_is_a_refusal_with_the_list() -> None:
 
 
 def test_what_appears_later_is_caught_at_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_room, "CHECK_EVERY", 3)
+    monkeypatch.setattr(checks, "CHECK_EVERY", 3)
     model = make()
     plain, _ = problem(model)
     penalised, _ = problem(model, lambda m: m[2].weight.square().sum())

@@ -8,10 +8,9 @@ from torch import nn
 
 from lightning_noise.probes.examples import Contribution, Form, Outer
 from lightning_noise.probes.examples.directions import Directions
-from lightning_noise.probes.examples.registry import find_rule, forms_of
-from testing.examples.layers import CASES, Case
+from testing.examples.layers import Case
 from testing.examples.oracle import bound, loop, step
-from tests.probes.examples.test_rules import contributions, losses
+from tests.probes.examples.test_rules import SKETCHED, contributions, forms_of, losses
 
 
 def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> torch.Tensor:
@@ -23,7 +22,6 @@ def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> t
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
-SKETCHED = [case for case in CASES if forms_of(case.build()[0], find_rule(case.build()[0]))]
 
 
 @pytest.mark.parametrize("case", SKETCHED, ids=lambda case: case.name)
@@ -31,7 +29,7 @@ def test_sketches_of_every_layer_are_unbiased(case: Case) -> None:
     layer, x = case.build()
     part = contributions(layer, x)[0]["weight"]
     truth = part.build(slice(0, len(x))).square().sum()
-    for form in forms_of(layer, find_rule(layer))["weight"]:
+    for form in forms_of(layer)["weight"]:
         draws = draws_of(part, form, 400)
         assert abs(draws.mean() - truth) <= 4 * draws.std() / len(draws) ** 0.5 + 1e-9 * truth
 

@@ -1,1 +1,1 @@
-"""One rule a kind of layer: how its parameters' per-example gradients follow from its inputs and output gradients."""
+"""One rule per operation: how per-example gradients follow from inputs and output gradients."""

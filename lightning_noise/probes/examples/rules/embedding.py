@@ -1,95 +1,62 @@
-"""``nn.Embedding`` with ``padding_idx``, dense or sparse gradients."""
+"""Look-ups in a table, with a padding token, with dense or sparse gradients."""
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_noise.probes.examples.contribution import Contribution, Form, NotPerExample, working
-from lightning_noise.probes.examples.directions import Signs
-from lightning_noise.probes.examples.outer import positions
-from lightning_noise.probes.norms import chunk_norms
+from lightning_noise.probes.examples.contribution import Contribution, Form, NotPerExample
+from lightning_noise.probes.examples.lookup import Lookup
+from lightning_noise.probes.examples.rule import Operands, Rule
 
 
-class Lookup(Contribution):
-    """c_i has the row Σ g_it over the positions t that hold its token: a sum of outer products with one-hot vectors.
-
-    A token that comes twice has one row, the sum. With one sign for every token, Σ_t sign(id_t) g_t is a sketch.
+class EmbeddingRule(Rule):
+    """weight: a table whose rows are looked up.
 
     Args:
-        grad: gradient at the output, shape (B, \\*positions, d).
-        ids: tokens, shape (B, \\*positions).
-        rows: of the table.
-        padding: token whose row gets no gradient.
-        sparse: whether the table's gradient is, and its sum should be.
+        padding: row that gets no gradient, counted from the table's first.
+        sparse: whether the table's gradient is sparse.
+        by_frequency: whether gradients are scaled by how often a token is in the batch.
     """
 
-    def __init__(self, grad: Tensor, ids: Tensor, rows: int, padding: int | None, sparse: bool = False) -> None:
-        self.grad, self.ids = working(positions(grad)), ids.flatten(1) if ids.dim() > 1 else ids.unsqueeze(1)
-        self.examples, self.positions, self.width = self.grad.shape
-        self.rows, self.padding, self.sparse = rows, padding, sparse
-        self.numbers = rows * self.width
-
-    def _kept(self) -> Tensor:
-        return self.grad if self.padding is None else self.grad.masked_fill((self.ids == self.padding).unsqueeze(2), 0)
-
-    def sketch(self, form: Form | None, signs: Signs | None) -> Tensor:
-        """Shape (B, m, d)."""
-        if form is None or signs is None:
-            return self.build(slice(0, self.examples))
-        at = signs.at(self.ids, self.grad.dtype)  # (B, m, T)
-        if self.padding is not None:
-            at = at.masked_fill_((self.ids == self.padding).unsqueeze(1), 0)
-        return torch.bmm(at, self.grad)
-
-    def exact_is_cheap(self, sketches: int) -> bool:
-        """With as few positions as there are sketches."""
-        return self.positions <= sketches
-
-    def norms(self) -> list[Tensor]:
-        """Adds up the rows of equal tokens, then takes norms: no table is built."""
-        ids, order = self.ids.sort(1)
-        runs = torch.zeros_like(ids)
-        torch.cumsum(ids[:, 1:] != ids[:, :-1], 1, out=runs[:, 1:])  # which run of equal tokens a position is in
-        wide = (-1, -1, self.width)
-        rows = self._kept().gather(1, order.unsqueeze(2).expand(wide))
-        return chunk_norms(torch.zeros_like(rows).scatter_add_(1, runs.unsqueeze(2).expand(wide), rows))
-
-    def build(self, rows: slice) -> Tensor:
-        """Shape (rows, tokens, d)."""
-        grad = self._kept()[rows]
-        table = grad.new_zeros(len(grad), self.rows, self.width)
-        return table.scatter_add_(1, self.ids[rows].unsqueeze(2).expand_as(grad), grad)
-
-    def total(self) -> Tensor:
-        """As in the layer's own backward pass."""
-        ids, grad, shape = self.ids.flatten(), self._kept().flatten(0, 1), (self.rows, self.width)
-        if self.sparse:
-            return torch.sparse_coo_tensor(ids.unsqueeze(0), grad, shape, check_invariants=False)
-        return grad.new_zeros(shape).index_add_(0, ids, grad)
-
-
-class EmbeddingRule:
-    """weight: a table whose rows are looked up."""
-
+    op = "embedding"
     parameters = frozenset({"weight"})
+    positions_first = True
 
-    def refuses(self, module: nn.Embedding) -> str | None:
+    def __init__(
+        self,
+        padding: int | None = None,
+        sparse: bool = False,
+        by_frequency: bool = False,
+    ) -> None:
+        self.padding = padding
+        self.sparse = sparse
+        self.by_frequency = by_frequency
+
+    def refuses(self) -> str | None:
         """Gradients scaled by a token's frequency in the batch are not sums over examples."""
-        return "scale_grad_by_freq ties the examples of a batch together" if module.scale_grad_by_freq else None
+        if self.by_frequency:
+            return "scale_grad_by_freq ties the examples of a batch together"
+        return None
 
-    def doubts(self, module: nn.Embedding, inputs: tuple[Tensor, ...]) -> str | None:
-        """Positions 0, 1, 2, … of one sequence, as many as there are examples by chance, are no examples."""
+    def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
+        """Positions 0, 1, 2, … of one sequence are no examples, though as many by chance."""
         ids = inputs[0]
-        counts_up = ids.dim() == 1 and len(ids) > 1 and bool((ids.diff() == 1).all())
-        return "it looks up consecutive numbers: positions, not examples" if counts_up else None
+        if ids.dim() == 1 and len(ids) > 1 and bool((ids.diff() == 1).all()):
+            return "it looks up consecutive numbers: positions, not examples"
+        return None
 
-    def forms(self, module: nn.Embedding) -> Mapping[str, tuple[Form, ...]]:
-        """One sign a token."""
-        return {"weight": (Form("rows", module.num_embeddings),)}
+    def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:
+        """One sign per token."""
+        return (Form("rows", len(operand)),)
 
-    def __call__(self, module: nn.Embedding, inputs: tuple[Tensor, ...], grad: Tensor) -> Mapping[str, Contribution]:
-        """Contributions from the gradient at the output."""
+    def contributions(
+        self,
+        operands: Operands,
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+    ) -> Mapping[str, Contribution]:
+        """The rows that were looked up."""
         if grad.dim() < 2:
             raise NotPerExample("it was called without a batch dimension")
-        return {"weight": Lookup(grad, inputs[0], module.num_embeddings, module.padding_idx, module.sparse)}
+        rows = len(operands["weight"])
+        return {"weight": Lookup(grad, inputs[0], rows, self.padding, self.sparse)}

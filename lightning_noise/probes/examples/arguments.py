@@ -1,0 +1,20 @@
+"""The arguments of the probe, checked."""
+
+
+def check_arguments(exact: object, sketches: object, min_coverage: object) -> None:
+    """Raises where an argument of ``Examples`` is of no use.
+
+    Raises:
+        TypeError, ValueError: names the argument, the rule and the value.
+    """
+    if not isinstance(exact, bool):
+        raise TypeError(f"exact must be a bool, got {exact!r}.")
+    if isinstance(sketches, bool) or not isinstance(sketches, int):
+        raise TypeError(f"sketches must be an int >= 1, got {sketches!r}.")
+    if sketches < 1 or (exact and sketches > 1):
+        raise ValueError(f"sketches must be an int >= 1, and 1 with exact=True, got {sketches!r}.")
+    if isinstance(min_coverage, bool) or not isinstance(min_coverage, (int, float)):
+        raise TypeError(f"min_coverage must be a number, got {min_coverage!r}.")
+    if not 0 < min_coverage <= 1:
+        fix = "0.9 allows a tenth to be left out"
+        raise ValueError(f"min_coverage must lie in (0, 1], got {min_coverage!r}. {fix}.")

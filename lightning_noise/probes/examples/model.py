@@ -1,0 +1,84 @@
+"""A bound model, and what its steps have shown."""
+
+from torch import nn
+
+from lightning_noise.probes.examples.checks import Checks
+from lightning_noise.probes.examples.errors import UnsupportedModelError
+from lightning_noise.probes.examples.mixing import Mixing
+from lightning_noise.probes.examples.scope import Scope
+from lightning_noise.probes.examples.step import Step
+from lightning_noise.probes.examples.watch import PassSeen
+
+
+class Model:
+    """What the probe knows of the model that it is bound to.
+
+    Args:
+        module: the model.
+        min_coverage: least share of it that must be covered.
+        seed: of the signs.
+        rank: of this process.
+
+    Attributes:
+        scope: what is covered.
+        checks: what the checks have shown.
+        several: parameters that were found to be used more than once.
+        begun: whether a micro-batch has begun.
+        last_fault: why the latest step could not be used.
+    """
+
+    def __init__(self, module: nn.Module, min_coverage: float, seed: int, rank: int) -> None:
+        self.seed = seed
+        self.rank = rank
+        self.scope = Scope(module, min_coverage)
+        self.checks = Checks()
+        self.several: frozenset[str] = frozenset()
+        self.begun = False
+        self.last_fault: str | None = None
+        self._matched = False
+        self._as_long: dict[str, bool] = {}
+
+    def learn(self, seen: PassSeen) -> None:
+        """Takes up what one backward pass has shown of the layers."""
+        self._matched |= seen.matched
+        self.several |= seen.several
+        for layer, as_long in seen.as_long.items():
+            self._as_long[layer] = as_long and self._as_long.get(layer, True)
+
+    def learn_mixing(self, found: Mixing) -> None:
+        """Takes up which layers have positions along dimension 1, so that it is not the batch."""
+        if found.along_positions:
+            for layer in (*self._as_long, *found.checked):
+                self._as_long[layer] = False
+
+    def conclude(self, step: Step) -> None:
+        """A step is over."""
+        self.checks.settle(step.positions)
+        refusal = self.scope.refusal
+        if self.checks.mixed is not None:
+            self.last_fault = self.checks.mixed.in_brief
+        elif step.fault is None and refusal is not None:
+            self.last_fault = refusal.in_brief
+        else:
+            self.last_fault = step.fault
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Layers that always had as many positions as examples.
+
+        A batch along dimension 1 would not show there.
+        """
+        return [layer for layer, as_long in self._as_long.items() if as_long]
+
+    @property
+    def refusal(self) -> UnsupportedModelError | None:
+        """Why no step can be used as things stand."""
+        refusal = self.scope.refusal
+        if refusal is None and self.begun and not self._matched and self.last_fault is not None:
+            return UnsupportedModelError(
+                f"the examples probe saw no step that it could use, as {self.last_fault}",
+                "Put the examples along dimension 0, give their number where it is not the length "
+                "of the first tensor (batch_size_fn), or accumulate gradients over two "
+                "micro-batches or more, each of half the batch size",
+            )
+        return self.checks.mixed or refusal

@@ -1,0 +1,108 @@
+"""What a rule declares: an operation on watched parameters, whatever calls it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from lightning_noise.probes.examples.contribution import Contribution, Form
+
+Operands = Mapping[str, Tensor]
+Parts = Mapping[str, "Tensor | Contribution"]
+RuleFunction = Callable[[Any, tuple[Tensor, ...], Tensor], Parts]
+
+
+class Rule(ABC):
+    """An operation with its arguments, and how the gradients of single examples follow from it.
+
+    A rule knows no module. It is given the *operands* that are watched, by the names that the
+    operation has for them ("weight", "bias"), the tensors of examples that the operation was called
+    with, and the gradient at its output, all with the examples along dimension 0. What else the
+    operation depends on (a stride, an epsilon) is an argument that an instance holds; :meth:`read`
+    takes it from a module. Only :meth:`contributions` must be given.
+
+    Attributes:
+        op: what messages call the operation.
+        parameters: names of the operands that the rule serves; ``None``: all that it is given.
+        without_inputs: operands whose gradients need no inputs; where these alone are watched, the
+            inputs are not kept.
+        lowered: whether autocast runs the operation in half precision.
+        positions_first: whether dimension 1 of the output holds positions, where there are any.
+    """
+
+    op: ClassVar[str] = "operation of a user"
+    parameters: ClassVar[frozenset[str] | None] = None
+    without_inputs: ClassVar[frozenset[str]] = frozenset()
+    lowered: ClassVar[bool] = False
+    positions_first: bool = False
+
+    def read(self, module: nn.Module) -> "Rule":
+        """This rule with its arguments as they are in ``module``; itself where it has none.
+
+        It is read at every call of the module, as arguments may change between calls.
+        """
+        return self
+
+    def refuses(self) -> str | None:
+        """Why the operation with these arguments has no per-example gradients, if it has none."""
+        return None
+
+    def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:
+        """Sketches of one operand's gradient, the preferred one first; without any it is built."""
+        return ()
+
+    def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
+        """Why what lay along dimension 0 of a call may not have been examples, if it may not.
+
+        It is asked in the self-check, unless the check on mixing has shown that no row of the
+        output reaches another example.
+        """
+        return None
+
+    @abstractmethod
+    def contributions(
+        self,
+        operands: Operands,
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+    ) -> Parts:
+        """What one call adds to every example's gradient of each operand.
+
+        Args:
+            operands: those that are watched.
+            inputs: tensors that the call was given; empty where :attr:`without_inputs` holds all
+                ``operands``.
+            grad: gradient at the call's output.
+
+        Returns:
+            Per operand gradients of shape (B, \\*operand.shape), or a
+            :class:`~lightning_noise.probes.examples.contribution.Contribution`.
+        """
+
+
+class FunctionRule(Rule):
+    """A user's function of the module, the inputs and the gradient at the output."""
+
+    def __init__(
+        self,
+        function: RuleFunction,
+        positions_first: bool,
+        module: nn.Module | None = None,
+    ) -> None:
+        self._function = function
+        self._module = module
+        self.positions_first = positions_first
+
+    def read(self, module: nn.Module) -> "FunctionRule":
+        """The function for this module."""
+        return FunctionRule(self._function, self.positions_first, module)
+
+    def contributions(
+        self,
+        operands: Operands,
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+    ) -> Parts:
+        """What the function returns."""
+        return self._function(self._module, inputs, grad)

@@ -1,0 +1,95 @@
+"""One optimizer step whose groups are single examples, while its micro-batches come in."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_noise.probes.examples.watch import PassSeen
+
+
+class Pass(NamedTuple):
+    """One micro-batch as the host announced it.
+
+    Args:
+        examples: B_k, seen by the layers.
+        size: what the host counts, mostly the same number.
+        weight: v_k on its loss.
+    """
+
+    examples: int
+    size: float
+    weight: float
+
+
+class Step:
+    """The micro-batches of one optimizer step.
+
+    Attributes:
+        micro_batches: how many have ended.
+        open: the one that has begun and not ended.
+        fault: why the step cannot be used, the first reason found.
+        positions: layers whose rows were found to be positions, not examples.
+    """
+
+    def __init__(self) -> None:
+        self.micro_batches = 0
+        self.open: Pass | None = None
+        self.fault: str | None = None
+        self.positions: frozenset[str] = frozenset()
+        self._passes: list[Pass] = []
+        self._squares: list[Tensor] = []
+
+    @property
+    def seen(self) -> bool:
+        """Whether a micro-batch of weight above 0 has ended."""
+        return bool(self._passes)
+
+    def close(self) -> Pass | None:
+        """The micro-batch that was open, which ends."""
+        ended, self.open = self.open, None
+        return ended
+
+    def add(self, ended: Pass, seen: PassSeen) -> None:
+        """Takes what was seen of a micro-batch that has ended."""
+        self.micro_batches += 1
+        self.positions |= seen.positions
+        if ended.weight > 0:
+            self._passes.append(ended)
+            self._squares.append(seen.squares)
+
+    def spoil(self, fault: str) -> None:
+        """The step cannot be used."""
+        self.fault = self.fault or fault
+
+    def row(self, big: Tensor) -> Tensor:
+        """The step's moments, from |Σ c_i|² by key."""
+        return example_row(self._squares, big, self._passes)
+
+
+def example_row(squares: Sequence[Tensor], big: Tensor, passes: Sequence[Pass]) -> Tensor:
+    """Moments by key from the contributions c_i that the examples made to the step's gradient.
+
+    The share of an example is that of its micro-batch's weight, split evenly inside:
+    p_i = v_k / (B_k Σ v). For micro-batches of one size that is 1/N. It says nothing of the tokens
+    of an example: how much it adds beyond its share is its own doing. Where the host counts
+    something else than examples (tokens), an example is a group of mean size b_k = size_k / B_k.
+
+    Args:
+        squares: Σ_i |c_i|² by key of every micro-batch, fp64 of shape (keys,), the losses
+            multiplied by v_k.
+        big: |Σ c_i|² by key, shape (keys,), fp64.
+        passes: the micro-batches; weights above 0.
+
+    Returns:
+        fp64 of shape (keys, 4).
+    """
+    total = sum(one.weight for one in passes)
+    row = torch.zeros(len(big), 4, dtype=torch.float64, device=big.device)
+    for square, one in zip(squares, passes, strict=True):
+        row[:, 0] += square * (one.examples / one.weight / total)
+    row[:, 1] = big / total**2
+    row[:, 2].fill_(sum(one.weight / total * one.examples / one.size for one in passes))
+    row[:, 3].fill_(sum((one.weight / total) ** 2 / one.size for one in passes))
+    return row
