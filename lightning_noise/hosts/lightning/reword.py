@@ -48,10 +48,20 @@ def as_text(error: NoiseScaleError, trainer: L.Trainer) -> str:
         return str(error)
     first, *others = [reworded(reason, trainer) for reason in error.reasons]
     if first.code == NO_EXAMPLES:
-        fix, _, otherwise = first.fix.partition(". ")
-        return f"{fix.rstrip('.')}: {first.text}. {otherwise}".rstrip()
-    apart = [reason.text for reason in others if reason.code == NO_EXAMPLES]
-    return " ".join([str(first), *(f"Single examples cannot be told apart here: {text}." for text in apart)])
+        fix, otherwise = _fixes(first)
+        return f"{fix}: {first.text}. {otherwise}".rstrip()
+    texts = [str(first)]
+    for reason in others:
+        if reason.code == NO_EXAMPLES:
+            _, otherwise = _fixes(reason)
+            texts.append(f"Single examples cannot be told apart here: {reason.text}. {otherwise}".rstrip())
+    return " ".join(texts)
+
+
+def _fixes(reason: Reason) -> tuple[str, str]:
+    """The first suggested fix, and the others."""
+    fix, _, otherwise = reason.fix.partition(". ")
+    return fix.rstrip("."), otherwise
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import pickle
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional
 from lightning_noise.core.moments import Key, Moments, from_contributions
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.micro_batches import MicroBatches
-from lightning_noise.probes.probe import Probe
+from lightning_noise.probes.probe import Context, Probe
 from testing.examples.models import LanguageModel, mlp, resnet
 from testing.examples.oracle import assert_agrees, bound, keys_of, loop, step
 
@@ -133,19 +132,13 @@ def test_sizes_in_tokens_give_moments_in_tokens() -> None:
     assert in_tokens.grad_sq == pytest.approx(in_examples.grad_sq)
 
 
-class Of(NamedTuple):
-    """A run of several ranks."""
-
-    replicas: int
-
-
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_rows_of_replicas_add_up_to_the_row_of_the_step(replicas: int) -> None:
     model, x = make(), data(8, 12)
     keys = keys_of(model)
     alone, part = bound(model, exact=True), bound(model, exact=True)
     rows = []
-    for probe, context in ((alone, None), (part, Of(replicas))):
+    for probe, context in ((alone, Context()), (part, Context(replicas))):
         with probe.attach(dict(model.named_parameters()), keys, context):
             model.zero_grad()
             probe.begin(8, 1.0)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from lightning_noise.measure.monitor import Monitor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_noise.hosts.loop import Monitor
 from lightning_noise.probes.examples import Examples, checks
 from testing.examples import mixing_cases as cases
 from testing.examples.mixing_cases import Case
@@ -253,12 +253,10 @@ def test_a_plain_loop_gives_the_loss_inside_of_the_micro_batch() -> None:
     monitor = Monitor(bound(case.model))
     with monitor.attach(dict(case.model.named_parameters())):
         with monitor.micro_batch(size=case.examples):
-            loss = case.loss()
-            monitor.watch_loss(loss)
-            loss.backward()
+            monitor.backward(case.loss())
         monitor.step()
         monitor.flush()
-    assert "the loss couples" in (monitor.probe_refusal or "")
+    assert "the loss couples" in str(monitor.session.tracks[0].refusal)
     (reason,) = monitor.skipped
     assert reason.startswith("the loss couples the examples of a batch")
 
