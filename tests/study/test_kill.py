@@ -5,33 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lightning_noise.study import Budget, TrialError, runner
-from testing import cheap
+from lightning_noise.study import TrialError, runner
+from testing.killed_study import study
 
 ROOT = Path(__file__).parents[2]
-
-
-def study(folder, storage, **changes):
-    """Ten runs a size; every run leaves a line in ``folder``/runs."""
-    short = {"batch_sizes": (8, 32), "trials": 4, "refine": 2, "seeds": 2, "budget": Budget(examples=2048, steps=60)}
-    return cheap.study(storage, make_module=partial(make_module, str(folder)), **{**short, **changes})
-
-
-def make_module(folder, parameters):
-    """Kills the process named in a file ``kill-<n>`` (self or parent) when the n-th run of all begins."""
-    runs = Path(folder, "runs")
-    with runs.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    order = Path(folder, f"kill-{len(runs.read_text().splitlines())}")
-    if order.exists():
-        os.kill(os.getpid() if order.read_text() == "self" else os.getppid(), signal.SIGKILL)
-        time.sleep(60)  # until the parent's death arrives here
-    return cheap.make_module(parameters)
+pytestmark = pytest.mark.slow
 
 
 def runs(folder):
@@ -65,7 +47,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_done_again(tmp_path, undistur
 def test_a_killed_parent_loses_the_running_trials_alone(tmp_path, undisturbed):
     start = f"""
 from pathlib import Path
-from tests.study.test_kill import study
+from testing.killed_study import study
 if __name__ == "__main__":
     study(Path({str(tmp_path)!r}), {str(tmp_path / "a.journal")!r}, workers=2).run()
 """

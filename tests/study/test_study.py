@@ -325,6 +325,7 @@ def test_bad_storages_are_refused(storage, message):
         cheap.study(storage).run()
 
 
+@pytest.mark.slow
 def test_the_extra_is_named_where_optuna_is_missing():
     code = "import sys; sys.modules['optuna'] = None; import lightning_noise; lightning_noise.BatchSizeStudy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -337,6 +338,7 @@ def test_worker_processes_need_functions_that_can_be_sent(tmp_path):
         cheap.study(tmp_path / "a.journal", make_module=lambda p: cheap.make_module(p), workers=1).run()
 
 
+@pytest.mark.slow
 def test_errors_in_a_worker_process_arrive_with_their_traceback(tmp_path):
     with pytest.raises(TrialError, match=r"trial 0 at global size 4 .*\n(.*\n)*.*OverflowError: too much"):
         cheap.study(tmp_path / "a.journal", make_module=overflow, workers=1).run()

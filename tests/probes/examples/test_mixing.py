@@ -10,9 +10,9 @@ from torch.nn import functional
 from lightning_noise.measure.monitor import Monitor
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.examples import probe as probe_room
+from testing.examples import mixing_cases as cases
 from testing.examples.mixing_cases import Case
 from testing.examples.oracle import bound, keys_of
-from tests.probes.examples import mixing_cases as cases
 
 
 def make(build: Callable[..., Case], *args: object, seed: int = 0) -> Case:

@@ -4,27 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_noise.probes.examples.contribution import Dense, Form
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.registry import find_rule, forms_of
 from testing.examples.layers import CASES, Case
-from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
+from testing.examples.oracle import assert_agrees, bound, contributions, loop, losses, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
-
-
-def losses(layer: nn.Module, x: Tensor) -> tuple[Loss, list[Loss]]:
-    """A mean over the batch with random weights at the output, and each example's part in it."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(1)
-        at_output = torch.randn_like(layer(x))
-
-    def part(rows: slice) -> Loss:
-        return lambda: (layer(x[rows]) * at_output[rows]).sum() / len(x)
-
-    return part(slice(None)), [part(slice(i, i + 1)) for i in range(len(x))]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -33,13 +21,6 @@ def test_exact_norms_are_the_loops(case: Case) -> None:
     whole, parts = losses(layer, x)
     found = step(bound(layer, exact=True), layer, whole, len(x))
     assert_agrees(found, loop(layer, parts), len(x))
-
-
-def contributions(layer: nn.Module, x: Tensor) -> tuple[dict, Tensor]:
-    rule = find_rule(layer)
-    out = layer(x)
-    grad = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(3))
-    return rule(layer, (x,), grad), grad
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

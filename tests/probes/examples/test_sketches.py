@@ -10,8 +10,7 @@ from lightning_noise.probes.examples import Contribution, Form, Outer
 from lightning_noise.probes.examples.directions import Directions
 from lightning_noise.probes.examples.registry import find_rule, forms_of
 from testing.examples.layers import CASES, Case
-from testing.examples.oracle import bound, loop, step
-from tests.probes.examples.test_rules import contributions, losses
+from testing.examples.oracle import bound, contributions, loop, losses, step
 
 
 def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> torch.Tensor:
