@@ -1,16 +1,23 @@
-# Prerequisite: Python >= 3.10 and make. `make demo` and `make test` need nothing else.
+# Prerequisite: Python >= 3.10 and make; all targets set up what they need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One file's tests stay in one process, so that what they share is built once. WORKERS=0: no others.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo check test lint types bench clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py --quiet
 
+# Without the tests that are marked slow, and without coverage.
+check: lint types
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
 test: lint types
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
+	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
     python benchmarks/setups.py --output docs/setups.md
 
 Every row is a real run. A supported one is compared, step by step, with the gradient of every group recomputed in fp64 from the
-weights and batches that the run had (``tests/reference.py``), in this one process also where the run had two. A refused one
+weights and batches that the run had (``testing/reference.py``), in this one process also where the run had two. A refused one
 is shown with the words it was refused with. The script fails where a norm is further off than the row allows, where a row that
 is to be refused is not, and where a rule of ``hosts/lightning/refusals.py`` has no row.
 """
@@ -38,14 +38,13 @@ from torch.utils.data import DataLoader
 from benchmarks.overhead import quiet_lightning
 from lightning_noise import Examples, GradientNoiseScale, NoiseDDPStrategy
 from lightning_noise.hosts.lightning.refusals import REFUSALS
-from testing.gans import Gan, Joint, by_hand, gan_data
+from testing.gans import Gan, Joint, Wrong, by_hand, gan_data
 from testing.launch import launch
 from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from testing.reference import Recorder, Step, differences, errors, probes, skipped
 from testing.toys import Regression, data, trainer
 from testing.worlds.ddp_worlds import shard
 from testing.worlds.twin_worlds import TwinRegression
-from tests.hosts.test_manual import Wrong
 
 PAGE = Path(__file__).parent.parent / "docs" / "setups.md"
 FP64, FP32, FP16, BF16 = 1e-13, 1e-6, 4 * 2**-10, 4 * 2**-7  # what a squared norm may be off by

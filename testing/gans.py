@@ -61,6 +61,35 @@ class Gan(L.LightningModule):
         return [torch.optim.Adam(part.parameters(), lr=self.lr) for part in (self.generator, self.discriminator)]
 
 
+class Wrong(Gan):
+    """Ways to step that cannot give a right number."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def training_step(self, batch, batch_idx):
+        _, d = self.optimizers()
+        if self.way == "two passes":
+            d.zero_grad()
+            for loss in (self.losses(batch, "d"), self.losses(batch, "d") / 2):
+                self.manual_backward(loss)
+        elif self.way == "not zeroed":
+            self.manual_backward(self.losses(batch, "d"))
+        elif self.way == "zeroed in part":
+            if batch_idx % 2 == 0:
+                d.zero_grad()
+            else:
+                self.discriminator[0].zero_grad()
+            self.manual_backward(self.losses(batch, "d"))
+            if batch_idx % 2 == 0:
+                return
+        elif self.way == "loss.backward":
+            d.zero_grad()
+            self.losses(batch, "d").backward()
+        d.step()
+
+
 def gan_data(examples=48, local_size=8, dtype=torch.float32, seed=5):
     generator = torch.Generator().manual_seed(seed)
     real = torch.randn(examples, 4, generator=generator, dtype=dtype).abs()

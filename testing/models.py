@@ -71,3 +71,17 @@ class Backbone(Regression):
 
     def configure_optimizers(self):
         return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.05)
+
+
+class Lost(Regression):
+    """Weights that do not move, and a gradient that from step 30 on is pure noise."""
+
+    def __init__(self):
+        super().__init__(lambda p: torch.optim.SGD(p, lr=0.0))
+
+    def training_step(self, batch, batch_idx):
+        x, _ = batch
+        level = 1.0 if self.global_step < 30 else 0.0
+        source = torch.Generator().manual_seed(batch_idx + 1000 * self.current_epoch)
+        noise = torch.randn(len(x), 1, generator=source)
+        return (self.net(x) * (noise + level)).mean()

@@ -11,6 +11,8 @@ import lightning_noise
 
 ROOT = Path(lightning_noise.__file__).parent
 STDLIB = frozenset(sys.stdlib_module_names)
+STARTS_PROCESSES = re.compile(r"\b(?:launch|subprocess\.run|subprocess\.Popen|NotebookClient)\(")
+TEST_MODULE = re.compile(r"\b(?:from|import) tests\b|\btests(?:\.\w+)*\.test_\w+")
 FLOORS = {  # floor → what it may import besides itself and the standard library
     "core": set(),
     "probes": {"torch", "lightning_noise.core"},
@@ -53,6 +55,29 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
+
+
+def test_the_package_imports_neither_its_tests_nor_their_helpers():
+    for path in ROOT.rglob("*.py"):
+        for name in imports(path):
+            top = name.split(".")[0]
+            assert top not in ("testing", "tests"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+@pytest.mark.parametrize("folder", ["tests", "testing", "benchmarks", "examples", "tools"])
+def test_no_file_imports_a_test_module(folder):
+    """Nor does a program or a dotted path in a string: what tests share is in ``testing``."""
+    for path in (ROOT.parent / folder).rglob("*.py"):
+        found = TEST_MODULE.search(path.read_text())
+        assert found is None, f"{path.relative_to(ROOT.parent)} has {found[0]!r}"
+
+
+def test_what_starts_processes_is_marked_slow():
+    """`make check` takes long where one such test slips in."""
+    for path in (ROOT.parent / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        found = STARTS_PROCESSES.search(text)
+        assert found is None or "pytest.mark.slow" in text, f"{path.name} has {found[0]!r}"
 
 
 @pytest.mark.parametrize("floor", FLOORS)

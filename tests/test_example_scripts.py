@@ -7,6 +7,8 @@ import pytest
 
 from testing.launch import ROOT
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 
 

@@ -1,6 +1,6 @@
 """The slow truth: a loop of single-example ``backward()``; and one measured step of the probe, to compare with it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.probes.examples import Examples
+from lightning_noise.probes.examples.contribution import Form
+from lightning_noise.probes.examples.registry import find_rule
 
 Loss = Callable[[], Tensor]
 
@@ -63,6 +65,33 @@ def step(probe: Examples, model: nn.Module, loss: Loss, size: float) -> dict[str
         probe.end()
         row = probe.row()
     return None if row is None else {key.layer: Moments(*values) for key, values in zip(keys, row.tolist(), strict=True)}
+
+
+def losses(layer: nn.Module, x: Tensor) -> tuple[Loss, list[Loss]]:
+    """A mean over the batch with random weights at the output, and each example's part in it."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        at_output = torch.randn_like(layer(x))
+
+    def part(rows: slice) -> Loss:
+        return lambda: (layer(x[rows]) * at_output[rows]).sum() / len(x)
+
+    return part(slice(None)), [part(slice(i, i + 1)) for i in range(len(x))]
+
+
+def contributions(layer: nn.Module, x: Tensor) -> tuple[dict, Tensor]:
+    """What a layer's rule says of one call, and the gradient at its output."""
+    rule = find_rule(layer)
+    out = layer(x)
+    grad = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(3))
+    return rule.contributions(dict(layer.named_parameters()), (x,), grad), grad
+
+
+def forms_of(layer: nn.Module) -> Mapping[str, tuple[Form, ...]]:
+    """The sketches that a layer's rule offers, by parameter."""
+    rule = find_rule(layer)
+    offers = {name: rule.forms(name, parameter) for name, parameter in layer.named_parameters()}
+    return {name: forms for name, forms in offers.items() if forms}
 
 
 def close(found: float, truth: float, tolerance: float, scale: float) -> bool:

@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from lightning_noise import GradientNoiseScale, Key
+from testing.known_hessian import Endless, Still
 from testing.toys import fit
-from tests.hosts.test_curvature import Endless, Still
 
 
 def run(*callbacks, strategy="ddp_noise"):

@@ -34,6 +34,7 @@ def slack(share: float, row) -> float:
     return 4 * math.sqrt(share * (1 - share) / (row.measured * row.runs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", range(len(coverage.REGIMES)), ids=lambda i: f"{coverage.REGIMES[i].name}, {i}")
 def test_interval_covers(table, index):
     row = table[0][index]
@@ -44,6 +45,7 @@ def test_interval_covers(table, index):
     assert row.measured >= 0.8
 
 
+@pytest.mark.slow
 def test_regime_beyond_the_method_stays_in_the_table_and_errs_on_the_low_side(table):
     row = table[0][-1]
     assert row.regime == coverage.BEYOND[0].name
@@ -52,6 +54,7 @@ def test_regime_beyond_the_method_stays_in_the_table_and_errs_on_the_low_side(ta
     assert row.low_holds >= 0.975 - slack(0.975, row)
 
 
+@pytest.mark.slow
 def test_csv_holds_the_rows(table):
     rows, path = table
     with path.open(newline="", encoding="utf-8") as file:

@@ -38,6 +38,7 @@ def run(bench, tmp_path_factory):
     return bench.main(["--tiny", "--rounds", "2", "--scaling-rounds", "1", "--memory-runs", "0", "--csv", str(raw)]), raw
 
 
+@pytest.mark.slow
 def test_every_variant_of_every_model_has_numbers_or_a_reason(bench, run):
     rows, _ = run
     steps = [row for row in rows if row.part == "step"]
@@ -51,12 +52,14 @@ def test_every_variant_of_every_model_has_numbers_or_a_reason(bench, run):
     assert all(row.ratio == (1.0, 1.0, 1.0) for row in rows if row.variant == bench.PLAIN)
 
 
+@pytest.mark.slow
 def test_what_ships_with_the_package_runs_everywhere(bench, run):
     rows, _ = run
     missing = {(row.variant, row.model) for row in rows if row.note and row.variant.split()[0] not in ("opacus", "backpack")}
     assert missing == {("LayerNorm only", bench.TINY[key].name) for key in ("mlp", "resnet")}
 
 
+@pytest.mark.slow
 def test_the_raw_results_hold_every_variant_once_a_round(bench, run):
     rows, raw = run
     lines = [line for line in csv.DictReader(raw.read_text().splitlines()) if not line["note"] and line["part"] == "step"]
@@ -69,6 +72,7 @@ def test_the_raw_results_hold_every_variant_once_a_round(bench, run):
         assert statistics.median(seconds) == pytest.approx(row.seconds, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_added_to_is_reported_whole(bench, run, tmp_path):
     rows, raw = run
     path = tmp_path / "raw.csv"
@@ -108,6 +112,7 @@ def test_exact_norms_are_those_of_a_loop(bench, name, key):
     assert method.mean_square() == pytest.approx(truth, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["d256", "resnet"])
 def test_the_sketch_is_right_on_average(bench, key):
     training = bench.Training.of(bench.TINY[key])
@@ -139,6 +144,7 @@ def test_what_is_not_installed_is_named(bench, monkeypatch):
     assert reason == "not run: backpack is not installed"
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(bench):
     row = bench.main(
         ["--tiny", "--rounds", "0", "--scaling-rounds", "0", "--models", "mlp", "--variants", "plain", "--threads=1"]

@@ -30,6 +30,7 @@ def test_fits_of_the_large_batch_model_return_what_they_were_made_from():
     assert all(fit == fits for fit in model.bootstrap(curves, 3, np.random.default_rng(0)))
 
 
+@pytest.mark.slow
 def test_the_large_batch_model_runs(tmp_path):
     model = script("large_batch_model")
     model.SIZES, model.RATES, model.HELD = (4, 32, 256), np.geomspace(0.01, 0.3, 6), 60
@@ -39,6 +40,7 @@ def test_the_large_batch_model_runs(tmp_path):
     assert (tmp_path / "a.csv").read_text().count("\n") == 1 + 1 + 6 + 4 + 4 + 2 and (tmp_path / "a.png").stat().st_size > 1e4
 
 
+@pytest.mark.slow
 def test_noise_scales_along_a_run(tmp_path):
     little = ["--checkpoints", "3", "90", "--max-examples", "700"]
     found = script("geometries").main([*little, "--csv", str(tmp_path / "a.csv"), "--figure", str(tmp_path / "a.png")])
@@ -48,6 +50,7 @@ def test_noise_scales_along_a_run(tmp_path):
     assert (tmp_path / "a.csv").read_text().count("\n") == 1 + 4 * 4 and (tmp_path / "a.png").stat().st_size > 1e4
 
 
+@pytest.mark.slow
 def test_examples_needed_follow_the_variance_of_gaussian_gradients(tmp_path):
     curvature = script("curvature")
     rng, b, n, d = np.random.default_rng(0), 64.0, 64, 40

@@ -26,6 +26,7 @@ def run(gpu, tmp_path_factory):
     return rows, raw
 
 
+@pytest.mark.slow
 def test_every_variant_has_a_row_beside_its_own_baseline(gpu, run):
     rows, raw = run
     assert [row.variant for row in rows] == [
@@ -46,6 +47,7 @@ def test_every_variant_has_a_row_beside_its_own_baseline(gpu, run):
     assert all(line["device"] and float(line["seconds"]) > 0 for line in lines)
 
 
+@pytest.mark.slow
 def test_no_wait_is_added_outside_of_log_steps(run):
     rows, _ = run
     assert all(row.waits.quiet == 0 for row in rows)
@@ -57,6 +59,7 @@ def test_ranks_are_measured_where_there_are_several(gpu):
     assert all("strategy" in variant.trainer_options for variant in gpu.variants(gpu.SIZES["toy"], devices=2))
 
 
+@pytest.mark.slow
 def test_the_profiler_sees_a_read_in_every_step(gpu):
     class Reading(gpu.Callback):
         def on_after_backward(self, trainer, module):
@@ -104,6 +107,7 @@ def test_a_device_that_is_too_small(gpu):
         gpu.largest_batch(lambda size: None)
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_a_row_and_gives_everything_back(gpu, monkeypatch):
     """As on a device: the error is torch's own, and only one variant meets it."""
 

@@ -37,6 +37,7 @@ def run(overhead, tmp_path_factory):
     return {row.variant: row for row in rows}, raw
 
 
+@pytest.mark.slow
 def test_every_variant_has_a_row_and_the_baseline_is_one(overhead, run):
     rows, _ = run
     assert list(rows) == [variant.name for variant in overhead.VARIANTS]
@@ -47,6 +48,7 @@ def test_every_variant_has_a_row_and_the_baseline_is_one(overhead, run):
         assert row.memory_ratio is row.settled_memory_ratio is None
 
 
+@pytest.mark.slow
 def test_the_raw_results_hold_every_variant_once_a_round(overhead, run):
     rows, raw = run
     lines = list(csv.DictReader(raw.read_text().splitlines()))
@@ -59,6 +61,7 @@ def test_the_raw_results_hold_every_variant_once_a_round(overhead, run):
         assert statistics.median(seconds) == pytest.approx(row.seconds, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_is_read_from_the_device_but_once_in_a_log_step(overhead, run):
     rows, _ = run
     measured = [row.reads for name, row in rows.items() if name != overhead.BASELINE]
@@ -82,6 +85,7 @@ def reads_without(overhead):
         return overhead.reads_by_step(overhead.VARIANTS[0], overhead.TINY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
 def test_the_counter_sees_a_read_of_any_kind(overhead, reads_without, read):
     class Reading(overhead.Callback):
@@ -93,6 +97,7 @@ def test_the_counter_sees_a_read_of_any_kind(overhead, reads_without, read):
     assert overhead.extra_reads(counted, reads_without) == (overhead.TINY.accumulation, overhead.TINY.accumulation)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(overhead):
     held = bytearray(2**30)  # what this process holds must not show in the child's peak
     held[:: 2**12] = b"x" * (2**30 // 2**12)

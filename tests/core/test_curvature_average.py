@@ -89,6 +89,7 @@ def test_unequal_contrasts_are_unbiased():
     assert np.all(np.abs(draws.mean(axis=0) - (5, 14)) < 4 * error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("probes", "copies"), [(8, 5), (40, 1)], ids=["d_eff 6.6, 8 probes", "d_eff 1.3, 40 probes"])
 def test_coverage_of_all_three_intervals(probes, copies):
     """Where it is not resolved an interval is open above, or absent, which is no miss: nothing is said.

@@ -144,6 +144,7 @@ def test_token_mean_loss():
     assert e.b_simple == pytest.approx(spread * (truth + 1) - 1, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "least"), [(20, 0.95), (5, 0.94)])
 def test_coverage_where_nothing_is_easy(steps, least):
     """B_simple 1024, b = 8, K = 2, D = 400: 95 % within 4 standard errors (z instead of t: 92.8 % at 20 steps, 84 % at 5)."""

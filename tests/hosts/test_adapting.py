@@ -223,6 +223,7 @@ def test_loaders_and_settings_are_given_back(hook):
     assert not any(p._backward_hooks for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_nothing_strong_holds_an_old_loader():
     class Fresh(Keeper):
         loaders = ()
@@ -275,6 +276,7 @@ def test_within_an_epoch_accumulation_changes_where_windows_align():
     assert callback.state_dict()["adaptation"]["current"] == [4, 3, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [Numbered, Stream])
 def test_within_an_epoch_from_one_micro_batch(data):
     module = Keeper()

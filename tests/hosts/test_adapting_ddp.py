@@ -5,6 +5,8 @@ import torch
 
 from testing.launch import launch
 
+pytestmark = pytest.mark.slow
+
 ALL = list(range(96))
 
 

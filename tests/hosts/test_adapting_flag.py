@@ -278,6 +278,7 @@ def test_advice_changes_nothing(capsys):
     assert "noise_scale/learning_rate_factor" not in fitted.callback_metrics
 
 
+@pytest.mark.slow
 def test_the_default_policy_grows_from_too_small_a_size(capsys):
     """B_simple = d + 1 + d·s²/|δ|² is far above 4 here; with the default rule the size at least doubles."""
     callback = GradientNoiseScale(adaptive_batch_size=True)
@@ -380,6 +381,7 @@ class Wide(Regression):
             self.net = torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
 
 
+@pytest.mark.slow
 def test_a_small_data_set_that_repeats_ends_the_growth():
     """Noisy labels are learned by heart, so that B_simple passes the 300 examples and says nothing about new data."""
     generator = torch.Generator().manual_seed(0)

@@ -128,6 +128,7 @@ def test_resume_after_the_last_batch_of_an_epoch_is_exact(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_an_epoch_is_resumed_at_a_last_batch_of_one_example(tmp_path):
     _, noise = go_on(tmp_path, GradientNoiseScale, examples=97)
     module, resumed = go_on(tmp_path, GradientNoiseScale, 24, examples=97)
@@ -135,6 +136,7 @@ def test_an_epoch_is_resumed_at_a_last_batch_of_one_example(tmp_path):
     assert resumed.state_dict() == noise.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [51, 70])
 def test_resume_within_an_epoch_is_exact(tmp_path, every):
     """From a checkpoint while a change waits for its windows to align, and from one after it."""

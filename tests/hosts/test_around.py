@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning, BatchSizeFinder, Lea
 from lightning.pytorch.tuner import Tuner
 
 from lightning_noise import Examples, GradientNoiseScale, Key
+from testing.callbacks import no_hooks
 from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from testing.reference import Recorder, errors, skipped
 from testing.toys import Regression, data, fit, trainer
@@ -34,12 +35,6 @@ def worst(module, recorder, probe="micro_batches"):
     return max(found.q_small, found.q_big)
 
 
-def no_hooks(module):
-    return not any(p._backward_hooks for p in module.parameters()) and not any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in module.modules()
-    )
-
-
 # ---- torch.compile and checkpointing ----------------------------------------------------------------------------------------
 
 
@@ -52,6 +47,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 @pytest.mark.parametrize(("where", "backend"), COMPILED)
 def test_compiled(where, backend):
@@ -155,6 +151,7 @@ quiet_search = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 @quiet_search
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("search", SEARCHES)
@@ -189,6 +186,7 @@ FINDERS = {
 }
 
 
+@pytest.mark.slow
 @quiet_search
 @pytest.mark.parametrize("finder", FINDERS)
 def test_a_finder_among_the_callbacks(finder, tmp_path):

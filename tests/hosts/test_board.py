@@ -16,9 +16,10 @@ from tensorboard.plugins.base_plugin import TBContext
 
 from lightning_noise import GradientNoiseScale
 from lightning_noise.hosts.lightning.board import Interval, points
+from testing.event_files import scalars
 from testing.gans import Gan, gan_data
+from testing.models import Lost
 from testing.toys import Regression, data, fit
-from tests.hosts.test_publishing import Lost, scalars
 
 PARTS = ("", "_low", "_high", "_nearest")
 MINE = {"losses": {"my loss": ["Multiline", ["train_loss"]]}}

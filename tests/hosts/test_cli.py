@@ -10,6 +10,8 @@ import pytest
 from lightning_noise import GradientNoiseScale
 from testing.launch import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import warnings
 warnings.filterwarnings("ignore")
@@ -45,7 +47,7 @@ trainer:
     - class_path: lightning_noise.GradientNoiseScale
       init_args:
         every_n_steps: 2
-        batch_size_fn: tests.hosts.test_measuring.count_pairs
+        batch_size_fn: testing.counts.count_pairs
         per_layer: 1
         probe:
           class_path: lightning_noise.Examples
@@ -93,7 +95,7 @@ def test_everything_on_the_command_line(program):
         "--trainer.strategy=ddp_noise_find_unused_parameters_true",
         "--trainer.callbacks=lightning_noise.GradientNoiseScale",
         "--trainer.callbacks.probe=lightning_noise.MicroBatches",
-        "--trainer.callbacks.batch_size_fn=tests.hosts.test_measuring.count_pairs",
+        "--trainer.callbacks.batch_size_fn=testing.counts.count_pairs",
         "--trainer.callbacks.every_n_steps=1",
     )
     assert done.returncode == 0, done.stderr[-3000:]

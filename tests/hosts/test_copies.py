@@ -11,8 +11,8 @@ from torch import nn
 from torch.ao.quantization import quantize_dynamic
 
 from lightning_noise import GradientNoiseScale
+from testing.callbacks import no_hooks
 from testing.toys import Regression, data, fit
-from tests.hosts.test_around import no_hooks
 
 
 class Does(L.Callback):

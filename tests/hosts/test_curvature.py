@@ -12,48 +12,14 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lightning_noise import Decision, GradientNoiseScale, Key, MicroBatches
 from lightning_noise.measure.curvature_channel import split
 from lightning_noise.probes.preconditioner import Preconditioner
 from lightning_noise.probes.probe import Offer
 from testing import toys
-from testing.exact import Population
-
-
-class Endless(Dataset):
-    """Draws with replacement from the population, the same at every run."""
-
-    def __init__(self, population, examples):
-        index = torch.randint(48, (examples,), generator=torch.Generator().manual_seed(5))
-        self.x, self.y = population.x[index], population.y[index]
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, at):
-        return self.x[at], self.y[at]
-
-
-class Still(L.LightningModule):
-    """The three-layer MLP whose Hessian is known, with a rate of 0."""
-
-    def __init__(self, optimizer=torch.optim.SGD, lr=0.0):
-        super().__init__()
-        self.population = Population()
-        self.net = self.population.module
-        self.optimizer, self.lr, self.steps = optimizer, lr, 0
-
-    def loss(self, batch):
-        return self.population.loss(self.net, batch)
-
-    def training_step(self, batch, batch_idx):
-        self.steps += 1
-        return self.loss(batch)
-
-    def configure_optimizers(self):
-        return self.optimizer(self.parameters(), lr=self.lr)
+from testing.known_hessian import Endless, Still
 
 
 def by_loss(module, batch):
@@ -83,6 +49,7 @@ def assert_near_truth(callback, truth):
     assert abs(grad_sq - truth.hessian_grad_sq) < 4 * spread.grad_sq**0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("accumulate", "loss_fn"), [(4, None), (1, by_loss), (2, by_loss)], ids=["micro-batches", "pieces", "pieces of the first"]
 )
@@ -176,6 +143,7 @@ def test_the_loss_scale_does_not_matter():
     assert np.allclose(found[0][:2], found[1][:2], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_keys_in_the_log_and_lines_in_the_verdict(tmp_path, capsys):
     callback = GradientNoiseScale(geometry=("hessian", "optimizer"), every_n_steps=1)
     module = Still(lambda p, lr: torch.optim.Adam(p, lr=lr))
@@ -316,6 +284,7 @@ class Hidden(Still):
         return (self.wild * loss).cos() if self.wild else loss
 
 
+@pytest.mark.slow
 def test_central_differences_by_loss_fn():
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss, decay=0.999)
     module = fit_still(callback, module=Hidden())

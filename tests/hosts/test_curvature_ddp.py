@@ -1,14 +1,17 @@
 """Curvature and the optimizer's metric on two real ranks."""
 
 import numpy as np
+import pytest
 import torch
 
 from lightning_noise import Moments
 from lightning_noise.core.curvature_average import CurvatureAverage, CurvatureProbe
 from lightning_noise.measure.curvature_from_accumulation import Accumulated
 from lightning_noise.probes.second_derivatives import hessian_forms
+from testing.known_hessian import Endless, Still
 from testing.launch import launch
-from tests.hosts.test_curvature import Endless, Still
+
+pytestmark = pytest.mark.slow
 
 
 def by_hand():

@@ -60,6 +60,7 @@ def agrees(result, m, rel=1e-9):
 FOUR = [4, 4, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "mixin, micro-batches"])
 def test_two_ranks_of_two_micro_batches_are_four_on_one_process(two, name):
     agrees(two[0]["estimates"][name], moments(gradients(FOUR), [0.25] * 4, FOUR))
@@ -71,17 +72,20 @@ def test_two_ranks_of_two_micro_batches_are_four_on_one_process(two, name):
     assert two[0]["estimates"][name]["grad_sq"] == pytest.approx(one.estimate().grad_sq, rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixin, ranks", "views", "compiled inside", "compiled around", "own strategy", "layers"])
 def test_ranks_are_groups_accumulated_over_the_step(two, name):
     g = gradients(FOUR)  # rank 0 has the micro-batches 0 and 2 of the stream
     agrees(two[0]["estimates"][name], moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["examples", "examples, mixin"])
 def test_single_examples_on_all_ranks(two, name):
     agrees(two[0]["estimates"][name], moments(gradients([1] * 16), [1 / 16] * 16, [1] * 16))
 
 
+@pytest.mark.slow
 def test_norms_of_a_large_fp32_gradient(two):
     sizes = [8, 8]
     agrees(
@@ -91,6 +95,7 @@ def test_norms_of_a_large_fp32_gradient(two):
     )
 
 
+@pytest.mark.slow
 def test_unequal_sizes_travel_in_the_row(two, three):
     """DDP weighs ranks equally, Lightning weighs micro-batches equally, whatever their sizes."""
     sizes = [4, 3, 2, 5]  # rank 0: 4 and 2; rank 1: 3 and 5
@@ -101,6 +106,7 @@ def test_unequal_sizes_travel_in_the_row(two, three):
     agrees(three[1]["estimates"]["uneven"], moments(gradients([4, 3, 6]), [1 / 3] * 3, [4, 3, 6]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "count"), [("ranks, 1 of 12", 12, 1), ("ranks, 2 of 6", 6, 2), ("ranks, 3 of 4", 4, 3)]
 )
@@ -109,6 +115,7 @@ def test_the_bucket_holds_the_whole_accumulation(two, name, size, count):
     agrees(two[0]["estimates"][name], moments([sum(g[rank::2]) / count for rank in (0, 1)], [0.5, 0.5], [12, 12]))
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_used(two):
     def loss(module, batch, index):
         loss = Frozen.loss(module, batch)
@@ -119,6 +126,7 @@ def test_parameters_that_are_not_used(two):
     agrees(two[0]["estimates"]["unused, plain"], moments(g, [0.25] * 4, FOUR))
 
 
+@pytest.mark.slow
 def test_layers_add_up(two):
     keys = two[0]["estimates"]["layers"]["state"]["session"]["averages"]
     x = {tuple(k["key"]): k["average"][0]["sums"]["X"] for k in keys}
@@ -126,6 +134,7 @@ def test_layers_add_up(two):
     assert len(x) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["one rank overflows", "one rank overflows, ranks"])
 def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     states = [rank["estimates"][name]["state"] for rank in two]
@@ -134,6 +143,7 @@ def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     assert two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
 
 
+@pytest.mark.slow
 def test_all_ranks_hold_the_same_state_and_rank_0_speaks(two):
     for name, result in two[0]["estimates"].items():
         if isinstance(result, dict):
@@ -141,6 +151,7 @@ def test_all_ranks_hold_the_same_state_and_rank_0_speaks(two):
             assert result["out"].startswith("noise scale: b_simple") and two[1]["estimates"][name]["out"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", ["two", "three"])
 def test_weights_and_random_state_are_bit_identical(world, request):
     for rank in request.getfixturevalue(world):
@@ -150,6 +161,7 @@ def test_weights_and_random_state_are_bit_identical(world, request):
         rank["weights"]["ddp"] = reference
 
 
+@pytest.mark.slow
 def test_the_user_s_hooks_run_behind_the_tap(two):
     hooks, sizes = two[0]["hooks"], [4, 4]
     m = moments(gradients(sizes), [0.5, 0.5], sizes)
@@ -164,6 +176,7 @@ def test_the_user_s_hooks_run_behind_the_tap(two):
     assert "may lose" not in hooks["none"]["out"]
 
 
+@pytest.mark.slow
 def test_warnings_come_with_evidence(two):
     found = two[0]["warnings"]
     assert "ranks 0 and 1 drew the same examples (equal gradient norms)" in found["same examples"]
@@ -172,6 +185,7 @@ def test_warnings_come_with_evidence(two):
     assert "BatchNorm ties the examples" in found["batch norm"]
 
 
+@pytest.mark.slow
 def test_refusals_are_alike_on_all_ranks(two):
     for key, text in {
         "ranks without the mixin": "probe='ranks' reads the buckets of DDP.*ddp_noise.*probe='micro_batches'",
@@ -183,6 +197,7 @@ def test_refusals_are_alike_on_all_ranks(two):
     assert two[0]["warnings"]["static graph without accumulation"] is None
 
 
+@pytest.mark.slow
 def test_one_collective_a_log_and_no_other(two):
     count = two[0]["collectives"]
     logs = 4  # 40 steps, every 10th; the end of the epoch has nothing new
@@ -191,6 +206,7 @@ def test_one_collective_a_log_and_no_other(two):
         assert added == {"all_reduce": logs}, name
 
 
+@pytest.mark.slow
 def test_metric_needs_one_collective_and_equals_one_process(two):
     count = two[0]["collectives"]
     assert count["metric collectives"] == ["all_reduce"]
@@ -240,6 +256,7 @@ def test_registered_once_under_all_of_lightning_s_variants():
     assert all(StrategyRegistry[name]["strategy"] is NoiseDDPStrategy for name in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "accumulate", "groups", "probe"),
     [
@@ -266,6 +283,7 @@ def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, prob
             assert (trace, grad_sq) == (pytest.approx(expected.trace, rel=1e-9), pytest.approx(expected.grad_sq, rel=1e-9))
 
 
+@pytest.mark.slow
 def test_ranks_probe_refuses_batches_accumulated_by_hand(two):
     assert (
         "probe='ranks' sees only the last of several backward passes for one step of Adam"

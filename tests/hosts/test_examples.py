@@ -13,10 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import Examples, GradientNoiseScale
+from testing.callbacks import IGNORE_OTHER_CALLBACKS, Stop, Watcher
 from testing.problems import REGRESSION
 from testing.toys import Regression, Resumable, data, fit, trainer
-from tests.hosts.test_measuring import Watcher
-from tests.hosts.test_state import OTHERS, Stop
 
 
 def frozen(parameters):
@@ -95,6 +94,7 @@ def test_sketches_agree_with_exact_norms():
     assert sketched.trace == pytest.approx(exact.trace, rel=0.05)
 
 
+@pytest.mark.slow
 def test_digits_on_frozen_weights_agree_with_micro_batches():
     """Both probes on the same weights of a digits run, after three epochs: each inside the other's interval."""
     script = Path(__file__).parents[2] / "examples" / "digits.py"
@@ -128,7 +128,7 @@ def test_gradients_weights_and_random_state_are_bit_identical(noise):
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-@OTHERS
+@IGNORE_OTHER_CALLBACKS
 def test_resume_is_exact_because_directions_are_stateless(tmp_path):
     loader = Resumable(tokens().dataset, batch_size=4)
     L.seed_everything(1, verbose=False)

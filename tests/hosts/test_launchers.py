@@ -10,14 +10,9 @@ import pytest
 
 from lightning_noise import AdaptiveBatchSize, Examples, ExchangeRate, GradientNoiseScale, MicroBatches, NoiseDDPStrategy, Ranks
 from lightning_noise.hosts.lightning.strategies import TwinNoiseDDPStrategy
+from testing.counts import count_multiple, count_pairs
 from testing.launch import ROOT
 from testing.toys import Regression, data, fit
-from tests.hosts.test_measuring import count_pairs
-
-
-def count(batch, per_example):
-    return per_example * len(batch[0])
-
 
 ARGUMENTS = {
     "name": {"probe": "micro_batches"},
@@ -27,9 +22,9 @@ ARGUMENTS = {
     "geometries": {"geometry": ("euclidean",)},
     "numbers": {"every_n_steps": 3, "decay": 0.9, "per_layer": 2, "prog_bar": True},
     "adaptive": {"adaptive_batch_size": AdaptiveBatchSize(ExchangeRate(64.0), max_local_size=8)},
-    "dotted path": {"batch_size_fn": "tests.hosts.test_measuring.count_pairs"},
+    "dotted path": {"batch_size_fn": "testing.counts.count_pairs"},
     "function": {"batch_size_fn": count_pairs},
-    "partial": {"batch_size_fn": functools.partial(count, per_example=2)},
+    "partial": {"batch_size_fn": functools.partial(count_multiple, per_example=2)},
 }
 
 
@@ -58,7 +53,7 @@ import functools, json, warnings
 warnings.filterwarnings("ignore")
 import lightning as L, pytorch_lightning as pl, torch
 from lightning_noise import GradientNoiseScale, MicroBatches
-from tests.hosts.test_launchers import count
+from testing.counts import count_multiple
 from testing.toys import Regression, data, trainer
 from testing.worlds.twin_worlds import TwinRegression
 
@@ -78,7 +73,7 @@ def go(strategy, package, module, **noise):
     }
 
 if __name__ == "__main__":
-    double = {"batch_size_fn": functools.partial(count, per_example=2)}
+    double = {"batch_size_fn": functools.partial(count_multiple, per_example=2)}
     results = {
         "ddp_noise_spawn": go("ddp_noise_spawn", L, Regression(sgd), probe=MicroBatches(), **double),
         "ddp_fork": go("ddp_fork", L, Regression(sgd)),
@@ -101,6 +96,7 @@ def started(tmp_path_factory):
     return json.loads(line.removeprefix("RESULTS ")), run.stdout
 
 
+@pytest.mark.slow
 def test_the_numbers_come_back_and_the_estimate_does_not(started):
     """``callback_metrics``, the verdict and the checkpoint; the callback object itself was copied, as Lightning copies all."""
     results, out = started
@@ -111,6 +107,7 @@ def test_the_numbers_come_back_and_the_estimate_does_not(started):
         assert {"noise_scale/trace", "noise_scale/grad_sq", "noise_scale/b_simple_low"} <= result["logged"].keys(), name
 
 
+@pytest.mark.slow
 def test_every_launcher_measures_the_same(started):
     """On frozen weights and the same shards; counted double, the trace is double."""
     logged = {name: result["logged"] for name, result in started[0].items()}

@@ -9,8 +9,9 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger
 
 from lightning_noise import GradientNoiseScale
+from testing.event_files import scalars
+from testing.models import Lost
 from testing.toys import Regression, data, fit
-from tests.hosts.test_publishing import Lost, scalars
 
 
 class Watch(L.Callback):

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lightning_noise import Examples, GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.measure.readings import ONE_GROUP
-from testing.gans import Gan, Joint, by_hand, gan_data
+from testing.gans import Gan, Joint, Wrong, by_hand, gan_data
 from testing.reference import probes
 from testing.toys import Regression, data, fit
 
@@ -101,35 +101,6 @@ def test_one_backward_pass_for_two_optimizers_without_common_parameters():
     trace = torch.stack(critic).var(dim=0).sum()
     assert callback.estimate(Key(optimizer="Adam")).trace == pytest.approx(float(trace), rel=1e-9)
     assert callback.estimate(Key(optimizer="SGD")).trace > 0
-
-
-class Wrong(Gan):
-    """Ways to step that cannot give a right number."""
-
-    def __init__(self, way):
-        super().__init__()
-        self.way = way
-
-    def training_step(self, batch, batch_idx):
-        _, d = self.optimizers()
-        if self.way == "two passes":
-            d.zero_grad()
-            for loss in (self.losses(batch, "d"), self.losses(batch, "d") / 2):
-                self.manual_backward(loss)
-        elif self.way == "not zeroed":
-            self.manual_backward(self.losses(batch, "d"))
-        elif self.way == "zeroed in part":
-            if batch_idx % 2 == 0:
-                d.zero_grad()
-            else:
-                self.discriminator[0].zero_grad()
-            self.manual_backward(self.losses(batch, "d"))
-            if batch_idx % 2 == 0:
-                return
-        elif self.way == "loss.backward":
-            d.zero_grad()
-            self.losses(batch, "d").backward()
-        d.step()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lightning_noise import GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
 from lightning_noise.measure.readings import ONE_GROUP
 from lightning_noise.measure.track import NO_BACKWARD
+from testing.callbacks import Watcher
 from testing.toys import Regression, Summed, data, fit, rows, trainer
 
 
@@ -129,19 +130,6 @@ def test_overflow_steps_leave_the_averages_alone():
     assert e.trace == pytest.approx(scaled_fit(2.0**4).estimate().trace, rel=0.02)
 
 
-class Watcher(L.Callback):
-    """Remembers the gradients that the optimizer gets and the random state after every batch."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.seen.append([p.grad.clone() for p in module.parameters()])
-
-    def on_train_batch_end(self, trainer, module, *_):
-        self.seen.append([torch.get_rng_state(), torch.rand(1)])
-
-
 @pytest.mark.parametrize("noise", [{}, {"every_n_steps": 3, "per_layer": True, "prog_bar": True}])
 def test_gradients_weights_and_random_state_are_bit_identical(noise):
     runs = []
@@ -225,7 +213,7 @@ def test_batch_size_fn_is_respected():
     single = measured(Regression(), data(), epochs=4)
     pairs = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": lambda batch: len(batch[0]) / 2})
     assert pairs.trace == pytest.approx(single.trace / 2) and pairs.grad_sq == pytest.approx(single.grad_sq)
-    dotted = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": "tests.hosts.test_measuring.count_pairs"})
+    dotted = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": "testing.counts.count_pairs"})
     assert dotted == pairs
 
 
@@ -233,21 +221,14 @@ def test_batch_size_fn_is_respected():
     ("function", "unit"),
     [
         (None, "(examples"),
-        ("tests.hosts.test_measuring.count_pairs", "(pairs"),
-        ("tests.hosts.test_measuring.halves", "(units of tests.hosts.test_measuring.halves"),
+        ("testing.counts.count_pairs", "(pairs"),
+        ("testing.counts.halves", "(units of testing.counts.halves"),
         (lambda batch: len(batch[0]), "(units of batch_size_fn"),
     ],
 )
 def test_the_verdict_names_the_unit(function, unit, capsys):
     measured(Regression(), data(), noise={"batch_size_fn": function})
     assert unit in capsys.readouterr().out.splitlines()[0]
-
-
-def count_pairs(batch):
-    return len(batch[0]) / 2
-
-
-halves = count_pairs
 
 
 @pytest.mark.parametrize("batch", ["list", "dict", "scalar first", "dataclass-like"])

@@ -10,6 +10,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from testing.launch import ROOT
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_RICH = """
 import sys
 from importlib import metadata

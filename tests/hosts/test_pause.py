@@ -108,6 +108,7 @@ def test_nothing_is_changed_by_an_exception(bumpy):
     assert_same(before, everything(module, loader))
 
 
+@pytest.mark.slow
 def test_the_truth_of_three_layers_lies_in_the_intervals():
     population = Population()
     truth = population.truth()
@@ -124,6 +125,7 @@ def test_the_truth_of_three_layers_lies_in_the_intervals():
     assert found.passes == 1 and found.needed <= found.examples < 100_000
 
 
+@pytest.mark.slow
 def test_a_smaller_error_takes_more_examples():
     population = Population()
     used = [

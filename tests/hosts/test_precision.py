@@ -99,6 +99,7 @@ def test_overflow_steps_do_not_count(optimizer, probe):
     assert (e.trace, e.grad_sq) == (pytest.approx(whole.trace), pytest.approx(whole.grad_sq))
 
 
+@pytest.mark.slow
 def test_overflow_on_two_ranks(tmp_path):
     """Averages hold the steps that were finite on all ranks, the same on each, under both strategies."""
     results = launch("testing.worlds.precision_world:overflow", 2, tmp_path)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_noise import GradientNoiseScale, Key, tradeoff
 from lightning_noise.core.averaging import RunningAverage
@@ -15,6 +14,8 @@ from lightning_noise.core.estimate import estimate_from
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.say.verdict import Verdict, number
+from testing.event_files import scalars
+from testing.models import Lost
 from testing.toys import Regression, data, fit
 
 RESOLVED = {
@@ -29,17 +30,6 @@ RESOLVED = {
     "learning_rate",
     "temperature",
 }
-
-
-def events(folder):
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
-
-
-def scalars(folder):
-    accumulator = events(folder)
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
 
 
 def steep():
@@ -80,19 +70,6 @@ def test_csv_and_no_logger_and_a_second_epoch(tmp_path):
     assert [int(row["step"]) for row in rows if row["noise_scale/trace"]] == [3, 7, 11, 15]
     run = fit(Regression(), data(), GradientNoiseScale(), epochs=2)
     assert float(run.callback_metrics["noise_scale/trace"]) > 0
-
-
-class Lost(Regression):
-    """Weights that do not move, and a gradient that from step 30 on is pure noise."""
-
-    def __init__(self):
-        super().__init__(lambda p: torch.optim.SGD(p, lr=0.0))
-
-    def training_step(self, batch, batch_idx):
-        x, _ = batch
-        level = 1.0 if self.global_step < 30 else 0.0
-        noise = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(batch_idx + 1000 * self.current_epoch))
-        return (self.net(x) * (noise + level)).mean()
 
 
 def test_the_end_of_an_epoch_is_logged_whoever_has_read_the_rows(tmp_path):

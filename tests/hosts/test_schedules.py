@@ -12,8 +12,8 @@ from torch.optim import lr_scheduler as schedulers
 
 from lightning_noise.hosts.lightning.schedules import ByExamples, set_pace, step_counters, total_steps
 from lightning_noise.hosts.rate_factor import LearningRateFactor
+from testing.callbacks import IGNORE_OTHER_CALLBACKS
 from testing.toys import Regression, data, fit
-from tests.hosts.test_state import OTHERS
 
 
 def make_optimizer():
@@ -236,7 +236,7 @@ def test_in_a_trainer_every_epoch_ends_where_it_would_have_ended():
     assert late.rates[-1] > 100 * bare.rates[-1]  # what the warning speaks of
 
 
-@OTHERS
+@IGNORE_OTHER_CALLBACKS
 def test_resumes_in_a_trainer(tmp_path):
     sizes = (4, 8, 8, 32)
     whole = Scheduled(sizes)

@@ -11,25 +11,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_noise import GradientNoiseScale
+from testing.callbacks import IGNORE_OTHER_CALLBACKS, Stop
 from testing.toys import Regression, Resumable, data, fit, trainer
 
 
-class Stop(L.Callback):
-    """Ends training after so many batches by an exception, as a crash would."""
-
-    def __init__(self, batches, error=RuntimeError):
-        self.left, self.error = batches, error
-
-    def on_train_batch_end(self, *_):
-        self.left -= 1
-        if self.left == 0:
-            raise self.error("stopped by the test")
-
-
-OTHERS = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
-
-
-@OTHERS
+@IGNORE_OTHER_CALLBACKS
 @pytest.mark.parametrize("every", ["epoch", "step"])
 @pytest.mark.parametrize("noise", [{}, {"every_n_steps": 3, "per_layer": True}])
 def test_resume_gives_the_numbers_of_an_uninterrupted_run(tmp_path, every, noise):
@@ -63,7 +49,7 @@ def test_state_key_is_explicit_and_the_file_loads_without_pickled_code(tmp_path)
     assert saved["session"]["averages"][0]["average"][0]["steps"] == 4
 
 
-@OTHERS
+@IGNORE_OTHER_CALLBACKS
 def test_a_checkpoint_from_before_the_callback_or_of_an_empty_run(tmp_path):
     run = fit(Regression(), data(), epochs=1, enable_checkpointing=True, default_root_dir=tmp_path)
     run.save_checkpoint(tmp_path / "a.ckpt")
@@ -139,7 +125,7 @@ def test_after_fit_no_hook_is_left():
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_pickle_and_deepcopy(fitted):
-    callback = GradientNoiseScale(per_layer=True, batch_size_fn="tests.hosts.test_measuring.count_pairs")
+    callback = GradientNoiseScale(per_layer=True, batch_size_fn="testing.counts.count_pairs")
     if fitted:
         fit(Regression(), data(), callback, epochs=2)
     for twin in (pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)):

@@ -19,12 +19,12 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException as 
 from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.hosts.lightning.strategies import TwinNoiseDDPStrategy
 from lightning_noise.hosts.lightning.two_packages import either
+from testing.event_files import events, scalars
 from testing.gans import Gan, gan_data
 from testing.launch import ROOT, launch
 from testing.reference import probes
 from testing.toys import Regression, data, fit, trainer
 from testing.worlds.twin_worlds import TwinGan, TwinRegression
-from tests.hosts.test_publishing import events, scalars
 
 
 def frozen():
@@ -186,6 +186,7 @@ def two(tmp_path_factory):
     return launch("testing.worlds.twin_worlds:everything", 2, tmp_path_factory.mktemp("twin"))
 
 
+@pytest.mark.slow
 def test_ddp_under_the_twin(two):
     for name, same in {
         "ddp_noise": "ddp_noise",
@@ -205,12 +206,14 @@ def test_ddp_under_the_twin(two):
     assert two[0]["hook calls"] >= 1
 
 
+@pytest.mark.slow
 def test_weights_and_random_state_are_bit_identical(two):
     for rank in two:
         for name, tensors in rank["weights"].items():
             assert all(torch.equal(a, b) for a, b in zip(rank["weights"]["ddp"], tensors, strict=True)), name
 
 
+@pytest.mark.slow
 def test_tensorboard_under_ddp_of_the_twin(two):
     found = scalars(two[0]["folder"])
     assert found["noise_scale/trace"][-1][1] == pytest.approx(two[0]["logged"]["noise_scale/trace"])
@@ -219,6 +222,7 @@ def test_tensorboard_under_ddp_of_the_twin(two):
     assert two[0]["logged"]["noise_scale/trace"] == two[1]["logged"]["noise_scale/trace"]
 
 
+@pytest.mark.slow
 def test_refusals_are_alike_on_all_ranks_of_the_twin(two):
     assert "static_graph=True) with accumulate_grad_batches=2" in two[0]["static graph"]
     assert two[0]["static graph"] == two[1]["static graph"]
@@ -236,6 +240,7 @@ print(callback.estimate().steps, isinstance(callback, __import__("lightning").Ca
 """
 
 
+@pytest.mark.slow
 def test_without_the_twin():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = ["timeout", "-k", "5", "100", sys.executable, "-c", WITHOUT]

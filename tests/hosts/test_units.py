@@ -14,9 +14,14 @@ from torch.utils.data import DataLoader
 
 from lightning_noise import Examples, GradientNoiseScale, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
+from testing.counts import (
+    PAD,
+    count_graphs,
+    count_series,
+    count_tokens,
+    number_of_time_steps,
+)
 from testing.toys import fit
-
-PAD = 0
 
 
 class Model(L.LightningModule):
@@ -57,10 +62,6 @@ def sentences(generator, number):
     return together[:, :-1], together[:, 1:]
 
 
-def count_tokens(batch):
-    return int((batch[1] != PAD).sum())
-
-
 @dataclass
 class Graphs:
     """As graph libraries batch them: the nodes of all graphs in one tensor."""
@@ -99,10 +100,6 @@ def graphs(generator, number):
     return Graphs(nodes, torch.cat(edges, dim=1), graph, torch.randn(number, generator=generator, dtype=torch.float64))
 
 
-def count_graphs(batch):
-    return len(batch.targets)
-
-
 class Packed(Model):
     """A recurrent network on a PackedSequence, the mean over all time steps."""
 
@@ -117,10 +114,6 @@ class Packed(Model):
 def packed(generator, number):
     lengths = torch.randint(2, 8, (number,), generator=generator).tolist()
     return pack_sequence([torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in sorted(lengths, reverse=True)])
-
-
-def number_of_time_steps(batch):
-    return len(batch.data)
 
 
 class TimeMajor(Model):
@@ -138,10 +131,6 @@ class TimeMajor(Model):
 def time_major(generator, number):
     x = torch.randn(6, number, 3, generator=generator, dtype=torch.float64)
     return x, x.sum(dim=(0, 2)).sin()
-
-
-def count_series(batch):
-    return batch[0].shape[1]
 
 
 class Case(NamedTuple):
@@ -196,7 +185,7 @@ def agree(estimate, hand):
 @pytest.mark.parametrize("given", ["function", "dotted path"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys):
-    count = case.count if given == "function" else f"tests.hosts.test_units.{case.count.__name__}"
+    count = case.count if given == "function" else f"testing.counts.{case.count.__name__}"
     module, found, callback = case.model(), batches(case), GradientNoiseScale(batch_size_fn=count)
     fit(module, listed(found), callback, accumulate=2)
     agree(callback.estimate(), by_hand(module, found, case.count))

@@ -22,6 +22,7 @@ def one_step(population, batches, groups, scale, size_of=len):
     return window, window.probe(hessian_forms(loss, parameters, window.vectors()) / scale, scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [2, 4])
 def test_unbiased_against_the_exact_hessian(groups):
     population, truth = Population(), Population().truth()

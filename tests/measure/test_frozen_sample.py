@@ -21,6 +21,7 @@ def both(probe):
     return probe.flat["euclidean"], probe.curved["hessian"].moments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pairs", "size"), [(1, 4), (4, 2)])
 def test_unbiased_against_the_exact_hessian_of_three_layers(pairs, size):
     population = Population()
@@ -32,6 +33,7 @@ def test_unbiased_against_the_exact_hessian_of_three_layers(pairs, size):
     assert np.all(error < 0.3 * np.abs(truth[2:]) + 0.01)
 
 
+@pytest.mark.slow
 def test_the_same_batch_for_the_curvature_is_biased():
     """With H from the batch that gave the gradients, gᵀHg has a term that never goes away; with another batch it has not."""
     population = Population(scale=2.0)

@@ -40,6 +40,7 @@ def test_a_plain_torch_loop():
     assert not any(p._backward_hooks for p in theta.parameters())
 
 
+@pytest.mark.slow
 def test_linear_regression_by_its_formula():
     """x ~ N(0, I_d), label noise s², distance δ from the optimum: B_simple = d + 1 + d·s²/|δ|²."""
     for d, s, truth in ((10, 0.0, 11.0), (20, 1.0, 41.0)):

@@ -48,6 +48,7 @@ def test_unequal_micro_batches_weighted_by_size():
     assert (m.trace, m.grad_sq) == (pytest.approx(18.83333333, rel=1e-9), pytest.approx(18.41666667, rel=1e-9))
 
 
+@pytest.mark.slow
 def test_every_group_counts():
     """Var(trace) over many steps is that of K groups, 2 tr(Σ²)/(K−1), not that of one group against the mean."""
     K, d, steps = 8, 30, 3000

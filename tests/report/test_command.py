@@ -29,6 +29,7 @@ def small(tmp_path, *, b_crit=1000, sizes=(16, 64, 256, 1024, 4096)):
     return path
 
 
+@pytest.mark.slow
 def test_fit_in_a_process(tmp_path):
     command = [sys.executable, "-m", "lightning_noise", "fit", str(small(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
@@ -86,6 +87,7 @@ def test_fit_names_the_missing_side(tmp_path, capsys):
     assert f"warning: b_crit has no upper bound: {why}" in said
 
 
+@pytest.mark.slow
 def test_plot_draws_a_figure_for_everything_in_the_table(table, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "deep" / "figures"

@@ -38,6 +38,7 @@ def make_study(quick):
 """
 
 
+@pytest.mark.slow
 def test_a_study_in_a_file_runs_in_worker_processes(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     result = run_file(tmp_path / "mine.py", quick=True, storage=tmp_path / "a.journal")
@@ -148,6 +149,7 @@ def test_every_public_name_is_documented(name):
     assert getattr(lightning_noise.study, name).__doc__
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_neither_optuna_nor_matplotlib():
     # torchmetrics imports matplotlib by itself where it finds it
     code = """

@@ -11,36 +11,13 @@ import optuna
 import pytest
 import torch
 
-from lightning_noise.study import Goal, Search, StorageError, Workers, run_file
+from lightning_noise.study import StorageError, Workers, run_file
 from lightning_noise.study.fingerprint import fingerprint
 from lightning_noise.study.source import definitions
 from lightning_noise.study.storage import UNKNOWN_CODE
-from testing import cheap
+from testing.small_studies import Flipped, flipped, scaled, small
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "batch_sizes": [32],
-    "search": Search(trials=2, seeds=1),
-    "noise_scale": False,
-    "goal": Goal(metric="val_loss", target=0.7),
-}
-
-
-class Flipped(cheap.Regression):
-    def loss(self, batch):
-        return 2 * super().loss(batch)
-
-
-def flipped(parameters):
-    return Flipped(**parameters)
-
-
-def scaled(factor, parameters):
-    return cheap.Regression(parameters["learning_rate"] * factor)
-
-
-def small(storage, **changes):
-    return cheap.study(storage, **{**SMALL, **changes})
 
 
 @pytest.fixture
@@ -150,6 +127,7 @@ def command(folder, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_an_edited_file_is_refused_on_the_command_line(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     (tmp_path / "own_models.py").write_text(MODELS)
@@ -166,7 +144,8 @@ def test_an_edited_file_is_refused_on_the_command_line(tmp_path):
 
 def test_a_file_passes_the_word_on(tmp_path):
     (tmp_path / "fixed.py").write_text(
-        "from tests.study.test_fingerprint import *\n"
+        "from pathlib import Path\n"
+        "from testing.small_studies import *\n"
         "study = small(None, make_module=flipped if Path(__file__).with_name('b').exists() else "
         "cheap.make_module)\n",
     )

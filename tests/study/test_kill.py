@@ -5,38 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lightning_noise.study import Budget, Search, TrialError, Workers, runner
-from testing import cheap
+from lightning_noise.study import TrialError, Workers, runner
+from testing.killed_study import study
 
 ROOT = Path(__file__).parents[2]
-
-
-def study(folder, storage, **changes):
-    """Ten runs per size; every run leaves a line in ``folder``/runs."""
-    short = {
-        "batch_sizes": (8, 32),
-        "search": Search(trials=4, refine=2, seeds=2),
-        "budget": Budget(examples=2048, steps=60),
-        "make_module": partial(make_module, str(folder)),
-    }
-    return cheap.study(storage, **{**short, **changes})
-
-
-def make_module(folder, parameters):
-    """Kills the process named in a file ``kill-<n>`` (self or parent) when the n-th run begins."""
-    runs = Path(folder, "runs")
-    with runs.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    order = Path(folder, f"kill-{len(runs.read_text().splitlines())}")
-    if order.exists():
-        os.kill(os.getpid() if order.read_text() == "self" else os.getppid(), signal.SIGKILL)
-        time.sleep(60)  # until the parent's death arrives here
-    return cheap.make_module(parameters)
+pytestmark = pytest.mark.slow
 
 
 def runs(folder):
@@ -71,7 +48,7 @@ def test_a_killed_parent_loses_the_running_trials_alone(tmp_path, undisturbed):
     start = f"""
 from pathlib import Path
 from lightning_noise.study import Workers
-from tests.study.test_kill import study
+from testing.killed_study import study
 if __name__ == "__main__":
     study(Path({str(tmp_path)!r}), {str(tmp_path / "a.journal")!r}, workers=Workers(count=2)).run()
 """

@@ -18,6 +18,7 @@ from testing.quadratic import GOAL, best_steps
 SIZES = [128 * 2**k for k in range(8)]
 
 
+@pytest.mark.slow
 def test_a_study_finds_the_best_steps_of_the_noisy_quadratic_model():
     goal = Goal(metric="loss", target=GOAL, on="train")
     result = BatchSizeStudy(

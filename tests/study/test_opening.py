@@ -12,23 +12,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from lightning_noise.study import Goal, Search, StorageError, opening, owner
+from lightning_noise.study import StorageError, opening, owner
 from lightning_noise.study.opening import opened
 from lightning_noise.study.owner import owned
-from testing import cheap
+from testing.small_studies import small
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
-SMALL = {
-    "batch_sizes": [32],
-    "search": Search(trials=2, seeds=1),
-    "noise_scale": False,
-    "goal": Goal(metric="val_loss", target=0.7),
-}
-
-
-def small(storage, **changes):
-    return cheap.study(storage, **{**SMALL, **changes})
 
 
 @pytest.fixture
@@ -141,7 +131,7 @@ def test_a_storage_in_use_is_refused(tmp_path, kind):
 
 TWICE = """
 import sys
-from tests.study.test_opening import small
+from testing.small_studies import small
 from lightning_noise.study import StorageError
 
 if __name__ == "__main__":
@@ -154,6 +144,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_on_a_new_database_one_runs_the_study(tmp_path):
     (tmp_path / "twice.py").write_text(TWICE)
     call = [sys.executable, str(tmp_path / "twice.py"), f"sqlite:///{tmp_path / 'a.db'}"]

@@ -496,6 +496,7 @@ def test_bad_storages_are_refused(storage, message):
         cheap.study(storage).run()
 
 
+@pytest.mark.slow
 def test_the_extra_is_named_where_optuna_is_missing():
     missing = "import sys; sys.modules['optuna'] = None"
     code = f"{missing}; import lightning_noise; lightning_noise.BatchSizeStudy"
@@ -513,6 +514,7 @@ def test_worker_processes_need_functions_that_can_be_sent(tmp_path):
         ).run()
 
 
+@pytest.mark.slow
 def test_errors_in_a_worker_process_arrive_with_their_traceback(tmp_path):
     with pytest.raises(
         TrialError,

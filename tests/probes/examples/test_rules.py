@@ -1,32 +1,17 @@
 """Every rule against the loop, exactly; and each sketch against its rule's own gradients."""
 
-from collections.abc import Mapping
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_noise.probes.examples.contribution import Dense, Form
 from lightning_noise.probes.examples.directions import Directions
-from lightning_noise.probes.examples.registry import find_rule
 from testing.examples.layers import CASES, Case
-from testing.examples.oracle import Loss, assert_agrees, bound, loop, step
+from testing.examples.oracle import assert_agrees, bound, contributions, forms_of, loop, losses, step
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
-
-
-def losses(layer: nn.Module, x: Tensor) -> tuple[Loss, list[Loss]]:
-    """A mean over the batch with random weights at the output, and each example's part in it."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(1)
-        at_output = torch.randn_like(layer(x))
-
-    def part(rows: slice) -> Loss:
-        return lambda: (layer(x[rows]) * at_output[rows]).sum() / len(x)
-
-    return part(slice(None)), [part(slice(i, i + 1)) for i in range(len(x))]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -35,13 +20,6 @@ def test_exact_norms_are_the_loops(case: Case) -> None:
     whole, parts = losses(layer, x)
     found = step(bound(layer, exact=True), layer, whole, len(x))
     assert_agrees(found, loop(layer, parts), len(x))
-
-
-def contributions(layer: nn.Module, x: Tensor) -> tuple[dict, Tensor]:
-    rule = find_rule(layer)
-    out = layer(x)
-    grad = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(3))
-    return rule.contributions(dict(layer.named_parameters()), (x,), grad), grad
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -62,12 +40,6 @@ def test_built_gradients_norms_and_totals_agree(case: Case) -> None:
         torch.testing.assert_close(part.build(slice(1, 2)), built[1:2])
         squares = sum(norm.square().sum() for norm in part.norms())
         torch.testing.assert_close(squares, built.square().sum(), rtol=1e-10, atol=0)
-
-
-def forms_of(layer: nn.Module) -> Mapping[str, tuple[Form, ...]]:
-    rule = find_rule(layer)
-    offers = {name: rule.forms(name, parameter) for name, parameter in layer.named_parameters()}
-    return {name: forms for name, forms in offers.items() if forms}
 
 
 SKETCHED = [case for case in CASES if forms_of(case.build()[0])]

@@ -8,9 +8,8 @@ from torch import nn
 
 from lightning_noise.probes.examples import Contribution, Form, Outer
 from lightning_noise.probes.examples.directions import Directions
-from testing.examples.layers import Case
-from testing.examples.oracle import bound, loop, step
-from tests.probes.examples.test_rules import SKETCHED, contributions, forms_of, losses
+from testing.examples.layers import CASES, Case
+from testing.examples.oracle import bound, contributions, forms_of, loop, losses, step
 
 
 def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> torch.Tensor:
@@ -21,6 +20,7 @@ def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> t
     return squares.view(count, sketches).mean(1)
 
 
+SKETCHED = [case for case in CASES if forms_of(case.build()[0])]
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
 
 
