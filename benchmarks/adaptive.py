@@ -233,7 +233,7 @@ class Watch(L.Callback):
     def _close(self) -> None:
         if self.periods:
             estimate = self.noise.estimate()
-            self.periods[-1][2] = estimate.b_simple if estimate else None
+            self.periods[-1][2] = estimate.noise_scale if estimate else None
 
     def path(self) -> str:
         return " ".join(f"{size}x{steps}" + (f"@{b:.4g}" if b else "") for size, steps, b in self.periods)

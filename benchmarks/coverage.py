@@ -55,7 +55,7 @@ class Regime:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.b_simple <= 0 or self.directions < 1 or self.log_scale < 0:
+        if self.noise_scale <= 0 or self.directions < 1 or self.log_scale < 0:
             raise ValueError(f"need b_simple > 0, directions >= 1 and log_scale >= 0, got {self}.")
 
     @property
@@ -76,17 +76,17 @@ def _in_words(sizes: tuple[int, ...]) -> str:
 UNEVEN = (32, 32, 32, 4)
 
 REGIMES = (
-    *(Regime(name="well resolved", b_simple=64, phases=((n, (64,) * 4),)) for n in (5, 20)),
-    *(Regime(name="B_simple ≫ batch", b_simple=1024, phases=((n, (8, 8)),)) for n in (5, 20, 200)),
-    *(Regime(name="d_eff = 5", b_simple=64, phases=((n, (64,) * 4),), directions=5) for n in (5, 20)),
-    *(Regime(name="d_eff = 5, B_simple ≫ batch", b_simple=1024, phases=((n, (8, 8)),), directions=5) for n in (5, 20)),
-    *(Regime(name="uneven groups", b_simple=100, phases=((n, UNEVEN),)) for n in (5, 20)),
-    Regime(name="batch 64 → 512", b_simple=256, phases=((10, (32,) * 2), (10, (32,) * 16))),
-    *(Regime(name=f"log-normal scales, σ = {s}", b_simple=100, phases=((20, (16,) * 4),), log_scale=s) for s in (0.5, 0.75)),
-    Regime(name="decay 0.9", b_simple=100, phases=((100, (16,) * 4),), decay=0.9),
+    *(Regime(name="well resolved", noise_scale=64, phases=((n, (64,) * 4),)) for n in (5, 20)),
+    *(Regime(name="B_simple ≫ batch", noise_scale=1024, phases=((n, (8, 8)),)) for n in (5, 20, 200)),
+    *(Regime(name="d_eff = 5", noise_scale=64, phases=((n, (64,) * 4),), directions=5) for n in (5, 20)),
+    *(Regime(name="d_eff = 5, B_simple ≫ batch", noise_scale=1024, phases=((n, (8, 8)),), directions=5) for n in (5, 20)),
+    *(Regime(name="uneven groups", noise_scale=100, phases=((n, UNEVEN),)) for n in (5, 20)),
+    Regime(name="batch 64 → 512", noise_scale=256, phases=((10, (32,) * 2), (10, (32,) * 16))),
+    *(Regime(name=f"log-normal scales, σ = {s}", noise_scale=100, phases=((20, (16,) * 4),), log_scale=s) for s in (0.5, 0.75)),
+    Regime(name="decay 0.9", noise_scale=100, phases=((100, (16,) * 4),), decay=0.9),
 )
 
-BEYOND = (Regime(name="beyond: log-normal, σ = 1", b_simple=100, phases=((20, (16,) * 4),), log_scale=1.0),)
+BEYOND = (Regime(name="beyond: log-normal, σ = 1", noise_scale=100, phases=((20, (16,) * 4),), log_scale=1.0),)
 
 
 class Row(NamedTuple):
@@ -136,7 +136,7 @@ def draw_group(regime: Regime, size: int, runs: int, rng: np.random.Generator) -
     Example j is G + s_j·u_j with Gaussian u_j and E s_j² = 1. Given the scales, the mean over the group is exactly Gaussian
     with Σ s_j²/size² times the covariance, so the examples themselves need not be drawn.
     """
-    variance: Array | float = regime.b_simple / regime.directions / size
+    variance: Array | float = regime.noise_scale / regime.directions / size
     if regime.log_scale:
         logs = 2 * regime.log_scale * (rng.standard_normal((runs, size)) - regime.log_scale)  # ln s², with E s² = 1
         variance = variance * np.exp(logs).mean(axis=1, keepdims=True)
@@ -163,12 +163,12 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     for q_small, q_big, c_small, c_big in simulate(regime, runs, rng):
         for average, small, big in zip(averages, q_small.tolist(), q_big.tolist(), strict=True):
             average.update(Moments(small, big, c_small, c_big))
-    count = Outcome(*map(sum, zip(*(judge(average, regime.b_simple) for average in averages), strict=True)))
+    count = Outcome(*map(sum, zip(*(judge(average, regime.noise_scale) for average in averages), strict=True)))
     measured = count.measured or float("nan")  # without any measured run a share of them is not a number
     coverage = count.covered / measured
     return Row(
         regime=regime.name,
-        b_simple=regime.b_simple,
+        noise_scale=regime.noise_scale,
         groups=regime.groups,
         steps=regime.steps,
         runs=runs,
@@ -187,7 +187,7 @@ def markdown(rows: Sequence[Row]) -> str:
     cells: list[tuple[str, ...]] = [("regime", "B_simple", "groups", "steps", *shares)]
     for r in rows:
         values = (r.measured, r.coverage, r.standard_error, r.strict, r.low_holds, r.resolved)
-        cells.append((r.regime, f"{r.b_simple:g}", r.groups, str(r.steps), *(f"{100 * value:.1f}" for value in values)))
+        cells.append((r.regime, f"{r.noise_scale:g}", r.groups, str(r.steps), *(f"{100 * value:.1f}" for value in values)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

@@ -247,7 +247,7 @@ class Ours(Plain):
 
     def mean_square(self) -> float:
         estimate = self.monitor.estimate()  # over all steps so far, at the same weights
-        return estimate.trace + estimate.grad_sq
+        return estimate.noise + estimate.signal
 
 
 class EveryTenth(Ours):

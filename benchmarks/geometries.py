@@ -107,14 +107,14 @@ def measure(
 
 def cell(estimate: NoiseEstimate) -> str:
     """Value with interval, or why there is none."""
-    if estimate.b_simple is not None:
-        return f"{estimate.b_simple:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    if estimate.noise_scale is not None:
+        return f"{estimate.noise_scale:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
     return "not defined" if estimate.low is None else f"not resolved, at least {estimate.low:.3g}"
 
 
 def ratio(c: Checkpoint, geometry: str) -> str:
     """To B_simple."""
-    above, below = c.found[geometry].b_simple, c.found["euclidean"].b_simple
+    above, below = c.found[geometry].noise_scale, c.found["euclidean"].noise_scale
     return f"{above / below:.2f}" if above is not None and below is not None else "–"
 
 
@@ -156,11 +156,11 @@ def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
     for ax, optimizer in zip(axes, OPTIMIZERS, strict=True):
         own = [c for c in checkpoints if c.optimizer == optimizer]
         for name, label in NAMES.items():
-            seen = [(c.step * shift[name], c.found[name]) for c in own if c.found[name].b_simple is not None]
-            absent = [c.step * shift[name] for c in own if c.found[name].b_simple is None]
+            seen = [(c.step * shift[name], c.found[name]) for c in own if c.found[name].noise_scale is not None]
+            absent = [c.step * shift[name] for c in own if c.found[name].noise_scale is None]
             if seen:
-                x, y = [s for s, _ in seen], [e.b_simple for _, e in seen]
-                low, high = [e.b_simple - e.low for _, e in seen], [e.high - e.b_simple for _, e in seen]
+                x, y = [s for s, _ in seen], [e.noise_scale for _, e in seen]
+                low, high = [e.noise_scale - e.low for _, e in seen], [e.high - e.noise_scale for _, e in seen]
                 ax.errorbar(x, y, (low, high), fmt="o-", ms=4, lw=1, capsize=2, color=COLORS[name], label=label)
             ax.plot(absent, [0.02] * len(absent), "x", color=COLORS[name], transform=ax.get_xaxis_transform())
         ax.set(xscale="log", yscale="log", xlabel="optimizer step", title=f"{optimizer}   (x: not defined or not resolved)")

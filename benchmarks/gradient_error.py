@@ -112,9 +112,9 @@ def measure(problem: Regression, steps: int, groups: int, local_size: int, gener
             monitor.step()
         monitor.flush()
     estimate = monitor.estimate()
-    if estimate.b_simple is None or estimate.low is None or estimate.high is None:
+    if estimate.noise_scale is None or estimate.low is None or estimate.high is None:
         raise SystemExit(f"B_simple is not resolved after {steps} steps ({estimate}). Use a larger --steps.")
-    return Prediction(estimate.b_simple, estimate.low, estimate.high)
+    return Prediction(estimate.noise_scale, estimate.low, estimate.high)
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -149,7 +149,7 @@ def draw_figure(path: Path, rows: Sequence[Row], prediction: Prediction, run: st
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     name = r"$B_\mathrm{simple}$"
-    label = f"predicted: {name} = {prediction.b_simple:.1f} examples, read by Monitor from {run}"
+    label = f"predicted: {name} = {prediction.noise_scale:.1f} examples, read by Monitor from {run}"
     axes.plot(sizes, [row.predicted for row in rows], color="0.4", label=label)
     axes.fill_between(
         sizes,
@@ -203,9 +203,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         errors = squared_errors(problem, size, args.examples // size, generator)
         se = float(errors.std() / len(errors) ** 0.5)
         band = (bound / size for bound in prediction)
-        rows.append(Row(size, len(errors), float(errors.mean()), se, problem.b_simple / size, *band))
-    read = f"{prediction.b_simple:.1f} [{prediction.low:.1f}, {prediction.high:.1f}]"
-    print(f"B_simple: {problem.b_simple:g} exact, {read} read by Monitor from {run}", markdown(rows), sep="\n\n")
+        rows.append(Row(size, len(errors), float(errors.mean()), se, problem.noise_scale / size, *band))
+    read = f"{prediction.noise_scale:.1f} [{prediction.low:.1f}, {prediction.high:.1f}]"
+    print(f"B_simple: {problem.noise_scale:g} exact, {read} read by Monitor from {run}", markdown(rows), sep="\n\n")
     if args.csv:
         write_csv(args.csv, rows)
     if args.figure:

@@ -205,8 +205,8 @@ def rows(results: Sequence[Result]) -> list[dict[str, float | int | str]]:
         for i, name in enumerate(Fits._fields):
             add(f"fit {name}", r.fits[i], r.spread[0, i], r.spread[1, i])
         noise, simple = r.products["hessian"], r.products["euclidean"]
-        add("products b_noise", noise.b_simple, noise.low, noise.high)
-        add("products b_simple", simple.b_simple, simple.low, simple.high)
+        add("products b_noise", noise.noise_scale, noise.low, noise.high)
+        add("products b_simple", simple.noise_scale, simple.low, simple.high)
         for name, bounded in (("eps_max", r.products.eps_max), ("dl_max", r.products.dl_max)):
             add(f"products {name}", *(bounded or (None, None, None)))
         add("products examples", r.products.examples, None, None)
@@ -223,7 +223,7 @@ def markdown(results: Sequence[Result]) -> str:
         b_eps, b_dl = _cell(r.fits[1], *r.spread[:, 1]), _cell(r.fits[3], *r.spread[:, 3])
         greatest, most = _cell(r.fits[0], *r.spread[:, 0]), _cell(r.fits[2], *r.spread[:, 2])
         start = f"| {r.steps} | {r.loss:.3f} |"
-        lines.append(f"{start} B_noise | {b_eps} | {b_dl} | {_cell(noise.b_simple, noise.low, noise.high)} |")
+        lines.append(f"{start} B_noise | {b_eps} | {b_dl} | {_cell(noise.noise_scale, noise.low, noise.high)} |")
         lines.append(f"{start} eps_max | {greatest} | | {_cell(*(eps or (None, None, None)))} |")
         lines.append(f"{start} dL_max | | {most} | {_cell(*(dl or (None, None, None)))} |")
     return "\n".join(lines)
@@ -245,7 +245,7 @@ def draw(path: Path, results: Sequence[Result]) -> None:
     figure, axes = plt.subplots(len(results), 2, figsize=(10, 3.6 * len(results)), squeeze=False, sharex=True)
     sizes = np.geomspace(SIZES[0] / 1.5, SIZES[-1] * 1.5, 100)
     for (left, right), r in zip(axes, results, strict=True):
-        products, noise = r.products, r.products["hessian"].b_simple
+        products, noise = r.products, r.products["hessian"].noise_scale
         parts = (
             (left, r.eps_opt, r.errors[:, 0], r.fits[:2], products.eps_max, "best learning rate", "eps_max"),
             (right, r.dl_opt, r.errors[:, 1], r.fits[2:], products.dl_max, "best decrease of the held loss", "dL_max"),

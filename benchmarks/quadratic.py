@@ -152,7 +152,7 @@ def measure(schedule: str, condition: float, ratio: float, dimensions: int) -> R
     progress = [1 / (1 + m.b_noise / B) for m in moments]
     mean = fmean(m.b_noise for m in moments)
     by_progress = sum(m.b_noise * p for m, p in zip(moments, progress, strict=True)) / sum(progress)
-    simple = fmean(m.b_simple for m in moments)
+    simple = fmean(m.noise_scale for m in moments)
     ratios = (fit.b_crit / mean, fit.b_crit / by_progress, fit.b_crit / simple)
     scales = (moments[0].b_noise, mean, moments[-1].b_noise, by_progress, simple)
     return Row(schedule, condition, ratio, len(reached), fit.b_crit, fit.s_min, fit.residual, *scales, *ratios)

@@ -14,8 +14,8 @@ class Exact(NamedTuple):
     module: Callable[[], nn.Module]
     loss: Callable[[nn.Module, Tensor], Tensor]
     micro_batches: list[list[list[float]]]
-    trace: float
-    grad_sq: float
+    noise: float
+    signal: float
 
 
 def summed(module: nn.Module, x: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ def gaussian_moments(
     steps: int,
     sizes: list[float],
     *,
-    b_simple: float,
+    noise_scale: float,
     dimensions: int = 400,
     weights: list[float] | None = None,
 ) -> list[Moments]:
-    """Steps whose groups of ``sizes`` examples have |G|² = 1 and tr(Σ) = ``b_simple``, spread evenly over ``dimensions``."""
+    """Steps whose groups of ``sizes`` examples have |G|² = 1 and tr(Σ) = ``noise_scale``, spread evenly over ``dimensions``."""
     b = np.asarray(sizes, dtype=float)
     w = np.full(len(b), 1 / len(b)) if weights is None else np.asarray(weights) / np.sum(weights)
-    g = rng.standard_normal((steps, len(b), dimensions)) * np.sqrt(b_simple / dimensions / b)[None, :, None]
+    g = rng.standard_normal((steps, len(b), dimensions)) * np.sqrt(noise_scale / dimensions / b)[None, :, None]
     g[:, :, 0] += 1.0
     q_small = np.einsum("k,nkd,nkd->n", w, g, g)
     mean = np.einsum("k,nkd->nd", w, g)

@@ -195,7 +195,7 @@ def test_the_estimate_of_the_readme_is_resolved(run):
 
 def test_the_policy_of_the_page_serves_as_one(run):
     policy = run("docs/adaptive.md")["Doubling"]()
-    estimate = NoiseEstimate(1.0, 1.0, None, None, None, False, 0, 0.0)
+    estimate = NoiseEstimate(None, None, None, 1.0, 1.0, False, 0, 0.0)
     assert policy(estimate, 32.0) == Decision(64, "grow: twice as large each epoch")
     assert GradientNoiseScale(adaptive_batch_size=policy).settings.adaptive.rule is policy
 
@@ -280,7 +280,7 @@ def test_the_probe_of_the_page_compares_pairs(run, count):
 
 def test_the_policy_of_extending_grows_to_half_of_the_lower_end(run):
     policy = run(EXTENDING)["half_the_lower_end"]
-    seen = NoiseEstimate(1.0, 400.0, 400.0, 300.0, 600.0, True, 50, 40.0)
+    seen = NoiseEstimate(400.0, 300.0, 600.0, 1.0, 400.0, True, 50, 40.0)
     assert policy(seen, 64.0) == Decision(150, "grow: b_simple is at least 300")
     assert policy(seen, 150.0) == Decision(150, "keep: b_simple may be as low as 300")
     young = seen._replace(n_eff=9.0)

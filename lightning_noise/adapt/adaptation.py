@@ -50,7 +50,7 @@ class Adaptation:
         unit: what is measured, in words.
 
     >>> from lightning_noise.core.estimate import NoiseEstimate
-    >>> seen = NoiseEstimate(1.0, 1000.0, 1000.0, 800.0, 1200.0, True, 400, 180.0)
+    >>> seen = NoiseEstimate(1000.0, 800.0, 1200.0, 1.0, 1000.0, True, 400, 180.0)
     >>> machine = Adaptation(AdaptiveBatchSize(learning_rate="sqrt"))
     >>> actions = machine.begin_fit(Mark(0, 0.0), BatchPlan(16, 1, 1))
     >>> actions = machine.begin_epoch(0, batches=100)
@@ -243,7 +243,7 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
             global_size=size,
             steps=steps,
             examples=measured.examples - start.examples,
-            b_simple=measured.b_simple,
+            noise_scale=measured.noise_scale,
         )
         self.state = self.state._replace(history=(*self.state.history, period))
 

@@ -12,13 +12,13 @@ from lightning_noise.core.tradeoff import steps_factor
 
 
 class Period(NamedTuple):
-    """A stretch of training at one size, within ``epoch``; ``b_simple`` is the noise scale at its end."""
+    """A stretch of training at one size, within ``epoch``; ``noise_scale`` is the noise scale at its end."""
 
     epoch: int
     global_size: float
     steps: int
     examples: float
-    b_simple: float | None
+    noise_scale: float | None
 
 
 class Use(NamedTuple):
@@ -48,7 +48,7 @@ def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
     progress = _progress(periods)
     if not progress:
         return None
-    steps = math.fsum(one.done * steps_factor(global_size, one.b_simple) for one in progress)
+    steps = math.fsum(one.done * steps_factor(global_size, one.noise_scale) for one in progress)
     return Use(steps, steps * global_size)
 
 
@@ -72,18 +72,18 @@ class _Progress(NamedTuple):
     """Steps of the largest possible batch that a period was worth, at its noise scale and size."""
 
     done: float
-    b_simple: float
+    noise_scale: float
     global_size: float
 
 
 def _progress(periods: Sequence[Period]) -> list[_Progress]:
     """A period that is not resolved takes the noise scale before it, else the next after it."""
-    resolved = [period.b_simple for period in periods if _is_resolved(period)]
+    resolved = [period.noise_scale for period in periods if _is_resolved(period)]
     latest = resolved[0] if resolved else None
     found = []
     for period in periods:
         if _is_resolved(period):
-            latest = period.b_simple
+            latest = period.noise_scale
         if latest is not None and period.steps and period.examples > 0:
             size = period.examples / period.steps
             found.append(_Progress(period.steps / steps_factor(size, latest), latest, size))
@@ -91,7 +91,7 @@ def _progress(periods: Sequence[Period]) -> list[_Progress]:
 
 
 def _is_resolved(period: Period) -> bool:
-    return period.b_simple is not None and period.b_simple > 0
+    return period.noise_scale is not None and period.noise_scale > 0
 
 
 def summary(

@@ -24,7 +24,7 @@ class Measurement(NamedTuple):
         optimizer_steps: of the run.
         examples: used by all ranks.
         data_size: of a finite data set, some of whose examples have been used again.
-        b_simple: for the history; ``None`` where it is not resolved.
+        noise_scale: for the history; ``None`` where it is not resolved.
     """
 
     estimate: NoiseEstimate
@@ -32,7 +32,7 @@ class Measurement(NamedTuple):
     optimizer_steps: int
     examples: float
     data_size: float | None
-    b_simple: float | None
+    noise_scale: float | None
 
     @property
     def mark(self) -> Mark:

@@ -99,7 +99,7 @@ def learning_rate_factor(rule: RateRule, old: float, new: float, estimate: Noise
 
     Source: McCandlish et al. 2018, section 2.3 and appendix E; for alpha = 1 the gain of AdaScale (Johnson et al. 2020).
 
-    >>> seen = NoiseEstimate(1.0, 1000.0, 1000.0, 800.0, 1200.0, True, 400, 180.0)
+    >>> seen = NoiseEstimate(1000.0, 800.0, 1200.0, 1.0, 1000.0, True, 400, 180.0)
     >>> round(learning_rate_factor("optimal", 100, 400, seen), 4)  # (1 + 800/100)/(1 + 800/400)
     3.0
     >>> round(learning_rate_factor("optimal", 100, 400, seen, alpha=0.5), 4)

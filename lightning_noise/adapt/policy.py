@@ -109,8 +109,8 @@ class CautiousPolicy(ABC):
 
     def _grow(self, estimate: NoiseEstimate, low: float, size: float) -> Decision:
         b = low
-        if estimate.b_simple is not None and estimate.high is not None:
-            b = estimate.b_simple
+        if estimate.noise_scale is not None and estimate.high is not None:
+            b = estimate.noise_scale
         goal = max(self.target(b), self.least or 0.0)
         if self.greatest is not None and goal > self.greatest:
             goal = self.greatest
@@ -123,7 +123,7 @@ class CautiousPolicy(ABC):
         if not self.shrink:
             seen = self.describe(estimate)
             return keep(size, f"{seen}, but shrinking is not allowed (shrink=False)")
-        b = high if estimate.b_simple is None else estimate.b_simple
+        b = high if estimate.noise_scale is None else estimate.noise_scale
         goal = max(self.target(b), 1.0)
         if self.greatest is not None:
             goal = min(goal, self.greatest)
@@ -155,10 +155,10 @@ class CautiousPolicy(ABC):
     def describe(self, estimate: NoiseEstimate) -> str:
         """The noise scale that was measured and, where it is another number, the target."""
         low = estimate.low or 0.0
-        if estimate.b_simple is None or estimate.high is None:
+        if estimate.noise_scale is None or estimate.high is None:
             b, text = low, f"b_simple is at least {in_digits(low)}"
         else:
-            b = estimate.b_simple
+            b = estimate.noise_scale
             ends = f"[{in_digits(low)}, {in_digits(estimate.high)}]"
             text = f"b_simple is {in_digits(b)} {ends}"
         target = self.target(b) if b else b
@@ -185,9 +185,9 @@ class TrackNoiseScale(CautiousPolicy):
         TypeError, ValueError: an argument is of the wrong type or out of range.
 
     >>> policy = TrackNoiseScale()
-    >>> policy(NoiseEstimate(1.0, 1843.0, 1843.0, 1500.0, 2260.0, True, 400, 180.0), 1024)
+    >>> policy(NoiseEstimate(1843.0, 1500.0, 2260.0, 1.0, 1843.0, True, 400, 180.0), 1024)
     Decision(global_size=1843, reason='grow: b_simple is 1843 [1500, 2260], predicted gain 9 %')
-    >>> policy(NoiseEstimate(0.1, 900.0, None, 700.0, None, False, 400, 180.0), 64)
+    >>> policy(NoiseEstimate(None, 700.0, None, 0.1, 900.0, False, 400, 180.0), 64)
     Decision(global_size=128, reason='grow: b_simple is at least 700, predicted gain 226 %')
     """
 
@@ -225,7 +225,7 @@ class ExchangeRate(CautiousPolicy):
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
 
-    >>> ExchangeRate(400)(NoiseEstimate(1.0, 100.0, 100.0, 80.0, 125.0, True, 400, 180.0), 64)
+    >>> ExchangeRate(400)(NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0), 64)
     Decision(global_size=128, reason='grow: b_simple is 100 [80, 125], target 200, predicted gain 32 %')
     """
 

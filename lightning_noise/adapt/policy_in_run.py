@@ -33,7 +33,7 @@ def trusting(policy: BatchSizePolicy, data_size: float | None) -> BatchSizePolic
         data_size: examples of the data set; ``None`` while none has been used twice.
 
     >>> from lightning_noise.adapt.policy import TrackNoiseScale
-    >>> unresolved = NoiseEstimate(0.0, 100.0, None, 1900.0, None, False, 400, 180.0)
+    >>> unresolved = NoiseEstimate(None, 1900.0, None, 0.0, 100.0, False, 400, 180.0)
     >>> trusting(TrackNoiseScale(), 2000.0)(unresolved, 64).global_size
     64
     >>> trusting(TrackNoiseScale(), None)(unresolved, 64).global_size

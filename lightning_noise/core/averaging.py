@@ -9,8 +9,8 @@ from lightning_noise.core.moments import Moments
 class Spread(NamedTuple):
     """Sandwich (co)variances of the averages of trace and grad_sq."""
 
-    trace: float
-    grad_sq: float
+    noise: float
+    signal: float
     cross: float
 
 
@@ -40,7 +40,7 @@ class RunningAverage:
 
     def update(self, moments: Moments, age: float = 1.0) -> None:
         """Adds one step. ``age`` is the exponent of the decay: n/n_ref when it counts examples, 1 when it counts steps."""
-        self.add(moments.trace, moments.grad_sq, 1 / moments.c_big, age)
+        self.add(moments.noise, moments.signal, 1 / moments.c_big, age)
 
     def add(self, x: float, y: float, w: float, age: float = 1.0) -> None:
         """Adds any pair of numbers that are to be averaged jointly, with weight w; x stands where the trace does."""
@@ -87,8 +87,8 @@ class RunningAverage:
         mx, my = self.means()
         k = 1 / (s["W"] ** 2 * (1 - 1 / self.n_eff))
         return Spread(
-            trace=max(0.0, k * (s["VXX"] - 2 * mx * s["VX"] + mx * mx * s["V"])),
-            grad_sq=max(0.0, k * (s["VYY"] - 2 * my * s["VY"] + my * my * s["V"])),
+            noise=max(0.0, k * (s["VXX"] - 2 * mx * s["VX"] + mx * mx * s["V"])),
+            signal=max(0.0, k * (s["VYY"] - 2 * my * s["VY"] + my * my * s["V"])),
             cross=k * (s["VXY"] - mx * s["VY"] - my * s["VX"] + mx * my * s["V"]),
         )
 

@@ -43,7 +43,7 @@ def moments_from_forms(
     H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), and forms that are just what is expected:
 
     >>> m = moments_from_forms(5 + 14 / 8, 1 / 8, [14 / 2], [1 / 2])
-    >>> round(m.grad_sq, 12), round(m.trace, 12), round(m.trace / m.grad_sq, 12)
+    >>> round(m.signal, 12), round(m.noise, 12), round(m.noise / m.signal, 12)
     (5.0, 14.0, 2.8)
     """
     trace = math.fsum(form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)) / len(contrast_forms)
@@ -98,7 +98,7 @@ def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
         return None
     curvature, grad_sq = average.means()
     spread = average.covariance()
-    variance = 4 * spread.grad_sq / grad_sq**2 + spread.trace / curvature**2 - 4 * spread.cross / (grad_sq * curvature)
+    variance = 4 * spread.signal / grad_sq**2 + spread.noise / curvature**2 - 4 * spread.cross / (grad_sq * curvature)
     width = math.exp(student_t_quantile(0.5 + confidence / 2, average.nu) * math.sqrt(max(0.0, variance)))
     value = grad_sq**2 / (2 * curvature)
     return Bounded(value, value / width, value * width)
@@ -117,7 +117,7 @@ def relative_error(average: RunningAverage) -> float | None:
     if average.n_eff < 2 or trace <= 0 or grad_sq <= 0:
         return None
     s = average.covariance()
-    return math.sqrt(max(0.0, s.trace / trace**2 + s.grad_sq / grad_sq**2 - 2 * s.cross / (trace * grad_sq)))
+    return math.sqrt(max(0.0, s.noise / trace**2 + s.signal / grad_sq**2 - 2 * s.cross / (trace * grad_sq)))
 
 
 def gradient_rules_error(average: RunningAverage) -> bool:
@@ -126,7 +126,7 @@ def gradient_rules_error(average: RunningAverage) -> bool:
         return True
     trace, grad_sq = average.means()
     spread = average.covariance()
-    return grad_sq <= 0 or trace <= 0 or spread.grad_sq / grad_sq**2 > spread.trace / trace**2
+    return grad_sq <= 0 or trace <= 0 or spread.signal / grad_sq**2 > spread.noise / trace**2
 
 
 class CurvatureAverage:
@@ -147,7 +147,7 @@ class CurvatureAverage:
         """Adds one probe that ``is_usable``."""
         self._windows.update(probe.moments)
         for window in self._model.averages:
-            window.add(probe.moments.grad_sq, probe.euclidean.grad_sq, 1 / probe.moments.c_big)
+            window.add(probe.moments.signal, probe.euclidean.signal, 1 / probe.moments.c_big)
         self.probes += 1
         self._indefinite += probe.indefinite
 

@@ -14,25 +14,26 @@ LARGE_SHARE = 1 / 3  # of the data set: a noise scale above it is "of the order 
 
 
 class NoiseEstimate(NamedTuple):
-    """B_simple = tr(Σ)/|G|² with its interval; ``None`` where a value cannot be said.
+    """A noise scale tr(MΣ)/(GᵀMG) in a metric M, with its interval; ``None`` where it cannot be determined.
+
+    With M = 1 it is B_simple = tr(Σ)/|G|², with the Hessian B_noise.
 
     Args:
-        grad_sq: average unbiased ``|G|²`` (may be negative while it is not resolved); NaN while
-            ``steps`` is 0.
-        trace: average unbiased ``tr(Σ)``; NaN while ``steps`` is 0.
-        b_simple: ``trace / grad_sq`` in examples, ``None`` until it is resolved.
+        noise_scale: ``noise / signal`` in examples, ``None`` until it is resolved.
         low: lower end of the interval in examples. A valid one-sided bound on its own, resolved or not.
         high: upper end; ``None`` means no upper bound ("not resolved, at least ``low``").
+        signal: average unbiased GᵀMG (may be negative while it is not resolved); NaN while ``steps`` is 0.
+        noise: average unbiased tr(MΣ); NaN while ``steps`` is 0.
         resolved: whether the interval is bounded on both sides.
         steps: optimizer steps measured so far; steps that could not be used do not count.
         n_eff: effective number of steps in the average.
     """
 
-    grad_sq: float
-    trace: float
-    b_simple: float | None
+    noise_scale: float | None
     low: float | None
     high: float | None
+    signal: float
+    noise: float
     resolved: bool
     steps: int
     n_eff: float
@@ -57,9 +58,9 @@ def ratio_interval(average: RunningAverage, confidence: float = 0.95) -> Ratio |
     trace, grad_sq = average.means()
     spread = average.covariance()
     t2 = student_t_quantile(0.5 + confidence / 2, average.nu) ** 2
-    a = trace * trace - t2 * spread.trace
+    a = trace * trace - t2 * spread.noise
     b = trace * grad_sq - t2 * spread.cross
-    c = grad_sq * grad_sq - t2 * spread.grad_sq
+    c = grad_sq * grad_sq - t2 * spread.signal
     if a <= 0 or trace <= 0:
         return None
     root = math.sqrt(max(0.0, b * b - a * c))
@@ -76,7 +77,7 @@ def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_siz
             examples bias rho upwards, by at most about 1/N: the lower end then becomes ``1/(rho_high + 1/N)``, and N where
             ``rho_high <= 0``.
     """
-    trace, grad_sq = average.means()
+    noise, signal = average.means()
     ratio = ratio_interval(average, confidence)
     low = high = None
     if ratio is not None:
@@ -85,8 +86,8 @@ def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_siz
         low = 1 / reach if reach > 0 else None
         high = 1 / ratio.low if ratio.low > 0 else None
     resolved = high is not None and low is not None
-    b_simple = trace / grad_sq if resolved else None
-    return NoiseEstimate(grad_sq, trace, b_simple, low, high, resolved, average.steps, average.n_eff)
+    noise_scale = noise / signal if resolved else None
+    return NoiseEstimate(noise_scale, low, high, signal, noise, resolved, average.steps, average.n_eff)
 
 
 def repeats_dominate(estimate: NoiseEstimate, data_size: float) -> bool:
@@ -95,9 +96,9 @@ def repeats_dominate(estimate: NoiseEstimate, data_size: float) -> bool:
     The gradient of the whole data set is then nearly zero: the noise scale is of the order of the data set, or has no upper
     end at all.
 
-    >>> repeats_dominate(NoiseEstimate(1.0, 100.0, 100.0, 80.0, 125.0, True, 400, 180.0), data_size=2000)
+    >>> repeats_dominate(NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0), data_size=2000)
     False
-    >>> repeats_dominate(NoiseEstimate(1.0, 900.0, 900.0, 800.0, 1000.0, True, 400, 180.0), data_size=2000)
+    >>> repeats_dominate(NoiseEstimate(900.0, 800.0, 1000.0, 1.0, 900.0, True, 400, 180.0), data_size=2000)
     True
     """
     return not estimate.resolved or (estimate.low or 0.0) > data_size * LARGE_SHARE
@@ -111,7 +112,7 @@ def steps_to_resolve(average: RunningAverage) -> float | None:
     _, grad_sq = average.means()
     if average.n_eff < LEAST_N_EFF or grad_sq <= 0:
         return None
-    return average.n_eff * 4 * average.covariance().grad_sq / grad_sq**2
+    return average.n_eff * 4 * average.covariance().signal / grad_sq**2
 
 
 def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = None, confidence: float = 0.95) -> NoiseEstimate:
@@ -131,7 +132,7 @@ def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = No
 
     >>> steps = [Moments(q, 4.5, 1.0, 0.5) for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4)]
     >>> e = estimate_noise_scale(steps)
-    >>> round(e.b_simple, 4), round(e.low, 4), round(e.high, 4), e.steps
+    >>> round(e.noise_scale, 4), round(e.low, 4), round(e.high, 4), e.steps
     (0.5592, 0.3041, 0.8779, 6)
     """
     if not 0.5 <= confidence < 1:

@@ -30,7 +30,7 @@ class Moments(NamedTuple):
     groups alike; with equal groups this is McCandlish et al. 2018 (arXiv 1812.06162), eq. A.2.
 
     >>> m = Moments(q_small=4.1e-2, q_big=2.8e-3, c_small=1 / 32, c_big=1 / 512)
-    >>> round(m.grad_sq, 9), round(m.trace, 6), round(m.trace / m.grad_sq, 2)
+    >>> round(m.signal, 9), round(m.noise, 6), round(m.noise / m.signal, 2)
     (0.000253333, 1.303893, 5146.95)
     """
 
@@ -40,13 +40,13 @@ class Moments(NamedTuple):
     c_big: float
 
     @property
-    def grad_sq(self) -> float:
-        """Unbiased ``|G|²`` of this step; may be negative, and must not be clamped before averaging."""
+    def signal(self) -> float:
+        """Unbiased ``|G|²`` of this step (GᵀMG in a metric M); may be negative, and must not be clamped before averaging."""
         return (self.c_small * self.q_big - self.c_big * self.q_small) / self._spread()
 
     @property
-    def trace(self) -> float:
-        """Unbiased ``tr(Σ)``, the summed variance of one example's gradient."""
+    def noise(self) -> float:
+        """Unbiased ``tr(Σ)`` (tr(MΣ) in a metric M), the summed variance of one example's gradient."""
         return (self.q_small - self.q_big) / self._spread()
 
     def _spread(self) -> float:

@@ -11,11 +11,11 @@ HIGH = 1 / 3  # share of the peak from which on a learning rate counts as high
 TINY = -(10**6)  # the bin of a learning rate of zero
 
 
-class Reading(NamedTuple):
+class Resolved(NamedTuple):
     """One resolved value on the way: at which measured step, and the value with its interval, in examples."""
 
     step: int
-    b_simple: float
+    noise_scale: float
     low: float
     high: float
 
@@ -32,8 +32,8 @@ class Stretch:
         size: examples that the latest step used.
     """
 
-    first: Reading | None = None
-    last: Reading | None = None
+    first: Resolved | None = None
+    last: Resolved | None = None
     resolved_steps: int = 0
     total: float = 0.0
     end: tuple[int, float | None, float | None, float | None] | None = None
@@ -54,14 +54,14 @@ class Trajectory:
 
     >>> trajectory = Trajectory()
     >>> for step, (b, rate) in enumerate([(100.0, 0.1), (200.0, 0.1), (9000.0, 0.001)]):
-    ...     trajectory.add(NoiseEstimate(1.0, b, b, b / 2, b * 2, True, step, 50.0), rate=rate)
-    >>> trajectory.mean, trajectory.high.last.b_simple, trajectory.last.b_simple, trajectory.has_decayed
+    ...     trajectory.add(NoiseEstimate(b, b / 2, b * 2, 1.0, b, True, step, 50.0), rate=rate)
+    >>> trajectory.mean, trajectory.high.last.noise_scale, trajectory.last.noise_scale, trajectory.has_decayed
     (150.0, 200.0, 9000.0, True)
     """
 
     def __init__(self) -> None:
-        self.first: Reading | None = None
-        self.last: Reading | None = None
+        self.first: Resolved | None = None
+        self.last: Resolved | None = None
         self.peak_rate = 0.0
         self.last_rate: float | None = None
         self._stretches: dict[int, Stretch] = {}
@@ -77,16 +77,16 @@ class Trajectory:
         self.last_rate = rate
         self.peak_rate = max(self.peak_rate, rate or 0.0)
         stretch = self._stretches.setdefault(_bin(rate), Stretch())
-        stretch.end = (estimate.steps, estimate.b_simple, estimate.low, estimate.high)
+        stretch.end = (estimate.steps, estimate.noise_scale, estimate.low, estimate.high)
         stretch.size = size
-        if estimate.b_simple is None or estimate.low is None or estimate.high is None:
+        if estimate.noise_scale is None or estimate.low is None or estimate.high is None:
             return
-        self.last = Reading(estimate.steps, estimate.b_simple, estimate.low, estimate.high)
+        self.last = Resolved(estimate.steps, estimate.noise_scale, estimate.low, estimate.high)
         self.first = self.first or self.last
         stretch.first = stretch.first or self.last
         stretch.last = self.last
         stretch.resolved_steps += 1
-        stretch.total += estimate.b_simple
+        stretch.total += estimate.noise_scale
 
     @property
     def high(self) -> Stretch:
@@ -120,7 +120,7 @@ class Trajectory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`, also that of a version that did not keep learning rates apart."""
-        self.first, self.last = _reading(state["first"]), _reading(state["last"])
+        self.first, self.last = _resolved(state["first"]), _resolved(state["last"])
         self.peak_rate, self.last_rate = state.get("rates", (0.0, None))
         if "stretches" in state:
             self._stretches = {at: _stretch(part) for at, part in state["stretches"]}
@@ -156,8 +156,8 @@ def _plain(stretch: Stretch) -> dict[str, Any]:
 
 def _stretch(plain: dict[str, Any]) -> Stretch:
     end = None if plain["end"] is None else tuple(plain["end"])
-    return Stretch(**{**plain, "first": _reading(plain["first"]), "last": _reading(plain["last"]), "end": end})
+    return Stretch(**{**plain, "first": _resolved(plain["first"]), "last": _resolved(plain["last"]), "end": end})
 
 
-def _reading(plain: list[Any] | None) -> Reading | None:
-    return Reading(*plain) if plain else None
+def _resolved(plain: list[Any] | None) -> Resolved | None:
+    return Resolved(*plain) if plain else None

@@ -34,7 +34,7 @@ class NoiseScales(dict[str, NoiseEstimate]):
     """Noise scales by geometry, as from :func:`measure_noise_scale`.
 
     Args:
-        estimates: by geometry. For "hessian" ``b_simple`` is B_noise = tr(HΣ)/(GᵀHG), ``grad_sq`` is GᵀHG, ``trace`` is tr(HΣ).
+        estimates: by geometry. For "hessian" ``noise_scale`` is B_noise = tr(HΣ)/(GᵀHG), ``signal`` GᵀHG, ``noise`` tr(HΣ).
         eps_max: |G|²/(GᵀHG), the best learning rate of plain SGD; ``None`` where it is not defined or not resolved.
         dl_max: |G|⁴/(2GᵀHG), the best decrease of the loss in one step; ``None`` likewise.
         indefinite: share of probes that met a direction of curvature <= 0; ``None`` without a curvature.
@@ -103,7 +103,7 @@ def measure_noise_scale(
     >>> data = torch.utils.data.DataLoader(torch.randn(512, 2), batch_size=16, shuffle=True)
     >>> loss = lambda module, x: (module(x) - 1).square().mean()
     >>> found = measure_noise_scale(model, data, loss_fn=loss, geometry="hessian", max_examples=2000, progress=False)
-    >>> found["hessian"].b_simple > 0, found.eps_max.value > 0, found.indefinite
+    >>> found["hessian"].noise_scale > 0, found.eps_max.value > 0, found.indefinite
     (True, True, 0.0)
     """
     names = _check(geometry, relative_error, max_examples, optimizer)

@@ -58,7 +58,7 @@ class Monitor:
     ...             model(torch.tensor([x])).sum().div(2).backward()
     ...     monitor.step()
     ...     _ = monitor.flush()
-    >>> round(monitor.estimate().trace, 4), round(monitor.estimate().grad_sq, 4)
+    >>> round(monitor.estimate().noise, 4), round(monitor.estimate().signal, 4)
     (28.25, 16.0)
     """
 

@@ -61,9 +61,9 @@ class NoiseScaleMetric(Metric):
         if not estimate.steps:
             return {}
         values = {
-            "grad_sq": estimate.grad_sq,
-            "trace": estimate.trace,
-            "b_simple": estimate.b_simple,
+            "grad_sq": estimate.signal,
+            "trace": estimate.noise,
+            "b_simple": estimate.noise_scale,
             "b_simple_low": estimate.low,
             "b_simple_high": estimate.high,
         }

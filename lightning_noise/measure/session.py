@@ -97,7 +97,7 @@ class Session:
     ...         session.backward_done(last=x[0] == 5.0)
     ...     _ = session.read()
     >>> estimate = session.estimate()
-    >>> round(estimate.trace, 4), round(estimate.grad_sq, 4)
+    >>> round(estimate.noise, 4), round(estimate.signal, 4)
     (28.25, 16.0)
     """
 

@@ -48,11 +48,11 @@ def optimizer_values(estimates: Mapping[Key, NoiseEstimate], optimizer: str, in_
         if key.optimizer != optimizer:
             continue
         if key.layer:
-            values[f"layer/{key.layer}"] = estimate.b_simple
+            values[f"layer/{key.layer}"] = estimate.noise_scale
         elif key.geometry == "optimizer":
             values |= interval(name_of(key.geometry), estimate)
     values |= interval("b_simple", headline)
-    values |= {"grad_sq": headline.grad_sq, "trace": headline.trace}
+    values |= {"grad_sq": headline.signal, "trace": headline.noise}
     values |= _costs(headline, in_use)
     return _known(prefix(optimizer), values)
 
@@ -63,9 +63,9 @@ def _costs(estimate: NoiseEstimate, in_use: InUse) -> Values:
     if not size:
         return values
     values["temperature"] = rate / size
-    if estimate.b_simple is not None and estimate.b_simple > 0:
-        values["steps_factor"] = steps_factor(size, estimate.b_simple)
-        values["examples_factor"] = examples_factor(size, estimate.b_simple)
+    if estimate.noise_scale is not None and estimate.noise_scale > 0:
+        values["steps_factor"] = steps_factor(size, estimate.noise_scale)
+        values["examples_factor"] = examples_factor(size, estimate.noise_scale)
     return values
 
 
@@ -77,7 +77,7 @@ def curvature_values(averages: Mapping[str, CurvatureAverage]) -> dict[str, floa
             continue
         estimate = average.estimate()
         values |= interval(name_of(geometry), estimate)
-        values |= {f"{geometry}_grad_sq": estimate.grad_sq, f"{geometry}_trace": estimate.trace}
+        values |= {f"{geometry}_grad_sq": estimate.signal, f"{geometry}_trace": estimate.noise}
         values[f"{geometry}_indefinite"] = average.indefinite
         if place == 0:
             values |= _ends("eps_max", *(average.eps_max() or (None, None, None)))
@@ -87,7 +87,7 @@ def curvature_values(averages: Mapping[str, CurvatureAverage]) -> dict[str, floa
 
 def interval(name: str, estimate: NoiseEstimate) -> Values:
     """A noise scale and both ends of its interval."""
-    return _ends(name, estimate.b_simple, estimate.low, estimate.high)
+    return _ends(name, estimate.noise_scale, estimate.low, estimate.high)
 
 
 def _ends(name: str, value: float | None, low: float | None, high: float | None) -> Values:

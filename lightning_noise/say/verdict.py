@@ -76,14 +76,14 @@ def _values(findings: Verdict) -> str:
         average += f" {WHILE_HIGH}"
         end += f", at a learning rate of {number(trajectory.last_rate)}, which makes the noise scale large"
     return (
-        f"{number(first.b_simple)} [{number(first.low)}, {number(first.high)}] at the start (step {first.step}), "
+        f"{number(first.noise_scale)} [{number(first.low)}, {number(first.high)}] at the start (step {first.step}), "
         f"{average}, {end} ({unit}, 95 % interval)"
     )
 
 
 def _at_end(estimate: NoiseEstimate) -> str:
-    if estimate.b_simple is not None:
-        return f"{number(estimate.b_simple)} [{number(estimate.low)}, {number(estimate.high)}]"
+    if estimate.noise_scale is not None:
+        return f"{number(estimate.noise_scale)} [{number(estimate.low)}, {number(estimate.high)}]"
     if estimate.low is not None:
         return f"not resolved, at least {number(estimate.low)}"
     return "not measured yet"
@@ -103,7 +103,7 @@ def _basis(findings: Verdict) -> _Basis:
     way, estimate, size = findings.trajectory, findings.estimate, findings.global_size
     if not way.has_decayed or way.high.end is None or size is None:
         used = f"batch size in use {number(size)} at learning rate {number(findings.learning_rate)}"
-        return _Basis(size, estimate.b_simple, estimate.low, used)
+        return _Basis(size, estimate.noise_scale, estimate.low, used)
     step, b_simple, low, high = way.high.end
     size = way.high.size or size
     value = f"not resolved, at least {number(low)}" if low else "not measured"
@@ -172,7 +172,7 @@ def curvature_line(geometry: str, average: CurvatureAverage) -> str:
     seen = f"{average.probes} probes"
     if average.indefinite:
         seen += f", {100 * average.indefinite:.0f} % of them met a curvature <= 0"
-    parts = f"GᵀHG {estimate.grad_sq:.3g}, tr(HΣ) {estimate.trace:.3g}"
+    parts = f"GᵀHG {estimate.signal:.3g}, tr(HΣ) {estimate.noise:.3g}"
     if average.average.n_eff >= LEAST_N_EFF and estimate.low is None:
         return f"{geometry}: {name} is not defined or not resolved here ({parts}; {seen})"
     eps, dl = average.eps_max(), average.dl_max()

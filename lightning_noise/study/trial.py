@@ -112,7 +112,7 @@ def _trajectory(noise: GradientNoiseScale | None) -> dict[str, float]:
     for key, way in (noise.trajectories() if noise is not None else {}).items():
         name = name_of(key.geometry) + (f"_{key.optimizer}" if key.optimizer else "")
         if way.first is not None and way.mean is not None and way.last is not None:
-            found |= {f"{name}_start": way.first.b_simple, f"{name}_average": way.mean, f"{name}_end": way.last.b_simple}
+            found |= {f"{name}_start": way.first.noise_scale, f"{name}_average": way.mean, f"{name}_end": way.last.noise_scale}
     return found
 
 

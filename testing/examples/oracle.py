@@ -109,5 +109,5 @@ def assert_agrees(found: dict[str, Moments] | None, truth: Truth, examples: int,
         assert close(found[name].q_big, wanted.q_big, tolerance, scale), (name, found[name], wanted)
         assert found[name][2:] == wanted[2:]
     whole = truth.moments(examples, list(truth.small))
-    assert close(found[""].trace, whole.trace, tolerance, scale)
-    assert close(found[""].grad_sq, whole.grad_sq, tolerance, scale)
+    assert close(found[""].noise, whole.noise, tolerance, scale)
+    assert close(found[""].signal, whole.signal, tolerance, scale)

@@ -78,7 +78,7 @@ def measure(strategy, sizes, *, accumulate=1, module=None, noise=None, poison=No
     with contextlib.redirect_stdout(out):
         run.fit(Frozen() if module is None else module, shard(sizes, dtype=dtype, poison=poison))
     e = callback.estimate()
-    return {"trace": e.trace, "grad_sq": e.grad_sq, "steps": e.steps, "state": callback.state_dict(), "out": out.getvalue()}
+    return {"trace": e.noise, "grad_sq": e.signal, "steps": e.steps, "state": callback.state_dict(), "out": out.getvalue()}
 
 
 class Unused(Frozen):
@@ -221,7 +221,7 @@ def gan(strategy, probe="auto", **arguments):
     return {
         "probes": probes(callback),
         "skipped": {name: state["skipped"] for name, state in callback.state_dict()["session"]["tallies"].items()},
-        **{name: (e.trace, e.grad_sq, e.steps) for name, e in found.items()},
+        **{name: (e.noise, e.signal, e.steps) for name, e in found.items()},
     }
 
 

@@ -39,18 +39,18 @@ def script(following):
     return decide
 
 
-def seen(b_simple=1000.0, *, resolved=True):
+def seen(noise_scale=1000.0, *, resolved=True):
     """A noise scale with an interval of ± 10 %, or without an upper end."""
-    low, high = 0.9 * b_simple, 1.1 * b_simple
+    low, high = 0.9 * noise_scale, 1.1 * noise_scale
     if not resolved:
-        return NoiseEstimate(-0.1, b_simple, None, low, None, False, 400, 100.0)
-    return NoiseEstimate(1.0, b_simple, b_simple, low, high, True, 400, 100.0)
+        return NoiseEstimate(None, low, None, -0.1, noise_scale, False, 400, 100.0)
+    return NoiseEstimate(noise_scale, low, high, 1.0, noise_scale, True, 400, 100.0)
 
 
 def measured(size, steps, examples=None, *, estimate=None, data_size=None):
     estimate = seen() if estimate is None else estimate
     used = size * steps if examples is None else examples
-    return Measurement(estimate, size, steps, used, data_size, estimate.b_simple)
+    return Measurement(estimate, size, steps, used, data_size, estimate.noise_scale)
 
 
 def running(policy, start=START, **given):
@@ -349,14 +349,14 @@ def play(settings, scales, resume_at=None):
         trace.append((event, getattr(machine, event)(*arguments)))
 
     happens("begin_fit", Mark(0, 0.0), own)
-    for epoch, b_simple in enumerate(scales):
+    for epoch, noise_scale in enumerate(scales):
         happens("begin_epoch", epoch, 120)
         for batch in range(1, 121):
             plan = START if machine.state.sizes is None else machine.state.sizes.current
             if batch % plan.accumulation:
                 continue
             steps, examples = steps + 1, examples + plan.global_size
-            now = measured(plan.global_size, steps, float(examples), estimate=seen(b_simple))
+            now = measured(plan.global_size, steps, float(examples), estimate=seen(noise_scale))
             if machine.decides_now(steps):
                 happens("inside_epoch", now, Limits(Bounds(max_local_size=64)))
             if machine.windows_align(batch):

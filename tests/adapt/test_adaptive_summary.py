@@ -48,8 +48,8 @@ def test_following_the_noise_scale_itself_gains_nothing_by_the_model():
 
 def test_periods_that_did_not_resolve_take_the_value_before_or_the_next_after():
     known = periods([32.0] * 4, [80.0, 80.0, 200.0, 200.0])
-    gaps = [p._replace(b_simple=b) for p, b in zip(known, [None, 80.0, None, 200.0], strict=True)]
-    expected = [p._replace(b_simple=b) for p, b in zip(known, [80.0, 80.0, 80.0, 200.0], strict=True)]
+    gaps = [p._replace(noise_scale=b) for p, b in zip(known, [None, 80.0, None, 200.0], strict=True)]
+    expected = [p._replace(noise_scale=b) for p, b in zip(known, [80.0, 80.0, 80.0, 200.0], strict=True)]
     assert fixed_use(gaps, 64.0) == fixed_use(expected, 64.0)
 
 

@@ -8,9 +8,9 @@ import pytest
 from lightning_noise.adapt.learning_rate import check_rule, learning_rate_factor
 from lightning_noise.core.estimate import NoiseEstimate
 
-RESOLVED = NoiseEstimate(1.0, 1000.0, 1000.0, 800.0, 1200.0, True, 400, 180.0)
-UNRESOLVED = NoiseEstimate(0.1, 900.0, None, 700.0, None, False, 400, 180.0)
-UNKNOWN = NoiseEstimate(0.0, 0.0, None, None, None, False, 0, 0.0)
+RESOLVED = NoiseEstimate(1000.0, 800.0, 1200.0, 1.0, 1000.0, True, 400, 180.0)
+UNRESOLVED = NoiseEstimate(None, 700.0, None, 0.1, 900.0, False, 400, 180.0)
+UNKNOWN = NoiseEstimate(None, None, None, 0.0, 0.0, False, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ UNKNOWN = NoiseEstimate(0.0, 0.0, None, None, None, False, 0, 0.0)
         ("linear", 100, 400, RESOLVED, 0.5, 4.0),
         ("sqrt", 100, 400, RESOLVED, 1.0, 2.0),
         (None, 100, 400, RESOLVED, 1.0, 1.0),
-        (lambda old, new, estimate: new / old * estimate.b_simple / 2000, 100, 400, RESOLVED, 1.0, 2.0),
+        (lambda old, new, estimate: new / old * estimate.noise_scale / 2000, 100, 400, RESOLVED, 1.0, 2.0),
     ],
 )
 def test_factor(rule, old, new, estimate, alpha, expected):
@@ -38,7 +38,7 @@ def test_factor(rule, old, new, estimate, alpha, expected):
 def test_the_chosen_end_of_the_interval_gives_the_smaller_rate(alpha):
     for old, new in ((64, 512), (512, 64)):
         chosen = learning_rate_factor("optimal", old, new, RESOLVED, alpha=alpha)
-        every = [((1 + b / old) / (1 + b / new)) ** alpha for b in (RESOLVED.low, RESOLVED.b_simple, RESOLVED.high)]
+        every = [((1 + b / old) / (1 + b / new)) ** alpha for b in (RESOLVED.low, RESOLVED.noise_scale, RESOLVED.high)]
         assert chosen == pytest.approx(min(every), rel=1e-12)
 
 

@@ -19,7 +19,7 @@ def seen(b, low=None, high=None, n_eff=100.0):
     resolved = b is not None
     if resolved:
         low, high = b * 0.9 if low is None else low, b * 1.1 if high is None else high
-    return NoiseEstimate(1.0 if resolved else -0.1, b or 100.0, b, low, high, resolved, 500, n_eff)
+    return NoiseEstimate(b, low, high, 1.0 if resolved else -0.1, b or 100.0, resolved, 500, n_eff)
 
 
 class Case(NamedTuple):

@@ -64,7 +64,7 @@ def test_csv_holds_the_rows(table):
 
 
 def test_a_run_without_an_interval_is_neither_held_nor_missed():
-    regime = coverage.Regime(name="too short", b_simple=64, phases=((4, (8, 8)),), directions=20)
+    regime = coverage.Regime(name="too short", noise_scale=64, phases=((4, (8, 8)),), directions=20)
     row = coverage.evaluate(regime, 10, np.random.default_rng(0))
     assert (row.measured, row.resolved) == (0, 0)
     assert math.isnan(row.coverage)
@@ -73,7 +73,7 @@ def test_a_run_without_an_interval_is_neither_held_nor_missed():
 
 @pytest.mark.parametrize("log_scale", [0.0, 0.5])
 def test_drawn_groups_have_the_stated_noise_scale(log_scale):
-    regime = coverage.Regime(name="", b_simple=100, phases=((5, (16, 16)),), directions=50, log_scale=log_scale)
+    regime = coverage.Regime(name="", noise_scale=100, phases=((5, (16, 16)),), directions=50, log_scale=log_scale)
     gradient = coverage.draw_group(regime, 16, 4000, np.random.default_rng(0))
     squares = (gradient**2).sum(axis=1)
     assert abs(squares.mean() - (1 + 100 / 16)) < 4 * squares.std() / len(squares) ** 0.5

@@ -31,8 +31,8 @@ def result(tmp_path_factory):
 
 
 def test_known_noise_scale():
-    assert gradient_error.Regression().b_simple == 41
-    assert gradient_error.Regression(d=10, label_variance=0).b_simple == 11
+    assert gradient_error.Regression().noise_scale == 41
+    assert gradient_error.Regression(d=10, label_variance=0).noise_scale == 11
 
 
 def test_error_of_a_batch_gradient_is_b_simple_over_b(result):

@@ -47,7 +47,7 @@ def test_drawn_moments_have_the_stated_noise_scale(groups):
     regime = policy.Regime(start=1, policy="TrackNoiseScale", groups=groups, directions=50)
     rng = np.random.default_rng(1)
     moments = [m for _ in range(60) for m in policy.epoch(rng, regime, 100.0, 64)]
-    for values, truth in (([m.trace for m in moments], 100.0), ([m.grad_sq for m in moments], 1.0)):
+    for values, truth in (([m.noise for m in moments], 100.0), ([m.signal for m in moments], 1.0)):
         assert abs(np.mean(values) - truth) < 4 * np.std(values) / len(values) ** 0.5
 
 

@@ -50,7 +50,7 @@ def test_the_example_with_an_exact_answer():
     """H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), fed with exactly what is expected of every form."""
     curved = moments_from_forms(G @ H @ G + C_BIG * np.trace(H @ SIGMA), C_BIG, [np.trace(H @ SIGMA) / 16], [C_CONTRAST])
     flat = Moments(2 + 5 / 32, 2 + 5 / 64, 1 / 32, 1 / 64)
-    assert flat.trace / flat.grad_sq == pytest.approx(2.5, rel=1e-12)
+    assert flat.noise / flat.signal == pytest.approx(2.5, rel=1e-12)
     rng = np.random.default_rng(0)
     average = averaged(  # an interval needs some spread, and an even one leaves the means where they are
         CurvatureProbe(m, flat, 0.0)
@@ -58,7 +58,7 @@ def test_the_example_with_an_exact_answer():
         for m in (curved._replace(q_small=curved.q_small * (1 + e)), curved._replace(q_small=curved.q_small * (1 - e)))
     )
     e = average.estimate()
-    assert (e.grad_sq, e.trace, e.b_simple) == pytest.approx((5.0, 14.0, 2.8), rel=1e-12)
+    assert (e.signal, e.noise, e.noise_scale) == pytest.approx((5.0, 14.0, 2.8), rel=1e-12)
     assert average.eps_max().value == pytest.approx(0.4, rel=1e-12)
     assert average.dl_max().value == pytest.approx(0.4, rel=1e-12)
     assert average.indefinite == 0.0
@@ -83,7 +83,7 @@ def test_unequal_contrasts_are_unbiased():
         groups = G + rng.standard_normal((3, 2)) @ np.sqrt(SIGMA) / np.sqrt(sizes)[:, None]
         mean, u = weights @ groups, rows @ groups
         m = moments_from_forms(mean @ H @ mean, c_big, [v @ H @ v for v in u], kappa)
-        draws.append((m.grad_sq, m.trace))
+        draws.append((m.signal, m.noise))
     draws = np.array(draws)
     error = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
     assert np.all(np.abs(draws.mean(axis=0) - (5, 14)) < 4 * error)
@@ -113,9 +113,9 @@ def test_negative_curvature_along_the_gradient_is_not_defined():
     rng, saddle = np.random.default_rng(3), np.diag([1.0, -4.0])  # GᵀHG = −3, tr(HΣ) = −10
     average = averaged(draw_probe(rng, hessian=saddle) for _ in range(200))
     e = average.estimate()
-    assert (e.b_simple, e.high, e.resolved) == (None, None, False)
+    assert (e.noise_scale, e.high, e.resolved) == (None, None, False)
     assert average.eps_max() is None and average.dl_max() is None
-    assert abs(e.grad_sq + 3) < 1 and abs(e.trace + 10) < 4
+    assert abs(e.signal + 3) < 1 and abs(e.noise + 10) < 4
     assert average.indefinite > 0.9
 
 
@@ -123,14 +123,14 @@ def test_negative_curvature_over_the_noise_only():
     rng, bent = np.random.default_rng(4), np.diag([-2.0, 4.0])  # tr(HΣ) = 8, but along (1, 0) it bends down
     average = averaged(draw_probe(rng, hessian=bent, gradient=np.array([1.0, 0.0])) for _ in range(300))
     e = average.estimate()
-    assert e.trace > 0 > e.grad_sq
-    assert (e.b_simple, e.low, e.high) == (None, None, None)
+    assert e.noise > 0 > e.signal
+    assert (e.noise_scale, e.low, e.high) == (None, None, None)
 
 
 def test_undefined_where_the_gradient_is_not_resolved():
     rng = np.random.default_rng(5)
     average = averaged(draw_probe(rng, gradient=np.zeros(2)) for _ in range(40))
-    assert average.eps_max() is None and average.dl_max() is None and average.estimate().b_simple is None
+    assert average.eps_max() is None and average.dl_max() is None and average.estimate().noise_scale is None
 
 
 def test_state_continues_to_the_last_bit():

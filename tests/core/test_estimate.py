@@ -18,17 +18,17 @@ def four_standard_errors(values):
 
 def test_averages_first_and_divides_last():
     e = estimate_noise_scale(TWO_STEPS, decay=0.998)
-    assert e.trace == pytest.approx(27.76184184, rel=1e-9)
-    assert e.grad_sq == pytest.approx(6.77223223, rel=1e-9)
-    assert e.trace / e.grad_sq == pytest.approx(4.0993635, rel=1e-7)  # the mean of the ratios would be 5.0431
-    assert (e.b_simple, e.low, e.high, e.resolved, e.steps) == (None, None, None, False, 2)
+    assert e.noise == pytest.approx(27.76184184, rel=1e-9)
+    assert e.signal == pytest.approx(6.77223223, rel=1e-9)
+    assert e.noise / e.signal == pytest.approx(4.0993635, rel=1e-7)  # the mean of the ratios would be 5.0431
+    assert (e.noise_scale, e.low, e.high, e.resolved, e.steps) == (None, None, None, False, 2)
 
 
 def test_orthogonal_groups_are_not_resolved():
     """Four orthogonal unit gradients per output, 20 times alike: |G|² is 0 without any variance."""
     e = estimate_noise_scale([Moments(2.0, 0.5, 1.0, 0.25)] * 20)
-    assert (e.trace, e.grad_sq) == (2.0, 0.0)
-    assert (e.b_simple, e.low, e.high, e.resolved) == (None, None, None, False)
+    assert (e.noise, e.signal) == (2.0, 0.0)
+    assert (e.noise_scale, e.low, e.high, e.resolved) == (None, None, None, False)
 
 
 NOT_FINITE, OVERFLOWED = Moments(math.nan, 1.0, 1.0, 0.5), Moments(math.inf, 1.0, 1.0, 0.5)
@@ -39,8 +39,8 @@ ONE_GROUP = Moments(2.0, 2.0, 0.5, 0.5)
 @pytest.mark.parametrize("count", [0, 20])
 def test_unusable_steps_give_no_numbers(record, count):
     e = estimate_noise_scale([record] * count)
-    assert math.isnan(e.grad_sq) and math.isnan(e.trace)
-    assert e[2:] == (None, None, None, False, 0, 0.0)
+    assert math.isnan(e.signal) and math.isnan(e.noise)
+    assert (*e[:3], *e[5:]) == (None, None, None, False, 0, 0.0)
 
 
 def test_nothing_is_concluded_from_an_empty_average():
@@ -50,19 +50,19 @@ def test_nothing_is_concluded_from_an_empty_average():
 
 def test_no_noise_at_all_is_not_measured():
     e = estimate_noise_scale([Moments(6.0, 6.0, 1.0, 0.5)] * 20)
-    assert (e.trace, e.grad_sq, e.b_simple, e.low) == (0.0, 6.0, None, None)
+    assert (e.noise, e.signal, e.noise_scale, e.low) == (0.0, 6.0, None, None)
 
 
 def test_fieller_against_its_definition():
     """The ends of the interval are the rho at which (my − rho·mx)² = t² Var(my − rho·mx)."""
     average = RunningAverage(0.95)
-    for m in gaussian_moments(np.random.default_rng(0), 40, [16, 16, 16], b_simple=50):
+    for m in gaussian_moments(np.random.default_rng(0), 40, [16, 16, 16], noise_scale=50):
         average.update(m)
     ratio, e = ratio_interval(average), estimate_from(average)
     (mx, my), spread = average.means(), average.covariance()
     t2 = t.ppf(0.975, average.nu) ** 2
     for rho in (ratio.low, ratio.high):
-        variance = spread.grad_sq - 2 * rho * spread.cross + rho**2 * spread.trace
+        variance = spread.signal - 2 * rho * spread.cross + rho**2 * spread.noise
         assert (my - rho * mx) ** 2 == pytest.approx(t2 * variance, rel=1e-5)
     assert (e.low, e.high) == (1 / ratio.high, 1 / ratio.low)
 
@@ -74,10 +74,10 @@ def test_weighted_variance_of_the_mean_matches_repetition():
     for _ in range(1500):
         average = RunningAverage(0.9)
         for size in (16, 64):
-            for m in gaussian_moments(rng, 8, [size] * 2, b_simple=30, dimensions=20):
+            for m in gaussian_moments(rng, 8, [size] * 2, noise_scale=30, dimensions=20):
                 average.update(m)
         means.append(average.means())
-        variances.append((average.covariance().trace, average.covariance().grad_sq, average.covariance().cross))
+        variances.append((average.covariance().noise, average.covariance().signal, average.covariance().cross))
     covariance = np.cov(np.array(means).T)
     got = np.array(variances)
     for index, expected in ((0, covariance[0, 0]), (1, covariance[1, 1])):
@@ -88,8 +88,8 @@ def test_weighted_variance_of_the_mean_matches_repetition():
 
 def test_uneven_groups_with_equal_weights():
     """Micro-batches of 32, 32, 32, 4 with equal weights: the estimate is 100 where the nominal sizes give 275."""
-    moments = gaussian_moments(np.random.default_rng(2), 4000, [32, 32, 32, 4], b_simple=100)
-    for values, truth in (([m.trace for m in moments], 100), ([m.grad_sq for m in moments], 1)):
+    moments = gaussian_moments(np.random.default_rng(2), 4000, [32, 32, 32, 4], noise_scale=100)
+    for values, truth in (([m.noise for m in moments], 100), ([m.signal for m in moments], 1)):
         assert abs(np.mean(values) - truth) < four_standard_errors(values)
     e = estimate_noise_scale(moments)
     assert e.low < 100 < e.high
@@ -97,8 +97,8 @@ def test_uneven_groups_with_equal_weights():
 
 def test_small_batches_at_a_large_noise_scale():
     """True 1024 from b = 8, K = 2, 4000 steps: standard error of |G|² is .102 (clamping every step would give 330)."""
-    moments = gaussian_moments(np.random.default_rng(3), 4000, [8, 8], b_simple=1024)
-    grad_sq = [m.grad_sq for m in moments]
+    moments = gaussian_moments(np.random.default_rng(3), 4000, [8, 8], noise_scale=1024)
+    grad_sq = [m.signal for m in moments]
     assert np.std(grad_sq) / math.sqrt(4000) == pytest.approx(0.102, rel=0.08)
     assert 0.15 < np.mean(np.array(grad_sq) < 0) < 0.7
     assert abs(np.mean(grad_sq) - 1) < four_standard_errors(grad_sq)
@@ -111,9 +111,9 @@ def test_small_batches_at_a_large_noise_scale():
 def test_variance_of_one_step_follows_theory(groups):
     """Var(trace) = 2 tr(Σ²)/(K−1); Var(grad_sq) = 4GᵀΣG/n + 2 tr(Σ²)K/((K−1)n²); covariance −Var(trace)/n."""
     b, dimensions, trace, steps = 4, 50, 20.0, 6000
-    moments = gaussian_moments(np.random.default_rng(groups), steps, [b] * groups, b_simple=trace, dimensions=dimensions)
+    moments = gaussian_moments(np.random.default_rng(groups), steps, [b] * groups, noise_scale=trace, dimensions=dimensions)
     n, trace_sq = groups * b, trace**2 / dimensions
-    x, y = np.array([m.trace for m in moments]), np.array([m.grad_sq for m in moments])
+    x, y = np.array([m.noise for m in moments]), np.array([m.signal for m in moments])
     var_x = 2 * trace_sq / (groups - 1)
     var_y = 4 * trace / dimensions / n + 2 * trace_sq * groups / ((groups - 1) * n**2)
     relative = 4 * math.sqrt(2.6 / steps)  # kurtosis of these quadratic forms is below 3.6
@@ -140,8 +140,8 @@ def test_token_mean_loss():
     e = estimate_noise_scale(moments)
     # One example's contribution is t/E[t] times its mean gradient: tr Σ = E[t²]/E[t]² (|G|² + tr Σ₀) − |G|², |G|² = 1.
     spread = float((tokens**2).mean() / mean_tokens**2)
-    assert e.grad_sq > 0
-    assert e.b_simple == pytest.approx(spread * (truth + 1) - 1, rel=0.1)
+    assert e.signal > 0
+    assert e.noise_scale == pytest.approx(spread * (truth + 1) - 1, rel=0.1)
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def test_token_mean_loss():
 def test_coverage_where_nothing_is_easy(steps, least):
     """B_simple 1024, b = 8, K = 2, D = 400: 95 % within 4 standard errors (z instead of t: 92.8 % at 20 steps, 84 % at 5)."""
     runs = 2000
-    moments = gaussian_moments(np.random.default_rng(steps), runs * steps, [8, 8], b_simple=1024)
+    moments = gaussian_moments(np.random.default_rng(steps), runs * steps, [8, 8], noise_scale=1024)
     hits = []
     for run in range(runs):
         e = estimate_noise_scale(moments[run * steps : (run + 1) * steps])
@@ -160,8 +160,8 @@ def test_coverage_where_nothing_is_easy(steps, least):
 def test_batch_change_in_mid_run_still_covers():
     rng, runs, hits = np.random.default_rng(7), 2000, 0
     for _ in range(runs):
-        moments = gaussian_moments(rng, 10, [8] * 8, b_simple=64, dimensions=40)
-        moments += gaussian_moments(rng, 10, [64] * 8, b_simple=64, dimensions=40)
+        moments = gaussian_moments(rng, 10, [8] * 8, noise_scale=64, dimensions=40)
+        moments += gaussian_moments(rng, 10, [64] * 8, noise_scale=64, dimensions=40)
         e = estimate_noise_scale(moments)
         hits += (e.low is None or e.low <= 64) and (e.high is None or e.high >= 64)
     assert abs(hits / runs - 0.95) < 4 * math.sqrt(0.05 * 0.95 / runs) + 0.02
@@ -171,26 +171,26 @@ def test_weighting_by_effective_size_is_efficient():
     """After a x4 change a step weighs 1/c_big: the error of |G|² is smaller than with equal weights."""
     rng, ours, equal = np.random.default_rng(8), [], []
     for _ in range(400):
-        moments = gaussian_moments(rng, 10, [8] * 2, b_simple=100, dimensions=50)
-        moments += gaussian_moments(rng, 10, [32] * 2, b_simple=100, dimensions=50)
-        ours.append(estimate_noise_scale(moments).grad_sq)
-        equal.append(np.mean([m.grad_sq for m in moments]))
+        moments = gaussian_moments(rng, 10, [8] * 2, noise_scale=100, dimensions=50)
+        moments += gaussian_moments(rng, 10, [32] * 2, noise_scale=100, dimensions=50)
+        ours.append(estimate_noise_scale(moments).signal)
+        equal.append(np.mean([m.signal for m in moments]))
     assert np.var(ours) < 0.6 * np.var(equal)
 
 
 def test_steps_that_say_nothing_are_passed_over():
-    good = gaussian_moments(np.random.default_rng(9), 12, [4, 4], b_simple=10)
+    good = gaussian_moments(np.random.default_rng(9), 12, [4, 4], noise_scale=10)
     bad = [Moments(math.nan, 1.0, 1.0, 0.5), Moments(math.inf, math.inf, 1.0, 0.5), Moments(1.0, 1.0, 0.5, 0.5)]
     assert estimate_noise_scale([*bad, *good]) == estimate_noise_scale(good)
 
 
 def test_finite_data_correction():
     average = RunningAverage(1.0)
-    for m in gaussian_moments(np.random.default_rng(10), 300, [16, 16], b_simple=30):
+    for m in gaussian_moments(np.random.default_rng(10), 300, [16, 16], noise_scale=30):
         average.update(m)
     plain, corrected = estimate_from(average), estimate_from(average, data_size=100)
     assert corrected.low == pytest.approx(1 / (1 / plain.low + 1 / 100), rel=1e-12)
-    assert (corrected.high, corrected.b_simple) == (plain.high, plain.b_simple)
+    assert (corrected.high, corrected.noise_scale) == (plain.high, plain.noise_scale)
     flat = RunningAverage(1.0)
     for _ in range(10):
         flat.update(Moments(2.0, 0.5, 1.0, 0.25))
@@ -200,7 +200,7 @@ def test_finite_data_correction():
 def test_forecast_of_the_steps_needed():
     """About 166 steps at B_simple = 1024, n = 16, d_eff = 400."""
     average = RunningAverage(1.0)
-    for m in gaussian_moments(np.random.default_rng(11), 20000, [8, 8], b_simple=1024):
+    for m in gaussian_moments(np.random.default_rng(11), 20000, [8, 8], noise_scale=1024):
         average.update(m)
     assert steps_to_resolve(average) == pytest.approx(166, rel=0.15)
     assert steps_to_resolve(RunningAverage(1.0)) is None
@@ -222,6 +222,6 @@ def test_wrong_types_are_named():
 
 
 def test_wider_confidence_gives_a_wider_interval():
-    moments = gaussian_moments(np.random.default_rng(12), 50, [16, 16], b_simple=30)
+    moments = gaussian_moments(np.random.default_rng(12), 50, [16, 16], noise_scale=30)
     narrow, wide = estimate_noise_scale(moments), estimate_noise_scale(moments, confidence=0.99)
-    assert wide.low < narrow.low < narrow.b_simple < narrow.high < wide.high
+    assert wide.low < narrow.low < narrow.noise_scale < narrow.high < wide.high

@@ -9,16 +9,16 @@ from lightning_noise.core.moments import Moments, add, from_contributions
 def test_two_point_distribution_is_unbiased_exactly():
     """x1, x2 iid in {1, 3}: the mean over all four cases is (tr Σ, |G|²) = (1, 4); the mean of ratios would be −19/7."""
     steps = [Moments(x1 * x1, ((x1 + x2) / 2) ** 2, 1.0, 0.5) for x1, x2 in itertools.product((1.0, 3.0), repeat=2)]
-    assert [(m.trace, m.grad_sq) for m in steps] == [(0.0, 1.0), (-6.0, 7.0), (10.0, -1.0), (0.0, 9.0)]
-    assert sum(m.trace for m in steps) / 4 == 1.0
-    assert sum(m.grad_sq for m in steps) / 4 == 4.0
+    assert [(m.noise, m.signal) for m in steps] == [(0.0, 1.0), (-6.0, 7.0), (10.0, -1.0), (0.0, 9.0)]
+    assert sum(m.noise for m in steps) / 4 == 1.0
+    assert sum(m.signal for m in steps) / 4 == 4.0
 
 
 def test_published_example():
     m = Moments(4.1e-2, 2.8e-3, 1 / 32, 1 / 512)
-    assert m.grad_sq == pytest.approx(2.533333333333e-4, rel=1e-9)
-    assert m.trace == pytest.approx(1.30389333, rel=1e-8)
-    assert m.trace / m.grad_sq == pytest.approx(5146.947, rel=1e-6)
+    assert m.signal == pytest.approx(2.533333333333e-4, rel=1e-9)
+    assert m.noise == pytest.approx(1.30389333, rel=1e-8)
+    assert m.noise / m.signal == pytest.approx(5146.947, rel=1e-6)
 
 
 def test_unequal_groups_weighted_by_size():
@@ -28,8 +28,8 @@ def test_unequal_groups_weighted_by_size():
     m = from_contributions(
         [0.25**2 * sum(x * x for x in g1), 0.75**2 * sum(x * x for x in g3)], [1, 3], [1, 3], sum(x * x for x in mean)
     )
-    assert m.trace == pytest.approx(18.83333333, rel=1e-9)
-    assert m.grad_sq == pytest.approx(18.41666667, rel=1e-9)
+    assert m.noise == pytest.approx(18.83333333, rel=1e-9)
+    assert m.signal == pytest.approx(18.41666667, rel=1e-9)
 
 
 def test_partial_records_of_ranks_sum_to_the_step():
@@ -42,7 +42,7 @@ def test_one_group_says_nothing():
     m = Moments(3.0, 3.0, 1 / 3, 1 / 3)
     assert not m.has_groups
     with pytest.raises(ValueError, match=r"two groups.*c_small=0\.33"):
-        _ = m.trace
+        _ = m.noise
 
 
 @pytest.mark.parametrize("field", range(4))

@@ -9,11 +9,11 @@ from lightning_noise.core.trajectory import Trajectory
 
 
 def resolved(step, b):
-    return NoiseEstimate(1.0, b, b, b / 2, 2 * b, True, step, 50.0)
+    return NoiseEstimate(b, b / 2, 2 * b, 1.0, b, True, step, 50.0)
 
 
 def unresolved(step, low):
-    return NoiseEstimate(0.0, 1.0, None, low, None, False, step, 50.0)
+    return NoiseEstimate(None, low, None, 0.0, 1.0, False, step, 50.0)
 
 
 def along(steps):

@@ -19,8 +19,8 @@ def test_after_a_fast_change_a_short_window_speaks():
     """Large gradients at noise scale 33, then small ones at 136: the long average shows about 33 for hundreds of steps."""
     rng = np.random.default_rng(0)
     windows, long_alone = Windows(0.99), RunningAverage(0.99)
-    for m in scaled(gaussian_moments(rng, 400, [16] * 4, b_simple=33), 100.0) + gaussian_moments(
-        rng, 60, [16] * 4, b_simple=136
+    for m in scaled(gaussian_moments(rng, 400, [16] * 4, noise_scale=33), 100.0) + gaussian_moments(
+        rng, 60, [16] * 4, noise_scale=136
     ):
         windows.update(m)
         long_alone.update(m)
@@ -34,7 +34,7 @@ def test_when_nothing_changes_the_longest_window_speaks():
     rng, longest = np.random.default_rng(1), 0
     for _ in range(100):
         windows = Windows(0.99)
-        for m in gaussian_moments(rng, 150, [8] * 4, b_simple=20, dimensions=30):
+        for m in gaussian_moments(rng, 150, [8] * 4, noise_scale=20, dimensions=30):
             windows.update(m)
         longest += windows.current().decay == 0.99
     assert longest > 90 - 4 * math.sqrt(100 * 0.1 * 0.9)
@@ -42,10 +42,10 @@ def test_when_nothing_changes_the_longest_window_speaks():
 
 def test_young_windows_show_the_longest():
     windows = Windows(0.99)
-    for m in gaussian_moments(np.random.default_rng(2), 3, [8] * 4, b_simple=20):
+    for m in gaussian_moments(np.random.default_rng(2), 3, [8] * 4, noise_scale=20):
         windows.update(m)
     assert windows.current().decay == 0.99
-    assert windows.estimate().steps == 3 and windows.estimate().b_simple is None
+    assert windows.estimate().steps == 3 and windows.estimate().noise_scale is None
 
 
 @pytest.mark.parametrize(("decay", "expected"), [(0.8, [0.8]), (0.95, [0.9, 0.95]), (0.999, [0.9, 0.97, 0.999])])
@@ -64,7 +64,7 @@ def test_decay_by_examples_never_falls_below_its_floor():
 def test_state_is_exact_and_plain():
     rng = np.random.default_rng(3)
     whole, first = Windows(0.99), Windows(0.99)
-    moments = gaussian_moments(rng, 40, [8] * 4, b_simple=20)
+    moments = gaussian_moments(rng, 40, [8] * 4, noise_scale=20)
     for m in moments[:25]:
         whole.update(m)
         first.update(m)
@@ -89,15 +89,15 @@ def test_one_heavy_step_is_noticed():
 def test_trajectory_counts_resolved_values_only():
     trajectory, windows = Trajectory(), Windows(0.99)
     values = []
-    for m in gaussian_moments(np.random.default_rng(4), 30, [8] * 4, b_simple=20):
+    for m in gaussian_moments(np.random.default_rng(4), 30, [8] * 4, noise_scale=20):
         windows.update(m)
         e = windows.estimate()
         trajectory.add(e)
-        if e.b_simple is not None:
-            values.append(e.b_simple)
+        if e.noise_scale is not None:
+            values.append(e.noise_scale)
     assert 0 < len(values) < 30
     assert trajectory.mean == pytest.approx(sum(values) / len(values))
-    assert trajectory.first.b_simple == values[0] and trajectory.last.b_simple == values[-1]
+    assert trajectory.first.noise_scale == values[0] and trajectory.last.noise_scale == values[-1]
     copy = Trajectory()
     copy.load_state_dict(json.loads(json.dumps(trajectory.state_dict())))
     assert copy.state_dict() == trajectory.state_dict() and copy.first == trajectory.first

@@ -78,8 +78,8 @@ def test_sparse_embedding_with_repeated_words(probe):
     sparse, recorder = recorded(Words(sparse=True), words(), probe=probe, per_layer=True)
     assert worst(Words(), recorder, probe) < ROUNDING
     for key in (Key(), Key(layer="table")):
-        assert sparse.estimate(key).trace == pytest.approx(dense.estimate(key).trace, rel=1e-5)
-        assert sparse.estimate(key).grad_sq == pytest.approx(dense.estimate(key).grad_sq, rel=1e-4)
+        assert sparse.estimate(key).noise == pytest.approx(dense.estimate(key).noise, rel=1e-5)
+        assert sparse.estimate(key).signal == pytest.approx(dense.estimate(key).signal, rel=1e-4)
 
 
 @pytest.mark.parametrize("probe", PROBES)

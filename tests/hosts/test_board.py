@@ -103,7 +103,7 @@ def test_the_batch_size_is_a_run_of_its_own_under_the_tag_of_the_line(lost):
     ],
 )
 def test_the_band_hangs_on_its_point_nearest_to_the_batch_size(low, b_simple, high, size, nearest):
-    drawn = points(Interval(low=low, b_simple=b_simple, high=high, global_size=size))
+    drawn = points(Interval(low=low, noise_scale=b_simple, high=high, global_size=size))
     assert drawn.nearest == pytest.approx(log10(nearest))
     assert drawn.low <= drawn.nearest <= drawn.high
 

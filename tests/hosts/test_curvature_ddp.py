@@ -43,7 +43,7 @@ def test_two_ranks(tmp_path):
     assert hessian["average"]["probes"] == 15
     assert {"noise_scale/hessian_grad_sq", "noise_scale/hessian_trace"} <= first["logged"].keys()
     assert first["ranks"] == second["ranks"] and first["ranks"].steps == first["micro_batches"].steps == 14
-    ratio = first["ranks"].trace / first["micro_batches"].trace
+    ratio = first["ranks"].noise / first["micro_batches"].noise
     assert 0.5 < ratio < 2  # the same tr(PΣ) from two groups a step and from eight, 14 steps each: s.e. about 0.15
     average = CurvatureAverage(0.99)
     average.update(by_hand())

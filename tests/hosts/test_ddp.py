@@ -68,8 +68,8 @@ def test_two_ranks_of_two_micro_batches_are_four_on_one_process(two, name):
     x, y = data(examples=400).dataset.tensors
     loader = DataLoader(TensorDataset(x[:16].double(), y[:16].double()), batch_size=4)
     fit(Frozen(), loader, one, accumulate=4, precision=64)
-    assert two[0]["estimates"][name]["trace"] == pytest.approx(one.estimate().trace, rel=1e-12)
-    assert two[0]["estimates"][name]["grad_sq"] == pytest.approx(one.estimate().grad_sq, rel=1e-12)
+    assert two[0]["estimates"][name]["trace"] == pytest.approx(one.estimate().noise, rel=1e-12)
+    assert two[0]["estimates"][name]["grad_sq"] == pytest.approx(one.estimate().signal, rel=1e-12)
 
 
 @pytest.mark.slow
@@ -214,9 +214,9 @@ def test_metric_needs_one_collective_and_equals_one_process(two):
     steps = [Moments(float((d * d).sum(dim=1).mean()), float(d.mean(dim=0) @ d.mean(dim=0)), 1 / 4, 1 / 8) for d in draws]
     e = estimate_noise_scale(steps)
     assert count["metric"] == {
-        "grad_sq": pytest.approx(e.grad_sq),
-        "trace": pytest.approx(e.trace),
-        "b_simple": pytest.approx(e.b_simple),
+        "grad_sq": pytest.approx(e.signal),
+        "trace": pytest.approx(e.noise),
+        "b_simple": pytest.approx(e.noise_scale),
         "b_simple_low": pytest.approx(e.low),
         "b_simple_high": pytest.approx(e.high),
     }
@@ -278,9 +278,9 @@ def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, prob
         assert steps == expected.steps == 6 // accumulate
         if groups == "examples":  # sketched, so only the norm of the mean is exact
             moments = hand[which][0]
-            assert grad_sq + moments.c_big * trace == pytest.approx(expected.grad_sq + moments.c_big * expected.trace, rel=1e-6)
+            assert grad_sq + moments.c_big * trace == pytest.approx(expected.signal + moments.c_big * expected.noise, rel=1e-6)
         else:
-            assert (trace, grad_sq) == (pytest.approx(expected.trace, rel=1e-9), pytest.approx(expected.grad_sq, rel=1e-9))
+            assert (trace, grad_sq) == (pytest.approx(expected.noise, rel=1e-9), pytest.approx(expected.signal, rel=1e-9))
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_known_answer():
     """Per example: trace 44.5, grad_sq 12.0, from one batch of four."""
     loader = DataLoader(TensorDataset(torch.tensor(REGRESSION)), batch_size=4)
     e = alone(ZeroRegression(), loader).estimate()
-    assert (e.trace, e.grad_sq) == (pytest.approx(44.5, rel=1e-6), pytest.approx(12.0, rel=1e-6))
+    assert (e.noise, e.signal) == (pytest.approx(44.5, rel=1e-6), pytest.approx(12.0, rel=1e-6))
 
 
 @pytest.mark.parametrize(("local_size", "accumulate"), [(16, 1), (8, 2), (4, 4)])
@@ -78,20 +78,20 @@ def test_accumulation_changes_nothing(local_size, accumulate):
     whole = alone(Regression(frozen), data(local_size=16)).estimate()
     noise = {"probe": "examples"}
     parts = alone(Regression(frozen), data(local_size=local_size), accumulate=accumulate, noise=noise).estimate()
-    assert (parts.trace, parts.grad_sq) == (pytest.approx(whole.trace, rel=1e-5), pytest.approx(whole.grad_sq, rel=1e-5))
+    assert (parts.noise, parts.signal) == (pytest.approx(whole.noise, rel=1e-5), pytest.approx(whole.signal, rel=1e-5))
 
 
 def test_single_examples_as_micro_batches_give_the_same_number():
     examples = alone(Regression(frozen), data(local_size=8)).estimate()
     micro = alone(Regression(frozen), data(local_size=1), accumulate=8, noise={"probe": "micro_batches"}).estimate()
-    assert (examples.trace, examples.grad_sq) == (pytest.approx(micro.trace, rel=1e-5), pytest.approx(micro.grad_sq, rel=1e-5))
+    assert (examples.noise, examples.signal) == (pytest.approx(micro.noise, rel=1e-5), pytest.approx(micro.signal, rel=1e-5))
 
 
 def test_sketches_agree_with_exact_norms():
     exact = alone(Sequences(), tokens(480), noise={"probe": Examples(exact=True)}).estimate()
     sketched = alone(Sequences(), tokens(480), noise={"probe": Examples(sketches=2)}).estimate()
-    assert sketched.trace != exact.trace
-    assert sketched.trace == pytest.approx(exact.trace, rel=0.05)
+    assert sketched.noise != exact.noise
+    assert sketched.noise == pytest.approx(exact.noise, rel=0.05)
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_digits_on_frozen_weights_agree_with_micro_batches():
         fit(net, digits.DigitsData(local_size), callback, accumulate=accumulate, epochs=4)
         estimates.append(callback.estimate())
     examples, micro = estimates
-    assert examples.low < micro.b_simple < micro.high and micro.low < examples.b_simple < micro.high
+    assert examples.low < micro.noise_scale < micro.high and micro.low < examples.noise_scale < micro.high
     assert examples.high - examples.low < micro.high - micro.low  # more groups, less noise
 
 
@@ -150,8 +150,8 @@ def test_loss_scale_and_half_precision():
     half = alone(Sequences(), tokens(), precision="bf16-mixed", noise={"probe": Examples(exact=True)}).estimate()
     plain = alone(Sequences(), tokens(), noise={"probe": Examples(exact=True)}).estimate()
     assert scaled.steps == plain.steps == half.steps == 6
-    assert scaled.trace == pytest.approx(plain.trace, rel=5e-3)
-    assert half.trace == pytest.approx(plain.trace, rel=3e-2)
+    assert scaled.noise == pytest.approx(plain.noise, rel=5e-3)
+    assert half.noise == pytest.approx(plain.noise, rel=3e-2)
 
 
 def test_the_choice_is_logged_with_its_reason(caplog, capsys):
@@ -222,7 +222,7 @@ def test_batch_size_fn_counts_tokens():
     sequences = alone(Sequences(), tokens(), noise={"probe": Examples(exact=True)}).estimate()
     counted = {"probe": Examples(exact=True), "batch_size_fn": lambda batch: batch[0].numel()}
     words = alone(Sequences(), tokens(), noise=counted).estimate()
-    assert words.trace == pytest.approx(12 * sequences.trace) and words.grad_sq == pytest.approx(sequences.grad_sq)
+    assert words.noise == pytest.approx(12 * sequences.noise) and words.signal == pytest.approx(sequences.signal)
 
 
 def test_batch_size_fn_finds_the_batch_behind_another_tensor():

@@ -13,7 +13,7 @@ def agree(one, other):
     (a, weights), (b, others) = one, other
     a, b = NoiseEstimate(*a), NoiseEstimate(*b)
     assert a.steps == b.steps > 3
-    assert (a.grad_sq, a.trace) == pytest.approx((b.grad_sq, b.trace), rel=1e-12)
+    assert (a.signal, a.noise) == pytest.approx((b.signal, b.noise), rel=1e-12)
     assert a.resolved == b.resolved
     assert all(torch.equal(p, q) for p, q in zip(weights, others, strict=True))
 
@@ -36,4 +36,4 @@ def test_a_loss_scale_is_divided_out():
     plain, _ = by_fabric("micro_batches", 2, dtype=torch.float32, precision="32-true")
     scaled, _ = by_fabric("micro_batches", 2, dtype=torch.float32, plugins=[mixed])
     assert scaled.steps == plain.steps
-    assert (scaled.grad_sq, scaled.trace) == pytest.approx((plain.grad_sq, plain.trace), rel=0.03)
+    assert (scaled.signal, scaled.noise) == pytest.approx((plain.signal, plain.noise), rel=0.03)

@@ -50,7 +50,7 @@ def test_the_hessian_geometry_is_that_of_a_trainer(accumulation, loss_fn):
     for key in (Key(), Key("hessian")):
         found, wanted = monitor.estimate(key), callback.estimate(key)
         assert (found.steps, found.resolved) == (wanted.steps, wanted.resolved) and found.steps > 3
-        assert (found.trace, found.grad_sq) == pytest.approx((wanted.trace, wanted.grad_sq), rel=1e-12)
+        assert (found.noise, found.signal) == pytest.approx((wanted.noise, wanted.signal), rel=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), trained.parameters(), strict=True))
 
 
@@ -71,7 +71,7 @@ def test_a_gan_is_measured_in_a_plain_loop():
     for which in "gd":
         found, wanted = monitor.estimate(Key(optimizer=which)), estimate_noise_scale(hand[which], decay=0.99)
         assert found.steps == wanted.steps == 6
-        assert (found.trace, found.grad_sq) == pytest.approx((wanted.trace, wanted.grad_sq), rel=1e-9)
+        assert (found.noise, found.signal) == pytest.approx((wanted.noise, wanted.signal), rel=1e-9)
 
 
 def test_examples_that_mix_are_refused():

@@ -25,7 +25,7 @@ def run_gan(module, loader, probe="auto", **arguments):
 def same(estimate, moments, rel=1e-9):
     hand = estimate_noise_scale(moments, decay=0.99)
     assert (estimate.steps, estimate.resolved) == (hand.steps, hand.resolved)
-    for name in ("trace", "grad_sq"):
+    for name in ("noise", "signal"):
         assert getattr(estimate, name) == pytest.approx(getattr(hand, name), rel=rel), name
 
 
@@ -99,8 +99,8 @@ def test_one_backward_pass_for_two_optimizers_without_common_parameters():
         start.losses((x[i : i + 1], y[i : i + 1])).backward()
         critic.append(torch.cat([p.grad.flatten() for p in start.critic.parameters()]))
     trace = torch.stack(critic).var(dim=0).sum()
-    assert callback.estimate(Key(optimizer="Adam")).trace == pytest.approx(float(trace), rel=1e-9)
-    assert callback.estimate(Key(optimizer="SGD")).trace > 0
+    assert callback.estimate(Key(optimizer="Adam")).noise == pytest.approx(float(trace), rel=1e-9)
+    assert callback.estimate(Key(optimizer="SGD")).noise > 0
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_clipping_and_loss_scaling_change_nothing():
         plugin = scale and MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale))
         for before_step in (None, clip):
             callback, _ = run_gan(Gan(before_step=before_step, lr=0.0), gan_data(), **({"plugins": plugin} if scale else {}))
-            found.append((callback.estimate(G).trace, callback.estimate(D).trace))
+            found.append((callback.estimate(G).noise, callback.estimate(D).noise))
     plain, *rest = found
     for values in rest:
         assert values == pytest.approx(plain, rel=2e-2)  # half precision

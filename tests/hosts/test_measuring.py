@@ -34,12 +34,12 @@ def measured(module, loader, **arguments):
 )
 def test_known_answers(inputs, trace, grad_sq):
     e = measured(Summed(), rows(*inputs))
-    assert (e.trace, e.grad_sq, e.b_simple) == (pytest.approx(trace, rel=1e-6), pytest.approx(grad_sq, rel=1e-6), None)
+    assert (e.noise, e.signal, e.noise_scale) == (pytest.approx(trace, rel=1e-6), pytest.approx(grad_sq, rel=1e-6), None)
 
 
 def test_two_steps_are_averaged_before_they_are_divided():
     e = measured(Summed(), rows([-0.2, 3.3], [5.2, 0.7], [1.0, 4.0], [3.1, 0.1]), noise={"decay": 0.998})
-    assert (e.trace, e.grad_sq) == (pytest.approx(27.76184184, rel=1e-6), pytest.approx(6.77223223, rel=1e-6))
+    assert (e.noise, e.signal) == (pytest.approx(27.76184184, rel=1e-6), pytest.approx(6.77223223, rel=1e-6))
 
 
 def by_hand(module, batches, accumulate):
@@ -71,8 +71,8 @@ def test_short_last_window_and_uneven_batches(accumulate, examples):
     callback = GradientNoiseScale()
     fit(frozen, loader, callback, accumulate=accumulate, precision=64)
     hand = by_hand(frozen, list(loader), accumulate)
-    assert callback.estimate().trace == pytest.approx(hand.trace, rel=1e-10)
-    assert callback.estimate().grad_sq == pytest.approx(hand.grad_sq, rel=1e-10)
+    assert callback.estimate().noise == pytest.approx(hand.noise, rel=1e-10)
+    assert callback.estimate().signal == pytest.approx(hand.signal, rel=1e-10)
 
 
 def test_a_window_of_one_micro_batch_is_counted_and_said(capsys):
@@ -114,9 +114,9 @@ def scaled_fit(scale, module=None, epochs=4, **arguments):
 
 def test_loss_scale_does_not_move_it():
     low, high = scaled_fit(2.0**4).estimate(), scaled_fit(2.0**12).estimate()
-    assert low.b_simple == pytest.approx(high.b_simple, rel=0.02)  # fp16 gradients carry three digits
-    assert low.trace == pytest.approx(
-        measured(Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=4).trace, rel=0.02
+    assert low.noise_scale == pytest.approx(high.noise_scale, rel=0.02)  # fp16 gradients carry three digits
+    assert low.noise == pytest.approx(
+        measured(Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=4).noise, rel=0.02
     )
 
 
@@ -126,8 +126,8 @@ def test_overflow_steps_leave_the_averages_alone():
     (reason, count), e = *skipped.items(), callback.estimate()
     assert "overflow" in reason and 3 < count < 20
     assert e.steps + count == 64
-    assert all(math.isfinite(value) for value in (e.trace, e.grad_sq, e.b_simple, e.low))
-    assert e.trace == pytest.approx(scaled_fit(2.0**4).estimate().trace, rel=0.02)
+    assert all(math.isfinite(value) for value in (e.noise, e.signal, e.noise_scale, e.low))
+    assert e.noise == pytest.approx(scaled_fit(2.0**4).estimate().noise, rel=0.02)
 
 
 @pytest.mark.parametrize("noise", [{}, {"every_n_steps": 3, "per_layer": True, "prog_bar": True}])
@@ -158,7 +158,7 @@ def test_frozen_parameters_and_unfreezing_on_the_way():
 
     class Look(L.Callback):
         def on_train_epoch_end(self, trainer, module):
-            values.append(callback.estimate(Key(layer="net.0")).grad_sq)
+            values.append(callback.estimate(Key(layer="net.0")).signal)
 
     fit(module, data(), callback, Look(), BackboneFinetuning(unfreeze_backbone_at_epoch=1), epochs=3)
     assert math.isnan(values[0]) and math.isfinite(values[2])
@@ -173,14 +173,14 @@ def test_parameters_without_an_optimizer_do_not_count():
     callback = GradientNoiseScale(per_layer=2)
     fit(Half(), data(), callback)
     assert callback.estimate(Key(layer="net.0")).steps == 0
-    assert callback.estimate().trace == callback.estimate(Key(layer="net.2")).trace > 0
+    assert callback.estimate().noise == callback.estimate(Key(layer="net.2")).noise > 0
 
 
 def test_layers_add_up_to_the_whole():
     callback = GradientNoiseScale(per_layer=True)
     fit(Regression(), data(), callback, epochs=2)
     parts = [callback.estimate(Key(layer=name)) for name in ("net.0", "net.2")]
-    assert sum(e.trace for e in parts) == pytest.approx(callback.estimate().trace)
+    assert sum(e.noise for e in parts) == pytest.approx(callback.estimate().noise)
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
@@ -212,7 +212,7 @@ def test_batch_size_fn_is_respected():
     """Counted in pairs of examples, the noise scale is half as large."""
     single = measured(Regression(), data(), epochs=4)
     pairs = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": lambda batch: len(batch[0]) / 2})
-    assert pairs.trace == pytest.approx(single.trace / 2) and pairs.grad_sq == pytest.approx(single.grad_sq)
+    assert pairs.noise == pytest.approx(single.noise / 2) and pairs.signal == pytest.approx(single.signal)
     dotted = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": "testing.counts.count_pairs"})
     assert dotted == pairs
 
@@ -354,7 +354,7 @@ def test_complex_parameters():
         def loss(self, batch):
             return super().loss(batch) * self.phase.abs().square().sum()
 
-    assert measured(Complex(), data()).trace > 0
+    assert measured(Complex(), data()).noise > 0
 
 
 def test_second_fit_continues_and_another_module_starts_afresh():

@@ -20,9 +20,9 @@ def expected(name):
 
 def agrees(estimate, name):
     was = expected(name)
-    found = (estimate.trace, estimate.grad_sq, estimate.low, estimate.n_eff)
+    found = (estimate.noise, estimate.signal, estimate.low, estimate.n_eff)
     assert found == pytest.approx([was[field] for field in ("trace", "grad_sq", "low", "n_eff")], rel=1e-12)
-    assert (estimate.b_simple, estimate.steps) == (was["b_simple"], was["steps"])
+    assert (estimate.noise_scale, estimate.steps) == (was["b_simple"], was["steps"])
 
 
 def test_averages_of_all_keys_are_taken_up():

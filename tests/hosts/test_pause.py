@@ -88,7 +88,7 @@ def test_nothing_is_changed(bumpy, train):
         progress=False,
     )
     assert_same(before, everything(module, loader))
-    assert set(found) == {"euclidean", "hessian", "optimizer"} and found["euclidean"].b_simple > 0
+    assert set(found) == {"euclidean", "hessian", "optimizer"} and found["euclidean"].noise_scale > 0
     assert set(modes) == {(True, not train)}  # the user's own eval part stays so unless the whole was in eval mode
 
 
@@ -115,13 +115,13 @@ def test_the_truth_of_three_layers_lies_in_the_intervals():
     found = measure_noise_scale(
         population.module, population.batches(8), loss_fn=population.loss, relative_error=0.08, progress=False
     )
-    for name, value in (("euclidean", truth.b_simple), ("hessian", truth.b_noise)):
+    for name, value in (("euclidean", truth.noise_scale), ("hessian", truth.b_noise)):
         estimate = found[name]
-        assert abs(estimate.b_simple / value - 1) < 4 * 0.08
+        assert abs(estimate.noise_scale / value - 1) < 4 * 0.08
         assert estimate.high / estimate.low < 1.6  # about 4 · 0.08
     assert found.eps_max.low < found.eps_max.value < found.eps_max.high
-    assert abs(found.eps_max.value * truth.hessian_grad_sq / truth.grad_sq - 1) < 0.2
-    assert abs(found.dl_max.value * 2 * truth.hessian_grad_sq / truth.grad_sq**2 - 1) < 0.3
+    assert abs(found.eps_max.value * truth.hessian_grad_sq / truth.signal - 1) < 0.2
+    assert abs(found.dl_max.value * 2 * truth.hessian_grad_sq / truth.signal**2 - 1) < 0.3
     assert found.passes == 1 and found.needed <= found.examples < 100_000
 
 
@@ -201,7 +201,7 @@ def test_gauss_newton_is_never_negative():
         max_examples=20_000,
         progress=False,
     )
-    assert found["gauss_newton"].b_simple > 0 and found.indefinite == 0.0
+    assert found["gauss_newton"].noise_scale > 0 and found.indefinite == 0.0
     with pytest.raises(TypeError, match="hessian"):
         measure_noise_scale(
             population.module, population.batches(8), loss_fn=population.loss, geometry="gauss_newton", progress=False
@@ -234,7 +234,7 @@ def test_finite_differences_where_there_is_no_double_backward():
     found = measure_noise_scale(
         population.module, population.batches(8), loss_fn=loss, geometry="hessian", relative_error=0.2, progress=False
     )
-    assert abs(found["hessian"].b_simple / truth.b_noise - 1) < 4 * 0.2
+    assert abs(found["hessian"].noise_scale / truth.b_noise - 1) < 4 * 0.2
 
     def wild(module, batch):
         return (1e4 * loss(module, batch)).cos()
@@ -288,9 +288,9 @@ def test_a_loss_that_is_not_finite_is_not_measured(bumpy, geometry, finite):
         return squares(part, batch) * (1.0 if len(calls) <= 4 * finite else math.nan)
 
     found = measure_noise_scale(module, loader, loss_fn=loss, geometry=geometry, max_examples=600, progress=False)
-    assert not found[geometry].resolved and found[geometry].b_simple is None
+    assert not found[geometry].resolved and found[geometry].noise_scale is None
     assert found[geometry].steps == (finite if geometry == "hessian" else 2 * finite)
-    assert math.isnan(found[geometry].grad_sq) == math.isnan(found[geometry].trace) == (not finite)
+    assert math.isnan(found[geometry].signal) == math.isnan(found[geometry].noise) == (not finite)
     assert found.eps_max is None
 
 
@@ -328,8 +328,8 @@ def test_an_embedding_with_sparse_gradients():
         batches = tokens.split(8)
         found.append(measure_noise_scale(module, batches, loss_fn=loss, geometry="hessian", max_examples=200, progress=False))
     dense, sparse = (one["hessian"] for one in found)
-    assert sparse.grad_sq == pytest.approx(dense.grad_sq, rel=1e-3)
-    assert sparse.trace == pytest.approx(dense.trace, rel=1e-3)
+    assert sparse.signal == pytest.approx(dense.signal, rel=1e-3)
+    assert sparse.noise == pytest.approx(dense.noise, rel=1e-3)
 
 
 def test_bad_modules_loaders_and_optimizers(bumpy):

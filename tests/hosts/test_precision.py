@@ -66,7 +66,7 @@ def test_the_loss_scale_is_divided_out(scale, optimizer):
 @pytest.mark.parametrize("optimizer", ["frozen", "frozen and fused"])
 def test_two_loss_scales_agree(optimizer):
     low, high = (measured(optimizer, plugins=[scaler(scale)])[0].estimate() for scale in (2.0**4, 2.0**14))
-    assert (low.trace, low.grad_sq) == (pytest.approx(high.trace, rel=0.01), pytest.approx(high.grad_sq, rel=0.01))
+    assert (low.noise, low.signal) == (pytest.approx(high.noise, rel=0.01), pytest.approx(high.signal, rel=0.01))
     assert low.low == pytest.approx(high.low, rel=0.01)
 
 
@@ -96,7 +96,7 @@ def test_overflow_steps_do_not_count(optimizer, probe):
     assert worst(recorder, probe) < HALF
     assert e.steps == len(recorder.moments) == len(recorder.steps) - left[NOT_FINITE]
     whole = estimate_noise_scale(recorder.moments, decay=0.99)
-    assert (e.trace, e.grad_sq) == (pytest.approx(whole.trace), pytest.approx(whole.grad_sq))
+    assert (e.noise, e.signal) == (pytest.approx(whole.noise), pytest.approx(whole.signal))
 
 
 @pytest.mark.slow

@@ -49,11 +49,11 @@ def test_tensorboard_gets_every_key_on_the_axis_of_the_loss(tmp_path):
     at = dict(found["noise_scale/trace"])
     assert list(at) == [step for step, _ in found["train_loss"]]
     e, last = callback.estimate(), {tag: values[-1][1] for tag, values in found.items()}
-    assert last["noise_scale/b_simple"] == pytest.approx(e.b_simple, rel=1e-6)
+    assert last["noise_scale/b_simple"] == pytest.approx(e.noise_scale, rel=1e-6)
     assert last["noise_scale/b_simple_low"] == pytest.approx(e.low, rel=1e-6)
-    assert last["noise_scale/steps_factor"] == pytest.approx(tradeoff.steps_factor(8, e.b_simple), rel=1e-6)
+    assert last["noise_scale/steps_factor"] == pytest.approx(tradeoff.steps_factor(8, e.noise_scale), rel=1e-6)
     assert last["noise_scale/temperature"] == pytest.approx(0.0001 / 8)
-    assert float(run.callback_metrics["noise_scale/b_simple"]) == pytest.approx(e.b_simple)
+    assert float(run.callback_metrics["noise_scale/b_simple"]) == pytest.approx(e.noise_scale)
 
 
 def test_a_run_shorter_than_the_log_interval_shows_its_number(tmp_path):
@@ -167,9 +167,9 @@ def test_verdict_of_a_resolved_run():
 def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     """B_simple is near 96 at a rate of 0.1 and near 9600 at the end, where the rate is a thousandth of it."""
     found = findings(steps(96.0, 1.0, 0.1))
-    end = found.estimate._replace(b_simple=9600.0, low=9000.0, high=10000.0, steps=80)
+    end = found.estimate._replace(noise_scale=9600.0, low=9000.0, high=10000.0, steps=80)
     way = Trajectory()
-    way.add(found.estimate._replace(b_simple=96.0, low=90.0, high=100.0), rate=0.1, size=32.0)
+    way.add(found.estimate._replace(noise_scale=96.0, low=90.0, high=100.0), rate=0.1, size=32.0)
     way.add(end, rate=0.0001, size=32.0)
     found = found._replace(estimate=end, trajectory=way, learning_rate=0.0001)
     first, costs, *_ = str(found).splitlines()

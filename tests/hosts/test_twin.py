@@ -48,9 +48,9 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
         log_every_n_steps=4,
     )
     assert twin.estimate() == own.estimate() and probes(twin)[0] == "micro_batches"
-    assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(own.estimate().trace)
+    assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(own.estimate().noise)
     found = scalars(board.log_dir)
-    assert found["noise_scale/trace"][-1] == (15, pytest.approx(own.estimate().trace))
+    assert found["noise_scale/trace"][-1] == (15, pytest.approx(own.estimate().noise))
     table.save()
     rows = list(csv.DictReader((Path(table.log_dir) / "metrics.csv").read_text().splitlines()))
     written = [(int(row["step"]), float(row["noise_scale/trace"])) for row in rows if row["noise_scale/trace"]]
@@ -88,7 +88,7 @@ def test_several_optimizers_in_a_module_that_steps_by_itself():
     for name in ("Adam", "Adam-1"):
         found = twin.estimate(Key(optimizer=name))
         assert found == own.estimate(Key(optimizer=name)) and found.steps == 6
-        assert float(run.callback_metrics[f"noise_scale/{name}/trace"]) == pytest.approx(found.trace)
+        assert float(run.callback_metrics[f"noise_scale/{name}/trace"]) == pytest.approx(found.noise)
 
 
 def test_registered_once_under_all_of_lightning_s_variants():

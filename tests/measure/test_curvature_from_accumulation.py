@@ -29,7 +29,7 @@ def test_unbiased_against_the_exact_hessian(groups):
     batches, draws = iter(population.batches(6)), []
     for _ in range(500):
         _, probe = one_step(population, batches, groups, 1 / 3)
-        draws.append((probe.euclidean.grad_sq, probe.euclidean.trace, probe.moments.grad_sq, probe.moments.trace))
+        draws.append((probe.euclidean.signal, probe.euclidean.noise, probe.moments.signal, probe.moments.noise))
     error = np.std(draws, axis=0, ddof=1) / math.sqrt(len(draws))
     assert np.all(np.abs(np.mean(draws, axis=0) - truth[2:]) < 4 * error)
 

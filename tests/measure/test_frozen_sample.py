@@ -27,7 +27,7 @@ def test_unbiased_against_the_exact_hessian_of_three_layers(pairs, size):
     population = Population()
     truth = population.truth()
     found = probes(population, ("euclidean", "hessian"), pairs=pairs, size=size, count=600 // pairs)
-    draws = np.array([(m.grad_sq, m.trace, h.grad_sq, h.trace) for m, h in map(both, found)])
+    draws = np.array([(m.signal, m.noise, h.signal, h.noise) for m, h in map(both, found)])
     error = draws.std(axis=0, ddof=1) / math.sqrt(len(draws))
     assert np.all(np.abs(draws.mean(axis=0) - truth[2:]) < 4 * error)
     assert np.all(error < 0.3 * np.abs(truth[2:]) + 0.01)
@@ -108,7 +108,7 @@ def test_linear_regression_by_its_formula(diagonal):
     batches, found = draw(), []
     for _ in range(500):
         h = pause.probe(batches, 1).curved["hessian"]
-        found.append((h.moments.grad_sq, h.moments.trace, h.euclidean.grad_sq))
+        found.append((h.moments.signal, h.moments.noise, h.euclidean.signal))
     error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
     assert np.all(np.abs(np.mean(found, axis=0) - (*curved, flat)) < 4 * error)
 
@@ -125,6 +125,6 @@ def test_mean_estimation():
     pause, batches, found = Pause(lambda x: (theta - x).square().sum(1).mean() / 2, [theta], ("hessian",)), draw(), []
     for _ in range(500):
         h = pause.probe(batches, 1).curved["hessian"].moments
-        found.append((h.grad_sq, h.trace))
+        found.append((h.signal, h.noise))
     error = np.std(found, axis=0, ddof=1) / math.sqrt(len(found))
     assert np.all(np.abs(np.mean(found, axis=0) - (1, 10)) < 4 * error)

@@ -88,7 +88,7 @@ def test_one_group_is_skipped_and_counted():
     monitor = Monitor(MicroBatches())
     mean_estimation(monitor, 5, K=1)
     assert monitor.skipped == {ONE_GROUP: 5}
-    assert monitor.estimate().steps == 0 and monitor.estimate().b_simple is None
+    assert monitor.estimate().steps == 0 and monitor.estimate().noise_scale is None
 
 
 def test_sizes_that_cannot_be_told():
@@ -158,7 +158,7 @@ def test_unfreezing_is_followed():
                     (module(x[i]).sum() / 2).backward()
             monitor.step()
             monitor.flush()
-            seen = monitor.estimate(Key(layer="0")).grad_sq
+            seen = monitor.estimate(Key(layer="0")).signal
             assert math.isnan(seen) == (frozen and not monitor.estimate().steps > 1)
 
 
@@ -196,7 +196,7 @@ def test_replicas_and_reduction_equal_one_process():
     assert first > 0 and second > 0 and first + second == pytest.approx(moments[0])
     assert size == examples == 12
     e = estimate_noise_scale([Moments(*moments)])
-    assert (e.trace, e.grad_sq) == (pytest.approx(one.estimate().trace), pytest.approx(one.estimate().grad_sq))
+    assert (e.noise, e.signal) == (pytest.approx(one.estimate().noise), pytest.approx(one.estimate().signal))
 
 
 def test_state_is_exact():

@@ -35,8 +35,8 @@ def test_known_answers(case, scale):
     with probe.attach(named(module), {Key(): list(named(module))}):
         losses = [lambda x=x: case.loss(module, x) for x in batches]
         (m,) = one_step(probe, module, losses, [len(x) for x in batches], [weight] * len(batches))
-    assert m.trace == pytest.approx(case.trace, abs=1e-12 * max(1, case.trace))
-    assert m.grad_sq == pytest.approx(case.grad_sq, abs=1e-12 * max(1, abs(case.grad_sq)))
+    assert m.noise == pytest.approx(case.noise, abs=1e-12 * max(1, case.noise))
+    assert m.signal == pytest.approx(case.signal, abs=1e-12 * max(1, abs(case.signal)))
 
 
 def test_unequal_micro_batches_weighted_by_size():
@@ -45,7 +45,7 @@ def test_unequal_micro_batches_weighted_by_size():
     with probe.attach(named(module), {Key(): ["weight"]}):
         losses = [lambda rows=rows: zero_regression(module, rows) for rows in (x[:1], x[1:])]
         (m,) = one_step(probe, module, losses, [1, 3], [0.25, 0.75])
-    assert (m.trace, m.grad_sq) == (pytest.approx(18.83333333, rel=1e-9), pytest.approx(18.41666667, rel=1e-9))
+    assert (m.noise, m.signal) == (pytest.approx(18.83333333, rel=1e-9), pytest.approx(18.41666667, rel=1e-9))
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_every_group_counts():
         for _ in range(steps):
             x = torch.randn(K, d, dtype=torch.float64, generator=generator)
             losses = [lambda x=x, i=i: module(x[i : i + 1]).sum() for i in range(K)]
-            traces.append(one_step(probe, module, losses, [1] * K, [1 / K] * K)[0].trace)
+            traces.append(one_step(probe, module, losses, [1] * K, [1 / K] * K)[0].noise)
     traces = torch.tensor(traces)
     theory = 2 * d / (K - 1)
     assert abs(float(traces.mean()) - d) < 4 * math.sqrt(theory / steps)
@@ -74,8 +74,8 @@ def test_keys_are_sums_over_their_parameters():
         whole, first, last, none = one_step(
             probe, module, [lambda i=i: module(x[i]).sum() for i in range(4)], [1] * 4, [0.25] * 4
         )
-    assert whole.trace == pytest.approx(first.trace + last.trace)
-    assert whole.grad_sq == pytest.approx(first.grad_sq + last.grad_sq)
+    assert whole.noise == pytest.approx(first.noise + last.noise)
+    assert whole.signal == pytest.approx(first.signal + last.signal)
     assert (none.q_small, none.q_big) == (0, 0)
 
 

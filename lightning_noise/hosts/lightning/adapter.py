@@ -55,7 +55,7 @@ class _Source(NamedTuple):
             optimizer_steps=self.measured.optimizer_steps,
             examples=self.measured.examples,
             data_size=self.measured.data_size,
-            b_simple=self.measured.b_simple,
+            noise_scale=self.measured.noise_scale,
         )
 
 

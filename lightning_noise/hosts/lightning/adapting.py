@@ -41,7 +41,7 @@ class Measured(Protocol):
         ...
 
     @property
-    def b_simple(self) -> float | None:
+    def noise_scale(self) -> float | None:
         """The noise scale; ``None`` where it is not resolved."""
         ...
 

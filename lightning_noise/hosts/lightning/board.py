@@ -38,7 +38,7 @@ class Interval(NamedTuple):
     """One noise scale at a step, in examples; ``None`` where a value cannot be determined."""
 
     low: float
-    b_simple: float | None
+    noise_scale: float | None
     high: float | None
     global_size: float | None
 
@@ -75,14 +75,14 @@ def tags(optimizer: str) -> Tags:
 def points(interval: Interval) -> Points:
     """What is drawn of an interval, as log10.
 
-    >>> resolved = Interval(low=50.0, b_simple=100.0, high=300.0, global_size=32.0)
+    >>> resolved = Interval(low=50.0, noise_scale=100.0, high=300.0, global_size=32.0)
     >>> [round(10**point) for point in points(resolved)]
     [100, 50, 300, 50]
-    >>> unresolved = Interval(low=50.0, b_simple=None, high=None, global_size=64.0)
+    >>> unresolved = Interval(low=50.0, noise_scale=None, high=None, global_size=64.0)
     >>> [round(10**point) for point in points(unresolved)]
     [50, 50, 5000, 64]
     """
-    line = interval.low if interval.b_simple is None else interval.b_simple
+    line = interval.low if interval.noise_scale is None else interval.noise_scale
     high = line * OPEN if interval.high is None else min(interval.high, line * OPEN)
     size = interval.global_size or line
     nearest = min(max(size, interval.low), high)

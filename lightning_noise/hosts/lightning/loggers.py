@@ -40,7 +40,7 @@ def _interval(values: Mapping[str, float], head: str) -> Interval | None:
         return None
     return Interval(
         low=low,
-        b_simple=values.get(f"{head}b_simple"),
+        noise_scale=values.get(f"{head}b_simple"),
         high=values.get(f"{head}b_simple_high"),
         global_size=values.get(f"{head}global_size"),
     )

@@ -39,6 +39,6 @@ class MeasuredBySession(Measured):
         return self._session.tally.data_size
 
     @property
-    def b_simple(self) -> float | None:
+    def noise_scale(self) -> float | None:
         """The noise scale now; ``None`` where it is not resolved."""
-        return self._session.estimate().b_simple
+        return self._session.estimate().noise_scale

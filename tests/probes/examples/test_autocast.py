@@ -36,7 +36,7 @@ def test_the_norms_are_those_of_the_half_gradients(kind: str, dtype: torch.dtype
     assert found is not None, probe.fault()
     assert probe.coverage is not None and not probe.coverage.missing
     assert found[""].q_small == pytest.approx(wanted.q_small, rel=0.02)
-    assert found[""].trace == pytest.approx(wanted.trace, rel=0.03)
+    assert found[""].noise == pytest.approx(wanted.noise, rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -66,8 +66,8 @@ def test_loss_mean_or_sum_gives_the_same_noise_scale(reduction: str, weight: flo
     model, x = make(), data(8, 12)
     moments = whole_step(bound(model, exact=True), model, [x], [weight], lambda m, x: classify(m, x, reduction))
     mean = whole_step(bound(model, exact=True), model, [x], [1.0])
-    assert moments.trace / moments.grad_sq == pytest.approx(mean.trace / mean.grad_sq, rel=1e-10)
-    assert moments.trace == pytest.approx(mean.trace * (64 if reduction == "sum" else 1), rel=1e-10)
+    assert moments.noise / moments.signal == pytest.approx(mean.noise / mean.signal, rel=1e-10)
+    assert moments.noise == pytest.approx(mean.noise * (64 if reduction == "sum" else 1), rel=1e-10)
 
 
 def test_micro_batches_of_one_size_are_one_batch() -> None:
@@ -128,8 +128,8 @@ def test_sizes_in_tokens_give_moments_in_tokens() -> None:
     counted = {"sizes": [8 * 25.0], "examples": 8}
     in_tokens = whole_step(bound(model, exact=True), model, [x], [1.0], **counted)
     assert in_tokens.c_big == pytest.approx(1 / 200)
-    assert in_tokens.trace == pytest.approx(25 * in_examples.trace)
-    assert in_tokens.grad_sq == pytest.approx(in_examples.grad_sq)
+    assert in_tokens.noise == pytest.approx(25 * in_examples.noise)
+    assert in_tokens.signal == pytest.approx(in_examples.signal)
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
@@ -185,8 +185,8 @@ def test_a_loss_scale_scales_both_norms() -> None:
     model, x = make(), data(8, 12)
     plain = whole_step(bound(model, exact=True), model, [x], [1.0])
     scaled = whole_step(bound(model, exact=True), model, [x], [1.0], lambda m, x: 1024 * classify(m, x))
-    assert scaled.trace == pytest.approx(2**20 * plain.trace, rel=1e-10)
-    assert scaled.grad_sq == pytest.approx(2**20 * plain.grad_sq, rel=1e-9)
+    assert scaled.noise == pytest.approx(2**20 * plain.noise, rel=1e-10)
+    assert scaled.signal == pytest.approx(2**20 * plain.signal, rel=1e-9)
 
 
 # ---- states of the model ------------------------------------------------------------------------------------------------

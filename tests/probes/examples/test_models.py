@@ -69,7 +69,7 @@ def test_sketched_in_the_mean(problem: Problem) -> None:
     model, whole, parts = problem.build()
     truth = loop(model, parts).moments(len(parts), [name for name, _ in model.named_parameters()])
     found = [step(bound(model, seed=seed), model, whole, len(parts)) for seed in range(60)]
-    for field in ("trace", "grad_sq", "q_big"):
+    for field in ("noise", "signal", "q_big"):
         draws = torch.tensor([getattr(one[""], field) for one in found if one is not None], dtype=torch.float64)
         assert len(draws) == 60
         assert abs(draws.mean() - getattr(truth, field)) <= 4 * draws.std() / 60**0.5 + 1e-9 * truth.q_big
@@ -93,6 +93,6 @@ def test_raw_parameters_are_named_and_leave_both_norms() -> None:
     seen = [name for name in truth.small if name not in ("token", "places")]
     assert probe.coverage.grad_sq == pytest.approx(sum(truth.big[name] for name in seen) / sum(truth.big.values()), rel=1e-9)
     wanted = truth.moments(4, seen)
-    assert found[""].trace == pytest.approx(wanted.trace, rel=1e-9)
-    assert found[""].grad_sq == pytest.approx(wanted.grad_sq, rel=1e-9)
+    assert found[""].noise == pytest.approx(wanted.noise, rel=1e-9)
+    assert found[""].signal == pytest.approx(wanted.signal, rel=1e-9)
     assert found["token"] == (0, 0, 0, 0)

@@ -108,7 +108,7 @@ def test_a_wrong_rule_does_no_harm(problem, rule, words: str) -> None:
     found = step(probe, model, whole, 5)
     assert found is not None
     rest = [name for name in truth.small if name != "1.gamma"]
-    assert found[""].trace == pytest.approx(truth.moments(5, rest).trace, rel=1e-9)
+    assert found[""].noise == pytest.approx(truth.moments(5, rest).noise, rel=1e-9)
 
 
 @pytest.mark.parametrize(("kind", "rule", "words"), [(int, scale, "module_type must be"), (Scale, 3, "rule must be callable")])

@@ -44,8 +44,8 @@ def assert_excluded(model: nn.Module, whole: Loss, parts: list[Loss], names: set
     assert found is not None and probe.coverage is not None
     assert {part.name for part in probe.coverage.missing} == names
     wanted = truth.moments(6, [name for name in truth.small if name not in names])
-    assert found[""].trace == pytest.approx(wanted.trace, rel=1e-9)
-    assert found[""].grad_sq == pytest.approx(wanted.grad_sq, rel=1e-9)
+    assert found[""].noise == pytest.approx(wanted.noise, rel=1e-9)
+    assert found[""].signal == pytest.approx(wanted.signal, rel=1e-9)
     assert probe.coverage.grad_sq == pytest.approx(wanted.q_big / sum(truth.big.values()), rel=1e-9)
     return probe
 
@@ -108,7 +108,7 @@ def test_weight_norm(old: bool) -> None:
     assert found is not None and probe.coverage is not None
     missing = {part.name for part in probe.coverage.missing}
     assert missing == ({"2.weight_g", "2.weight_v"} if old else {f"2.parametrizations.weight.original{i}" for i in (0, 1)})
-    assert found[""].trace == pytest.approx(truth.moments(6, [n for n in truth.small if n not in missing]).trace, rel=1e-9)
+    assert found[""].noise == pytest.approx(truth.moments(6, [n for n in truth.small if n not in missing]).noise, rel=1e-9)
 
 
 def test_too_little_is_a_refusal_with_the_list() -> None:
