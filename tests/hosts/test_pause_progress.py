@@ -16,6 +16,8 @@ from lightning_noise.hosts.lightning import pause_progress
 from lightning_noise.measure.sampling_plan import Plan
 
 PILOT = 8 * 32  # examples: eight probes, each of two batches of 16
+# The bar is drawn by updates alone, not by the thread that tqdm wakes every ten real seconds.
+EVERY_UPDATE = {"mininterval": 0, "maxinterval": math.inf}
 FRAME = re.compile(r"noise scale: .*?(?=\r|\n|$)")
 TIMES = r"\[(\d+):(\d\d)<(\d+):(\d\d), +[\d.]+ examples/s\]"
 WITH_TOTAL = re.compile(rf"noise scale: .*\| (\d+)/(\d+) {TIMES}")
@@ -32,7 +34,7 @@ def shown(monkeypatch, capsys):
     """The result, every state of the bar, and all lines printed."""
     used = [0]
     monkeypatch.setattr("tqdm.std.time", lambda: elapsed(used[0]))
-    monkeypatch.setattr(pause_progress, "tqdm", functools.partial(tqdm, mininterval=0))
+    monkeypatch.setattr(pause_progress, "tqdm", functools.partial(tqdm, **EVERY_UPDATE))
     monkeypatch.setattr(pause_progress, "rank_zero_info", lambda text: sys.stderr.write(f"{text}\n"))
 
     def loss(module, batch):
