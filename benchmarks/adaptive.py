@@ -1,17 +1,21 @@
-"""Steps and examples to a goal: an adaptive batch size beside fixed ones, each at its own tuned learning rate.
+"""Steps and examples to a goal: an adaptive batch size beside fixed ones, each at its own tuned
+learning rate.
 
-    python benchmarks/adaptive.py [--task digits] [--kind fixed] [--minutes 6] [--csv benchmarks/results/adaptive.csv]
-    python benchmarks/adaptive_report.py --figure docs/images/adaptive.png
+    python benchmarks/adaptive.py [--task digits] [--kind fixed] [--minutes 6] [--csv
+    benchmarks/results/adaptive.csv] python benchmarks/adaptive_report.py --figure
+    docs/images/adaptive.png
 
-Two tasks, both small enough for many runs: scikit-learn's digits with a multilayer perceptron (SGD with momentum 0.9), and
-Python's own source code with the transformer of examples/char_lm.py at width 32 (AdamW). The goal is a value of the training
-loss, smoothed over a window of examples that is the same for all sizes. Fixed sizes are plain training loops. The adaptive runs
-are Lightning's Trainer with ``GradientNoiseScale(adaptive_batch_size=policy)``, start at a size of 16 and use the defaults.
+Two tasks, both small enough for many runs: scikit-learn's digits with a multilayer perceptron (SGD
+with momentum 0.9), and Python's own source code with the transformer of examples/char_lm.py at
+width 32 (AdamW). The goal is a value of the training loss, smoothed over a window of examples that
+is the same for all sizes. Fixed sizes are plain training loops. The adaptive runs are Lightning's
+Trainer with ``GradientNoiseScale(adaptive_batch_size=policy)``, start at a size of 16 and use the
+defaults.
 
-The learning rate of every row, at the start for the adaptive ones, is searched on a grid with seeds of its own until the
-best one has worse neighbours on both sides. The score is steps x examples, which for a fixed size orders like either. The
-figures are from five other seeds. Every run is one line of the CSV file, and a run that is in it is not run again: the work
-can be cut into pieces.
+The learning rate of every row, at the start for the adaptive ones, is searched on a grid with seeds
+of its own until the best one has worse neighbours on both sides. The score is steps x examples,
+which for a fixed size orders like either. The figures are from five other seeds. Every run is one
+line of the CSV file, and a run that is in it is not run again: the work can be cut into pieces.
 """
 
 import argparse
@@ -38,7 +42,8 @@ from char_lm import CharLM, standard_library
 
 SEEDS = (2, 3, 4, 5, 6)
 START = 16
-GIVE_UP = 2.0  # a run in the search of the rate stops at so many times the examples of the best rate so far
+# a run in the search of the rate stops at so many times the examples of the best rate so far
+GIVE_UP = 2.0
 
 
 ADAPTIVE = {  # as written into the callback's argument
@@ -46,9 +51,15 @@ ADAPTIVE = {  # as written into the callback's argument
     "TrackNoiseScale(2.0)": lambda: TrackNoiseScale(2.0),
     "ExchangeRate(256)": lambda: ExchangeRate(256),
     "ExchangeRate(1024)": lambda: ExchangeRate(1024),
-    'TrackNoiseScale(), learning_rate="sqrt"': lambda: AdaptiveBatchSize(TrackNoiseScale(), learning_rate="sqrt"),
-    'ExchangeRate(256), learning_rate="sqrt"': lambda: AdaptiveBatchSize(ExchangeRate(256), learning_rate="sqrt"),
-    "ExchangeRate(256), within_epoch=True": lambda: AdaptiveBatchSize(ExchangeRate(256), within_epoch=True),
+    'TrackNoiseScale(), learning_rate="sqrt"': lambda: AdaptiveBatchSize(
+        TrackNoiseScale(), learning_rate="sqrt"
+    ),
+    'ExchangeRate(256), learning_rate="sqrt"': lambda: AdaptiveBatchSize(
+        ExchangeRate(256), learning_rate="sqrt"
+    ),
+    "ExchangeRate(256), within_epoch=True": lambda: AdaptiveBatchSize(
+        ExchangeRate(256), within_epoch=True
+    ),
     "ExchangeRate(256), within_epoch=True, learning_rate=None": lambda: AdaptiveBatchSize(
         ExchangeRate(256), within_epoch=True, learning_rate=None
     ),
@@ -127,7 +138,12 @@ TASKS = {
         sizes=(16, 32, 64, 128, 256, 512, 1024),
         rate=0.08,
         grid=2**0.5,
-        tuning_seeds=(0, 1, 7, 8),  # the best rates lie at the edge of stability, where two seeds do not tell enough
+        tuning_seeds=(
+            0,
+            1,
+            7,
+            8,
+        ),  # the best rates lie at the edge of stability, where two seeds do not tell enough
         policies=(
             "TrackNoiseScale()",
             "TrackNoiseScale(2.0)",
@@ -149,14 +165,21 @@ TASKS = {
         rate=0.008,
         grid=2.0,
         tuning_seeds=(0, 1),
-        policies=("TrackNoiseScale()", "ExchangeRate(256)", WITHIN, f"{WITHIN}, learning_rate=None"),
+        policies=(
+            "TrackNoiseScale()",
+            "ExchangeRate(256)",
+            WITHIN,
+            f"{WITHIN}, learning_rate=None",
+        ),
         most_examples=200_000,
     ),
 }
 
 
 class Run(NamedTuple):
-    """One run; a line of the CSV file. ``path`` holds a period a word: size x steps, and after @ b_simple where resolved."""
+    """One run; a line of the CSV file. ``path`` holds a period a word: size x steps, and after @
+    b_simple where resolved.
+    """
 
     task: str
     kind: str
@@ -178,7 +201,10 @@ class Smoothed:
 
     def update(self, loss: float, examples: int) -> float:
         keep = math.exp(-examples / self.window)
-        self._sum, self._weight = keep * self._sum + (1 - keep) * loss, keep * self._weight + 1 - keep
+        self._sum, self._weight = (
+            keep * self._sum + (1 - keep) * loss,
+            keep * self._weight + 1 - keep,
+        )
         return self._sum / self._weight
 
 
@@ -200,7 +226,17 @@ def run_fixed(task: Task, size: int, rate: float, seed: int, most_examples: floa
             going = not reached and math.isfinite(value) and examples < most_examples
             if not going:
                 break
-    return Run(task.name, "fixed", size, rate, seed, int(reached), steps, examples, round(time.perf_counter() - began, 2))
+    return Run(
+        task.name,
+        "fixed",
+        size,
+        rate,
+        seed,
+        int(reached),
+        steps,
+        examples,
+        round(time.perf_counter() - began, 2),
+    )
 
 
 class Watch(L.Callback):
@@ -211,13 +247,17 @@ class Watch(L.Callback):
         self.smoothed, self.examples, self.steps, self.reached = Smoothed(task.window), 0, 0, False
         self.periods, self.accumulation = [], 1
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.examples += len(batch[0])
         self._count(trainer, len(batch[0]) * trainer.accumulate_grad_batches, batch_idx)
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
         value = self.smoothed.update(loss, len(batch[0]))
         self.reached = value <= self.task.goal
-        trainer.should_stop = self.reached or not math.isfinite(value) or self.examples >= self.most_examples
+        trainer.should_stop = (
+            self.reached or not math.isfinite(value) or self.examples >= self.most_examples
+        )
 
     def _count(self, trainer: L.Trainer, size: int, batch_idx: int) -> None:
         if batch_idx == 0 or trainer.accumulate_grad_batches != self.accumulation:
@@ -236,7 +276,9 @@ class Watch(L.Callback):
             self.periods[-1][2] = estimate.noise_scale if estimate else None
 
     def path(self) -> str:
-        return " ".join(f"{size}x{steps}" + (f"@{b:.4g}" if b else "") for size, steps, b in self.periods)
+        return " ".join(
+            f"{size}x{steps}" + (f"@{b:.4g}" if b else "") for size, steps, b in self.periods
+        )
 
 
 def run_adaptive(task: Task, kind: str, rate: float, seed: int, most_examples: float) -> Run:
@@ -244,7 +286,9 @@ def run_adaptive(task: Task, kind: str, rate: float, seed: int, most_examples: f
     torch.manual_seed(seed)
     module, began = task.make(rate), time.perf_counter()
     order = torch.Generator().manual_seed(seed)
-    loader = DataLoader(TensorDataset(*task.tensors()), batch_size=START, shuffle=True, generator=order)
+    loader = DataLoader(
+        TensorDataset(*task.tensors()), batch_size=START, shuffle=True, generator=order
+    )
     noise = GradientNoiseScale(adaptive_batch_size=ADAPTIVE[kind]())
     watch = Watch(task, most_examples, noise)
     trainer = L.Trainer(
@@ -261,7 +305,16 @@ def run_adaptive(task: Task, kind: str, rate: float, seed: int, most_examples: f
     trainer.fit(module, loader)
     seconds = round(time.perf_counter() - began, 2)
     return Run(
-        task.name, kind, START, rate, seed, int(watch.reached), trainer.global_step, watch.examples, seconds, watch.path()
+        task.name,
+        kind,
+        START,
+        rate,
+        seed,
+        int(watch.reached),
+        trainer.global_step,
+        watch.examples,
+        seconds,
+        watch.path(),
     )
 
 
@@ -284,7 +337,9 @@ class Book:
                     )
                     self.runs[run[:5]] = run
 
-    def run(self, task: Task, kind: str, size: int, rate: float, seed: int, most_examples: float) -> Run:
+    def run(
+        self, task: Task, kind: str, size: int, rate: float, seed: int, most_examples: float
+    ) -> Run:
         """The run from the book, or a new one.
 
         Raises:
@@ -313,16 +368,25 @@ def score(runs: Sequence[Run]) -> float:
 
 
 def tune(book: Book, task: Task, kind: str, size: int, place: int) -> int:
-    """The best place on the task's grid of rates, searched from ``place`` until both its neighbours are worse."""
+    """The best place on the task's grid of rates, searched from ``place`` until both its neighbours
+    are worse.
+    """
     scores: dict[int, float] = {}
 
     def at(index: int) -> float:
         if index not in scores:
             done = [
-                r for r in book.runs.values() if r[:3] == (task.name, kind, size) and r.reached and r.seed in task.tuning_seeds
+                r
+                for r in book.runs.values()
+                if r[:3] == (task.name, kind, size) and r.reached and r.seed in task.tuning_seeds
             ]
             limit = min([task.most_examples, *(GIVE_UP * r.examples for r in done)])
-            scores[index] = score([book.run(task, kind, size, task.rate_at(index), seed, limit) for seed in task.tuning_seeds])
+            scores[index] = score(
+                [
+                    book.run(task, kind, size, task.rate_at(index), seed, limit)
+                    for seed in task.tuning_seeds
+                ]
+            )
         return scores[index]
 
     for _ in range(20):
@@ -351,10 +415,16 @@ def work(book: Book, task: Task, kinds: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> Book:
     """Does what the arguments ask for and returns the book."""
-    parser = argparse.ArgumentParser(description="Steps and examples to a goal, fixed sizes and adaptive.")
+    parser = argparse.ArgumentParser(
+        description="Steps and examples to a goal, fixed sizes and adaptive."
+    )
     parser.add_argument("--task", choices=TASKS, action="append", help="all, where left out")
-    parser.add_argument("--kind", choices=["fixed", *ADAPTIVE], action="append", help="all, where left out")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begins no run after so many minutes")
+    parser.add_argument(
+        "--kind", choices=["fixed", *ADAPTIVE], action="append", help="all, where left out"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begins no run after so many minutes"
+    )
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/adaptive.csv"))
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -1,11 +1,12 @@
 """The table and the Pareto picture of benchmarks/adaptive.py, from its CSV file.
 
-    python benchmarks/adaptive_report.py [--csv benchmarks/results/adaptive.csv] [--figure docs/images/adaptive.png]
+    python benchmarks/adaptive_report.py [--csv benchmarks/results/adaptive.csv] [--figure
+    docs/images/adaptive.png]
 
-Means over five seeds with their standard errors. For an adaptive run it also says: which fixed sizes are better in both, what
-the fixed sizes with the same examples within 10 % need, what the polyline through the fixed sizes gives at the same examples,
-and what the large-batch model predicts from the noise scales that the run measured (gamma of McCandlish et al. 2018,
-appendix D).
+Means over five seeds with their standard errors. For an adaptive run it also says: which fixed
+sizes are better in both, what the fixed sizes with the same examples within 10 % need, what the
+polyline through the fixed sizes gives at the same examples, and what the large-batch model predicts
+from the noise scales that the run measured (gamma of McCandlish et al. 2018, appendix D).
 """
 
 import argparse
@@ -19,7 +20,16 @@ from typing import Any, NamedTuple
 
 FRESH_SEEDS = frozenset({2, 3, 4, 5, 6})
 SAME = 0.1
-COLORS = ("tab:blue", "tab:cyan", "tab:olive", "tab:green", "tab:red", "tab:orange", "tab:purple", "tab:brown")
+COLORS = (
+    "tab:blue",
+    "tab:cyan",
+    "tab:olive",
+    "tab:green",
+    "tab:red",
+    "tab:orange",
+    "tab:purple",
+    "tab:brown",
+)
 
 
 class Run(NamedTuple):
@@ -56,7 +66,8 @@ class Prediction(NamedTuple):
 
     Args:
         gamma: what the best adaptation could gain; 1 is nothing.
-        saved: share of the steps that the sizes taken save beside a fixed size with the same examples.
+        saved: share of the steps that the sizes taken save beside a fixed size with the same
+            examples.
     """
 
     gamma: float
@@ -70,7 +81,9 @@ def read(path: Path) -> list[Row]:
         for line in csv.DictReader(file):
             if int(line["seed"]) in FRESH_SEEDS:
                 key = (line["task"], line["kind"], int(line["size"]), float(line["rate"]))
-                run = Run(line["reached"] == "1", int(line["steps"]), int(line["examples"]), line["path"])
+                run = Run(
+                    line["reached"] == "1", int(line["steps"]), int(line["examples"]), line["path"]
+                )
                 groups.setdefault(key, []).append(run)
     return [_row(key, runs) for key, runs in groups.items()]
 
@@ -92,8 +105,8 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 def predict(path: str) -> Prediction | None:
     """The model's view of one adaptive run; ``None`` where no noise scale was resolved.
 
-    ``path`` holds a period a word, size x steps @ b_simple; a period without a value takes the one before. n steps at size B
-    make the progress ds = n / (1 + R/B) of the least steps.
+    ``path`` holds a period a word, size x steps @ b_simple; a period without a value takes the one
+    before. n steps at size B make the progress ds = n / (1 + R/B) of the least steps.
     """
     periods = [_period(word) for word in path.split()]
     known = [b for _, _, b in periods if b is not None]
@@ -105,7 +118,11 @@ def predict(path: str) -> Prediction | None:
         b = b if measured is None else measured
         progress = count / (1 + b / size)
         least_steps, least_examples = least_steps + progress, least_examples + b * progress
-        roots, steps, examples = roots + math.sqrt(b) * progress, steps + count, examples + size * count
+        roots, steps, examples = (
+            roots + math.sqrt(b) * progress,
+            steps + count,
+            examples + size * count,
+        )
     gamma = roots**2 / (least_steps * least_examples)
     fixed_size = (examples - least_examples) / least_steps  # E = E_min + B · S_min
     return Prediction(gamma, 1 - steps / (least_steps + least_examples / fixed_size))
@@ -118,7 +135,9 @@ def _period(word: str) -> tuple[int, int, float | None]:
 
 
 def steps_at(rows: Iterable[Row], examples: float) -> float | None:
-    """Steps on the polyline (in logarithms) through the fixed sizes that none beats in both; ``None`` outside of it."""
+    """Steps on the polyline (in logarithms) through the fixed sizes that none beats in both;
+    ``None`` outside of it.
+    """
     frontier = sorted(undominated(rows), key=lambda row: row.examples)
     for left, right in itertools.pairwise(frontier):
         if left.examples <= examples <= right.examples:
@@ -141,11 +160,20 @@ def beats(one: Row, other: Row) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows of one task as a markdown table."""
-    lines = ["| batch size | rate at the start | steps | examples | seeds at the goal |", "|---|---|---|---|---|"]
+    lines = [
+        "| batch size | rate at the start | steps | examples | seeds at the goal |",
+        "|---|---|---|---|---|",
+    ]
     for row in sorted(rows, key=lambda row: (row.kind != "fixed", row.size)):
-        steps, examples = f"{row.steps:.0f} ± {row.steps_error:.0f}", f"{row.examples:,.0f} ± {row.examples_error:,.0f}"
+        steps, examples = (
+            f"{row.steps:.0f} ± {row.steps_error:.0f}",
+            f"{row.examples:,.0f} ± {row.examples_error:,.0f}",
+        )
         name = row.name if row.kind == "fixed" else f"**`{row.name}`**"
-        lines.append(f"| {name} | {row.rate:g} | {steps} | {examples.replace(',', ' ')} | {row.reached} of {row.runs} |")
+        lines.append(
+            f"| {name} | {row.rate:g} | {steps} | {examples.replace(',', ' ')} | {row.reached} of "
+            f"{row.runs} |"
+        )
     return "\n".join(lines)
 
 
@@ -157,18 +185,27 @@ def remarks(rows: Sequence[Row]) -> list[str]:
         better = [f"{other.size}" for other in fixed if beats(other, row)]
         same = [other for other in fixed if abs(other.examples / row.examples - 1) <= SAME]
         beside = [
-            f"fixed {o.size} ({o.examples / row.examples - 1:+.0%} examples): {row.steps / o.steps - 1:+.0%} steps"
+            f"fixed {o.size} ({o.examples / row.examples - 1:+.0%} examples): "
+            f"{row.steps / o.steps - 1:+.0%} steps"
             for o in same
         ]
         line = steps_at(fixed, row.examples)
-        between = "outside the fixed sizes" if line is None else f"{row.steps / line - 1:+.0%} steps beside their line"
+        between = (
+            "outside the fixed sizes"
+            if line is None
+            else f"{row.steps / line - 1:+.0%} steps beside their line"
+        )
         predictions = [p for p in map(predict, row.paths) if p is not None]
         gamma, saved = (
-            (statistics.fmean(values) for values in zip(*predictions, strict=True)) if predictions else (math.nan,) * 2
+            (statistics.fmean(values) for values in zip(*predictions, strict=True))
+            if predictions
+            else (math.nan,) * 2
         )
         found.append(
-            f"{row.name}: beaten in both by fixed sizes: {', '.join(better) or 'none'}; with the same examples ± 10 %: "
-            f"{'; '.join(beside) or 'no fixed size'}; {between}; predicted by the model: {-saved:+.0%} steps, gamma {gamma:.2f}"
+            f"{row.name}: beaten in both by fixed sizes: {', '.join(better) or 'none'}; with the "
+            f"same examples ± 10 %: "
+            f"{'; '.join(beside) or 'no fixed size'}; {between}; predicted by the model: "
+            f"{-saved:+.0%} steps, gamma {gamma:.2f}"
         )
     return found
 
@@ -183,24 +220,44 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     tasks = list(dict.fromkeys(row.task for row in rows))
     kinds = sorted({row.kind for row in rows if row.kind != "fixed"})
-    figure, panels = plt.subplots(1, len(tasks), figsize=(5.6 * len(tasks), 5.4), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(5.6 * len(tasks), 5.4), layout="constrained", squeeze=False
+    )
     for panel, task in zip(panels[0], tasks, strict=True):
         mine = [row for row in rows if row.task == task and row.reached]
         fixed = sorted((row for row in mine if row.kind == "fixed"), key=lambda row: row.size)
         panel.plot([r.examples for r in fixed], [r.steps for r in fixed], color="0.75", zorder=1)
         _points(panel, fixed, "o", "0.35", "fixed sizes")
         for row in fixed:
-            panel.annotate(f"{row.size}", (row.examples, row.steps), xytext=(5, 5), textcoords="offset points", fontsize=8)
+            panel.annotate(
+                f"{row.size}",
+                (row.examples, row.steps),
+                xytext=(5, 5),
+                textcoords="offset points",
+                fontsize=8,
+            )
         others = [row for row in mine if row.kind != "fixed"]
         for row in others:
             _points(panel, [row], "*", COLORS[kinds.index(row.kind) % len(COLORS)], row.kind)
-        panel.set(title=task, xlabel="examples to the goal", ylabel="optimizer steps to the goal", xscale="log", yscale="log")
+        panel.set(
+            title=task,
+            xlabel="examples to the goal",
+            ylabel="optimizer steps to the goal",
+            xscale="log",
+            yscale="log",
+        )
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23457" else ""))
+            axis.set_minor_formatter(
+                FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "23457" else "")
+            )
         panel.tick_params(which="both", labelsize=8)
         panel.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=7, title="adaptive from 16, and fixed sizes"
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.12),
+            ncols=2,
+            fontsize=7,
+            title="adaptive from 16, and fixed sizes",
         )
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,20 +1,27 @@
-"""Does the 95 % interval of B_simple hold the truth in 95 % of runs? Simulated gradients, the package's own estimator.
+"""Does the 95 % interval of B_simple hold the truth in 95 % of runs? Simulated gradients, the
+package's own estimator.
 
     python benchmarks/coverage.py [--runs 4000] [--seed 0] [--csv benchmarks/results/coverage.csv]
 
-Each regime draws the gradients of every group of every optimizer step, with |G|² = 1 and a covariance that is spread evenly
-over ``directions`` directions, and hands the squared norms to ``RunningAverage`` and ``estimate_from``. The columns:
+Each regime draws the gradients of every group of every optimizer step, with |G|² = 1 and a
+covariance that is spread evenly over ``directions`` directions, and hands the squared norms to
+``RunningAverage`` and ``estimate_from``. The columns:
 
-- measured: share of runs that have an interval at all. The others are left out of the two coverages: neither held nor missed.
-- coverage: share of measured runs whose interval of B_simple holds the truth; an end that is ``None`` is no bound.
+- measured: share of runs that have an interval at all. The others are left out of the two
+  coverages: neither held nor missed.
+- coverage: share of measured runs whose interval of B_simple holds the truth; an end that is
+  ``None`` is no bound.
 - s.e.: binomial standard error of the coverage.
-- strict: the same, except that a run whose whole interval of |G|²/tr(Σ) lies below zero is a miss. Both ends of its B_simple
-  are ``None``, so nothing false is said, but by the theory of the interval it is one of the 2.5 % on that side.
-- low holds: share of measured runs whose lower end holds: by itself a one-sided bound of 97.5 %, resolved or not.
+- strict: the same, except that a run whose whole interval of |G|²/tr(Σ) lies below zero is a miss.
+  Both ends of its B_simple are ``None``, so nothing false is said, but by the theory of the
+  interval it is one of the 2.5 % on that side.
+- low holds: share of measured runs whose lower end holds: by itself a one-sided bound of 97.5 %,
+  resolved or not.
 - resolved: share of all runs whose interval is bounded on both sides.
 
-The last line is a regime that the method cannot cover, kept in sight: with log-normal scales of σ = 1 a rare example outweighs
-all others. A window without one reads tr(Σ) too low and sees no sign of it: nearly all misses are intervals that lie too low.
+The last line is a regime that the method cannot cover, kept in sight: with log-normal scales of σ =
+1 a rare example outweighs all others. A window without one reads tr(Σ) too low and sees no sign of
+it: nearly all misses are intervals that lie too low.
 """
 
 import argparse
@@ -41,9 +48,11 @@ class Regime:
     Args:
         name: what is special about it.
         b_simple: the truth, in examples.
-        phases: (steps, sizes of the groups) one after the other; the groups of a step have equal weights, as under DDP.
+        phases: (steps, sizes of the groups) one after the other; the groups of a step have equal
+            weights, as under DDP.
         directions: number of directions that hold the covariance, evenly; d_eff = tr(Σ)²/tr(Σ²).
-        log_scale: standard deviation of the logarithm of an example's scale; 0 for Gaussian examples.
+        log_scale: standard deviation of the logarithm of an example's scale; 0 for Gaussian
+            examples.
         decay: of the running average; 1 for the plain weighted mean.
     """
 
@@ -77,20 +86,48 @@ UNEVEN = (32, 32, 32, 4)
 
 REGIMES = (
     *(Regime(name="well resolved", noise_scale=64, phases=((n, (64,) * 4),)) for n in (5, 20)),
-    *(Regime(name="B_simple ≫ batch", noise_scale=1024, phases=((n, (8, 8)),)) for n in (5, 20, 200)),
-    *(Regime(name="d_eff = 5", noise_scale=64, phases=((n, (64,) * 4),), directions=5) for n in (5, 20)),
-    *(Regime(name="d_eff = 5, B_simple ≫ batch", noise_scale=1024, phases=((n, (8, 8)),), directions=5) for n in (5, 20)),
+    *(
+        Regime(name="B_simple ≫ batch", noise_scale=1024, phases=((n, (8, 8)),))
+        for n in (5, 20, 200)
+    ),
+    *(
+        Regime(name="d_eff = 5", noise_scale=64, phases=((n, (64,) * 4),), directions=5)
+        for n in (5, 20)
+    ),
+    *(
+        Regime(
+            name="d_eff = 5, B_simple ≫ batch",
+            noise_scale=1024,
+            phases=((n, (8, 8)),),
+            directions=5,
+        )
+        for n in (5, 20)
+    ),
     *(Regime(name="uneven groups", noise_scale=100, phases=((n, UNEVEN),)) for n in (5, 20)),
     Regime(name="batch 64 → 512", noise_scale=256, phases=((10, (32,) * 2), (10, (32,) * 16))),
-    *(Regime(name=f"log-normal scales, σ = {s}", noise_scale=100, phases=((20, (16,) * 4),), log_scale=s) for s in (0.5, 0.75)),
+    *(
+        Regime(
+            name=f"log-normal scales, σ = {s}",
+            noise_scale=100,
+            phases=((20, (16,) * 4),),
+            log_scale=s,
+        )
+        for s in (0.5, 0.75)
+    ),
     Regime(name="decay 0.9", noise_scale=100, phases=((100, (16,) * 4),), decay=0.9),
 )
 
-BEYOND = (Regime(name="beyond: log-normal, σ = 1", noise_scale=100, phases=((20, (16,) * 4),), log_scale=1.0),)
+BEYOND = (
+    Regime(
+        name="beyond: log-normal, σ = 1", noise_scale=100, phases=((20, (16,) * 4),), log_scale=1.0
+    ),
+)
 
 
 class Row(NamedTuple):
-    """One line of the table; shares lie in [0, 1] and a coverage without any measured run is NaN."""
+    """One line of the table; shares lie in [0, 1] and a coverage without any measured
+    run is NaN.
+    """
 
     regime: str
     b_simple: float
@@ -115,8 +152,12 @@ class Outcome(NamedTuple):
     resolved: int
 
 
-def simulate(regime: Regime, runs: int, rng: np.random.Generator) -> Iterator[tuple[Array, Array, float, float]]:
-    """The moments of every step for all runs at once: q_small (runs,), q_big (runs,), c_small, c_big."""
+def simulate(
+    regime: Regime, runs: int, rng: np.random.Generator
+) -> Iterator[tuple[Array, Array, float, float]]:
+    """The moments of every step for all runs at once: q_small (runs,), q_big (runs,), c_small,
+    c_big.
+    """
     for steps, sizes in regime.phases:
         weight = 1 / len(sizes)
         c_small = sum(weight / size for size in sizes)
@@ -133,16 +174,21 @@ def simulate(regime: Regime, runs: int, rng: np.random.Generator) -> Iterator[tu
 def draw_group(regime: Regime, size: int, runs: int, rng: np.random.Generator) -> Array:
     """Mean gradients of one group of ``size`` examples in each run, shape (runs, directions).
 
-    Example j is G + s_j·u_j with Gaussian u_j and E s_j² = 1. Given the scales, the mean over the group is exactly Gaussian
-    with Σ s_j²/size² times the covariance, so the examples themselves need not be drawn.
+    Example j is G + s_j·u_j with Gaussian u_j and E s_j² = 1. Given the scales, the mean over the
+    group is exactly Gaussian with Σ s_j²/size² times the covariance, so the examples themselves
+    need not be drawn.
     """
     variance: Array | float = regime.noise_scale / regime.directions / size
     if regime.log_scale:
-        logs = 2 * regime.log_scale * (rng.standard_normal((runs, size)) - regime.log_scale)  # ln s², with E s² = 1
+        logs = (
+            2 * regime.log_scale * (rng.standard_normal((runs, size)) - regime.log_scale)
+        )  # ln s², with E s² = 1
         variance = variance * np.exp(logs).mean(axis=1, keepdims=True)
     gradient = rng.standard_normal((runs, regime.directions))
     gradient *= np.sqrt(variance)
-    gradient += regime.directions**-0.5  # G; any unit vector does, the covariance has no preferred direction
+    gradient += (
+        regime.directions**-0.5
+    )  # G; any unit vector does, the covariance has no preferred direction
     return gradient
 
 
@@ -163,8 +209,12 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     for q_small, q_big, c_small, c_big in simulate(regime, runs, rng):
         for average, small, big in zip(averages, q_small.tolist(), q_big.tolist(), strict=True):
             average.update(Moments(small, big, c_small, c_big))
-    count = Outcome(*map(sum, zip(*(judge(average, regime.noise_scale) for average in averages), strict=True)))
-    measured = count.measured or float("nan")  # without any measured run a share of them is not a number
+    count = Outcome(
+        *map(sum, zip(*(judge(average, regime.noise_scale) for average in averages), strict=True))
+    )
+    measured = count.measured or float(
+        "nan"
+    )  # without any measured run a share of them is not a number
     coverage = count.covered / measured
     return Row(
         regime=regime.name,
@@ -187,7 +237,15 @@ def markdown(rows: Sequence[Row]) -> str:
     cells: list[tuple[str, ...]] = [("regime", "B_simple", "groups", "steps", *shares)]
     for r in rows:
         values = (r.measured, r.coverage, r.standard_error, r.strict, r.low_holds, r.resolved)
-        cells.append((r.regime, f"{r.noise_scale:g}", r.groups, str(r.steps), *(f"{100 * value:.1f}" for value in values)))
+        cells.append(
+            (
+                r.regime,
+                f"{r.noise_scale:g}",
+                r.groups,
+                str(r.steps),
+                *(f"{100 * value:.1f}" for value in values),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -199,12 +257,16 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+        writer.writerows(
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Runs every regime, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="Coverage of the 95 % interval of B_simple in simulation.")
+    parser = argparse.ArgumentParser(
+        description="Coverage of the 95 % interval of B_simple in simulation."
+    )
     parser.add_argument("--runs", type=int, default=4000, help="runs in each regime")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, help="file to write the table to")
@@ -212,7 +274,9 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     if args.runs < 1:
         parser.error(f"--runs must be at least 1, got {args.runs}")
     regimes = enumerate((*REGIMES, *BEYOND))
-    rows = [evaluate(regime, args.runs, np.random.default_rng([args.seed, i])) for i, regime in regimes]
+    rows = [
+        evaluate(regime, args.runs, np.random.default_rng([args.seed, i])) for i, regime in regimes
+    ]
     print(markdown(rows))
     if args.csv:
         write_csv(args.csv, rows)

@@ -1,12 +1,17 @@
-"""Does the 95 % interval of B_crit hold the truth in 95 % of studies? Simulated steps to a goal, the package's own fit.
+"""Does the 95 % interval of B_crit hold the truth in 95 % of studies? Simulated steps to a goal,
+the package's own fit.
 
-    python benchmarks/critical_fit.py [--runs 4000] [--seed 0] [--csv benchmarks/results/critical_fit.csv]
+    python benchmarks/critical_fit.py [--runs 4000] [--seed 0] [--csv
+    benchmarks/results/critical_fit.csv]
 
-Each simulated study draws S = 1000 (1 + 1000/B) at its batch sizes, times a log-normal error of every seed and one that all
-seeds of a batch size share (the search found a rate that is not quite the best), and fits ``CriticalBatchSize``. The columns:
+Each simulated study draws S = 1000 (1 + 1000/B) at its batch sizes, times a log-normal error of
+every seed and one that all seeds of a batch size share (the search found a rate that is not quite
+the best), and fits ``CriticalBatchSize``. The columns:
 
-- refused: share of studies that the fit refuses for want of a bend. They are left out of all that follows.
-- coverage: share whose interval holds 1000; an end that is ``None`` is no bound. s.e.: its binomial standard error.
+- refused: share of studies that the fit refuses for want of a bend. They are left out of all that
+  follows.
+- coverage: share whose interval holds 1000; an end that is ``None`` is no bound. s.e.: its binomial
+  standard error.
 - below, above: share whose interval lies wholly below, or above, the truth.
 - bounded: share whose interval has both ends.
 - b_crit 5 %, 50 %, 95 %: quantiles of the estimate.
@@ -59,7 +64,12 @@ REGIMES = (
     Regime(name="14 sizes, 3 seeds, sizes off too", exponents=WIDE, seeds=3, size_error=0.05),
     Regime(name="8 sizes, 5 %", exponents=tuple(range(6, 14))),
     Regime(name="8 sizes, 20 %", exponents=tuple(range(6, 14)), seed_error=0.2),
-    Regime(name="6 sizes, 3 seeds, sizes off too", exponents=(4, 6, 8, 10, 12, 14), seeds=3, size_error=0.1),
+    Regime(
+        name="6 sizes, 3 seeds, sizes off too",
+        exponents=(4, 6, 8, 10, 12, 14),
+        seeds=3,
+        size_error=0.1,
+    ),
     Regime(name="5 sizes, 5 %", exponents=(6, 8, 10, 12, 14)),
     Regime(name="4 sizes, 5 %", exponents=(6, 9, 11, 14)),
     Regime(name="4 sizes, 20 %", exponents=(6, 9, 11, 14), seed_error=0.2),
@@ -94,7 +104,9 @@ def fits(regime: Regime, runs: int, rng: np.random.Generator) -> list[CriticalBa
     found = []
     for _ in range(runs):
         shared = np.repeat(rng.standard_normal(len(regime.sizes)), regime.seeds)
-        logs = curve + regime.size_error * shared + regime.seed_error * rng.standard_normal(len(sizes))
+        logs = (
+            curve + regime.size_error * shared + regime.seed_error * rng.standard_normal(len(sizes))
+        )
         try:
             found.append(CriticalBatchSize.fit(sizes.tolist(), np.exp(logs).tolist()))
         except ValueError as refusal:
@@ -119,12 +131,28 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as an aligned markdown table, shares in percent."""
-    titles = ("refused %", "coverage %", "s.e.", "below %", "above %", "bounded %", "b_crit 5 %", "50 %", "95 %")
+    titles = (
+        "refused %",
+        "coverage %",
+        "s.e.",
+        "below %",
+        "above %",
+        "bounded %",
+        "b_crit 5 %",
+        "50 %",
+        "95 %",
+    )
     cells: list[tuple[str, ...]] = [("regime", *titles)]
     for r in rows:
         shares = (r.refused, r.coverage, r.standard_error, r.below, r.above, r.bounded)
         quantiles = (r.b_crit_05, r.b_crit_50, r.b_crit_95)
-        cells.append((r.regime, *(f"{100 * value:.1f}" for value in shares), *(f"{value:.0f}" for value in quantiles)))
+        cells.append(
+            (
+                r.regime,
+                *(f"{100 * value:.1f}" for value in shares),
+                *(f"{value:.0f}" for value in quantiles),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -136,19 +164,26 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+        writer.writerows(
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Simulates every regime, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="Coverage of the 95 % interval of B_crit in simulation.")
+    parser = argparse.ArgumentParser(
+        description="Coverage of the 95 % interval of B_crit in simulation."
+    )
     parser.add_argument("--runs", type=int, default=4000, help="studies of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, help="file to write the table to")
     args = parser.parse_args(argv)
     if args.runs < 1:
         parser.error(f"--runs must be at least 1, got {args.runs}")
-    rows = [evaluate(regime, args.runs, np.random.default_rng([args.seed, i])) for i, regime in enumerate(REGIMES)]
+    rows = [
+        evaluate(regime, args.runs, np.random.default_rng([args.seed, i]))
+        for i, regime in enumerate(REGIMES)
+    ]
     print(markdown(rows))
     if args.csv:
         write_csv(args.csv, rows)

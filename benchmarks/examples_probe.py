@@ -1,22 +1,31 @@
-"""What per-example gradient norms cost: the ``examples`` probe beside what a user would pick instead.
+"""What per-example gradient norms cost: the ``examples`` probe beside what a user would pick
+instead.
 
-    python benchmarks/examples_probe.py --rounds 40 [--models mlp,resnet] [--variants "examples,opacus ghost norms"]
+    python benchmarks/examples_probe.py --rounds 40 [--models mlp,resnet] [--variants
+    "examples,opacus ghost norms"]
 
-The unit timed is one training step on the CPU (zero_grad, forward, backward, AdamW, and whatever the variant adds) outside any
-trainer. In every round each variant of a model is visited once, in random order; a visit makes an untimed step and then a timed
-one. The figure is the median over rounds of the ratio to the plain step of the same round, with its 95 % order-statistic
-interval. Learning rate 0 keeps the weights where they are, so that all variants see the same gradients in every step.
+The unit timed is one training step on the CPU (zero_grad, forward, backward, AdamW, and whatever
+the variant adds) outside any trainer. In every round each variant of a model is visited once, in
+random order; a visit makes an untimed step and then a timed one. The figure is the median over
+rounds of the ratio to the plain step of the same round, with its 95 % order-statistic interval.
+Learning rate 0 keeps the weights where they are, so that all variants see the same gradients in
+every step.
 
-- examples: ``Monitor`` with ``Examples()``, read (``flush``) in every step, which a real run does only when it logs.
-- every 10th: the measured step, weight 0.1, and the one after it, which takes the hooks off, weight 0.9: it stands for the
-  nine others of the cycle, though eight of them have no hooks to take off.
-- opacus, backpack: in a copy of the model, as they change it; the norms only, from the ordinary backward pass.
-- vmap: the gradients of all examples by ``torch.func``, at most 2²⁸ numbers at a time; their mean is the step's gradient.
-- LayerNorm only: the norms of LayerNorm's parameters by hooks (Gray et al. 2024), another and much smaller quantity.
+- examples: ``Monitor`` with ``Examples()``, read (``flush``) in every step, which a real run does
+  only when it logs.
+- every 10th: the measured step, weight 0.1, and the one after it, which takes the hooks off, weight
+  0.9: it stands for the nine others of the cycle, though eight of them have no hooks to take off.
+- opacus, backpack: in a copy of the model, as they change it; the norms only, from the ordinary
+  backward pass.
+- vmap: the gradients of all examples by ``torch.func``, at most 2²⁸ numbers at a time; their mean
+  is the step's gradient.
+- LayerNorm only: the norms of LayerNorm's parameters by hooks (Gray et al. 2024), another and much
+  smaller quantity.
 - plain again: what the method calls a difference where there is none.
 
-"seen" is the mean of |g_i|² over the examples, relative to vmap's: 1 where the norms are exact, near 1 for a sketch.
-Opacus and BackPACK are optional: what is not installed, or does not run on a model, has a row that says so.
+"seen" is the mean of |g_i|² over the examples, relative to vmap's: 1 where the norms are exact,
+near 1 for a sketch. Opacus and BackPACK are optional: what is not installed, or does not run on a
+model, has a row that says so.
 """
 
 import argparse
@@ -52,7 +61,7 @@ PLAIN, REFERENCE = "plain", "vmap"
 VMAP_NUMBERS = 2**28  # in the per-example gradients that are held at once
 
 
-# ---- models -----------------------------------------------------------------------------------------------------------------
+# ---- models -------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -66,7 +75,9 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, ·)
+        parts = (
+            self.qkv(self.norm_1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (3, B, heads, T, ·)
         mixed = F.scaled_dot_product_attention(*parts.unbind(0), is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm_2(x))))
@@ -82,7 +93,9 @@ class Transformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1]).repeat(len(tokens), 1)  # per example and contiguous, as the libraries need them
+        places = torch.arange(tokens.shape[1]).repeat(
+            len(tokens), 1
+        )  # per example and contiguous, as the libraries need them
         return self.head(self.norm(self.body(self.token(tokens) + self.place(places))))
 
 
@@ -106,13 +119,20 @@ def resnet(width: int) -> nn.Module:
     widths = [width, width, width, 2 * width, 4 * width]
     blocks = [Residual(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
     stem = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.GroupNorm(8, width), nn.ReLU()]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10))
+    return nn.Sequential(
+        *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, 10)
+    )
 
 
 def mlp(width: int) -> nn.Module:
     """Two hidden layers."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+        nn.Flatten(),
+        nn.Linear(784, width),
+        nn.ReLU(),
+        nn.Linear(width, width),
+        nn.ReLU(),
+        nn.Linear(width, 10),
     )
 
 
@@ -140,7 +160,9 @@ class Case(NamedTuple):
 def language(width: int, layers: int, context: int, examples: int, name: str | None = None) -> Case:
     """A transformer's case."""
     build = functools.partial(Transformer, width, layers, context)
-    return Case(name or f"transformer d={width}, T={context}, batch {examples}", build, (examples, context))
+    return Case(
+        name or f"transformer d={width}, T={context}, batch {examples}", build, (examples, context)
+    )
 
 
 WHOLE = {
@@ -162,7 +184,7 @@ SCALING = (
 TINY_SCALING = (language(16, 1, 4, 4), language(16, 1, 8, 2))
 
 
-# ---- one way to train -------------------------------------------------------------------------------------------------------
+# ---- one way to train ---------------------------------------------------------------------------
 
 
 class Training:
@@ -201,7 +223,9 @@ class Plain:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """The hooks of a variant are there only inside the context: the others train the same model."""
+        """The hooks of a variant are there only inside the context: the others train the same
+        model.
+        """
         yield
 
     def warm_up(self) -> None:
@@ -226,7 +250,9 @@ class Plain:
 class Ours(Plain):
     """The probe as a plain torch loop would drive it."""
 
-    def __init__(self, training: Training, *, every_n_steps: int = 1, seed: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self, training: Training, *, every_n_steps: int = 1, seed: int = 0, exact: bool = False
+    ) -> None:
         super().__init__(training)
         probe = Examples(exact=exact)
         probe.bind(training.module, seed=seed)
@@ -251,7 +277,9 @@ class Ours(Plain):
 
 
 class EveryTenth(Ours):
-    """The untimed step of a visit is the last of a cycle, the timed ones begin the next. Three stand for ten."""
+    """The untimed step of a visit is the last of a cycle, the timed ones begin the next. Three
+    stand for ten.
+    """
 
     timed = (0.1, 0.9)
 
@@ -303,10 +331,14 @@ class Gram(Ours):
 
 
 class Opacus(Plain):
-    """Ghost norms where Opacus has them (Linear, Embedding), else per-example gradients, one layer at a time."""
+    """Ghost norms where Opacus has them (Linear, Embedding), else per-example gradients, one layer
+    at a time.
+    """
 
     def __init__(self, training: Training) -> None:
-        opacus = importlib.import_module("opacus.grad_sample.grad_sample_module_fast_gradient_clipping")
+        opacus = importlib.import_module(
+            "opacus.grad_sample.grad_sample_module_fast_gradient_clipping"
+        )
         super().__init__(training.copy())
         self.training.module = opacus.GradSampleModuleFastGradientClipping(self.training.module)
 
@@ -332,7 +364,9 @@ class BackPack(Plain):
         with self._backpack.backpack(self._extension):
             self.training.loss(self._criterion).backward()
         squares = [
-            self._squares_of(module, p) for module in self.training.module.modules() for p in module.parameters(recurse=False)
+            self._squares_of(module, p)
+            for module in self.training.module.modules()
+            for p in module.parameters(recurse=False)
         ]
         self._squares = torch.stack(squares).sum(0) * len(squares[0]) ** 2  # (B,)
 
@@ -355,17 +389,33 @@ class Vmap(Plain):
         self._gradients = torch.func.vmap(torch.func.grad(self._loss_of_one), in_dims=(None, 0, 0))
 
     def _loss_of_one(self, parameters: dict[str, Tensor], inputs: Tensor, target: Tensor) -> Tensor:
-        output = torch.func.functional_call(self.training.module, parameters, (inputs.unsqueeze(0),))
+        output = torch.func.functional_call(
+            self.training.module, parameters, (inputs.unsqueeze(0),)
+        )
         return F.cross_entropy(output.flatten(0, -2), target.flatten())
 
     def backward(self) -> None:
-        parameters = {name: parameter.detach() for name, parameter in self.training.module.named_parameters()}
+        parameters = {
+            name: parameter.detach() for name, parameter in self.training.module.named_parameters()
+        }
         examples = len(self.training.inputs)
-        squares, total = [], {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-        pairs = zip(self.training.inputs.split(self._chunk), self.training.targets.split(self._chunk), strict=True)
+        squares, total = (
+            [],
+            {name: torch.zeros_like(parameter) for name, parameter in parameters.items()},
+        )
+        pairs = zip(
+            self.training.inputs.split(self._chunk),
+            self.training.targets.split(self._chunk),
+            strict=True,
+        )
         for inputs, targets in pairs:
             gradients = self._gradients(parameters, inputs, targets)
-            squares.append(sum(torch.linalg.vector_norm(g.flatten(1), dim=1).square() for g in gradients.values()))
+            squares.append(
+                sum(
+                    torch.linalg.vector_norm(g.flatten(1), dim=1).square()
+                    for g in gradients.values()
+                )
+            )
             for name, gradient in gradients.items():
                 total[name].add_(gradient.sum(0))
         for name, parameter in self.training.module.named_parameters():
@@ -381,7 +431,9 @@ class LayerNormOnly(Plain):
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
-        self._layers = [module for module in training.module.modules() if isinstance(module, nn.LayerNorm)]
+        self._layers = [
+            module for module in training.module.modules() if isinstance(module, nn.LayerNorm)
+        ]
         if not self._layers:
             raise ValueError("no LayerNorm in the model")
 
@@ -394,10 +446,15 @@ class LayerNormOnly(Plain):
 
     def _on_forward(self, layer: nn.LayerNorm, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
-        output.register_hook(lambda grad: self._add(grad, F.layer_norm(x, layer.normalized_shape, eps=layer.eps)))
+        output.register_hook(
+            lambda grad: self._add(grad, F.layer_norm(x, layer.normalized_shape, eps=layer.eps))
+        )
 
     def _add(self, grad: Tensor, normed: Tensor) -> None:
-        self._parts += [(grad * normed).flatten(1, -2).sum(1), grad.flatten(1, -2).sum(1)]  # (B, d) each
+        self._parts += [
+            (grad * normed).flatten(1, -2).sum(1),
+            grad.flatten(1, -2).sum(1),
+        ]  # (B, d) each
 
     def backward(self) -> None:
         self._parts: list[Tensor] = []
@@ -430,7 +487,7 @@ VARIANTS = (
 SCALING_VARIANTS = (VARIANTS[0], VARIANTS[1], Variant("examples, Gram only", Gram, frequent=True))
 
 
-# ---- the measurement --------------------------------------------------------------------------------------------------------
+# ---- the measurement ----------------------------------------------------------------------------
 
 
 class Record(NamedTuple):
@@ -438,7 +495,8 @@ class Record(NamedTuple):
 
     Args:
         part: "step", "scaling" or "memory".
-        seconds: of a step on the wall's clock; ``cpu_seconds`` on the processor's, over all threads.
+        seconds: of a step on the wall's clock; ``cpu_seconds`` on the processor's, over all
+            threads.
         mean_square: see :meth:`Plain.mean_square`, over all steps so far for the probe.
         mebibytes: peak resident memory of a process of its own.
         note: why there are no numbers.
@@ -464,7 +522,9 @@ def make(variant: Variant, training: Training) -> Plain | str:
             method.warm_up()
     except ModuleNotFoundError as error:
         return f"not run: {error.name} is not installed"
-    except Exception as error:  # another's library may raise anything, and the table goes on without it
+    except (
+        Exception
+    ) as error:  # another's library may raise anything, and the table goes on without it
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return f"not run: {reason[:120]}"
     return method
@@ -485,8 +545,12 @@ def visit(method: Plain, repeats: int) -> tuple[float, float]:
     return wall, processor
 
 
-def time_rounds(part: str, case: Case, variants: Sequence[Variant], rounds: int, rare_rounds: int) -> Iterator[Record]:
-    """All variants once a round in random order; those that are not frequent in ``rare_rounds`` evenly spaced rounds."""
+def time_rounds(
+    part: str, case: Case, variants: Sequence[Variant], rounds: int, rare_rounds: int
+) -> Iterator[Record]:
+    """All variants once a round in random order; those that are not frequent in ``rare_rounds``
+    evenly spaced rounds.
+    """
     training, order, methods = Training.of(case), random.Random(0), {}
     for variant in variants if rounds else ():
         method = make(variant, training)
@@ -499,20 +563,35 @@ def time_rounds(part: str, case: Case, variants: Sequence[Variant], rounds: int,
         present = [variant for variant in methods if variant.frequent or rare]
         for place, variant in enumerate(order.sample(present, len(present))):
             times = visit(methods[variant], case.repeats)
-            yield Record(part, case.name, variant.name, number, place, *times, methods[variant].mean_square())
+            yield Record(
+                part, case.name, variant.name, number, place, *times, methods[variant].mean_square()
+            )
 
 
-def peaks(key: str, case: Case, variants: Sequence[Variant], args: argparse.Namespace) -> Iterator[Record]:
+def peaks(
+    key: str, case: Case, variants: Sequence[Variant], args: argparse.Namespace
+) -> Iterator[Record]:
     """Peak resident memory of a few steps in a process of their own, all libraries included.
 
-    glibc's threshold for giving blocks back is pinned: left alone it moves the peak by 1 % from run to run.
+    glibc's threshold for giving blocks back is pinned: left alone it moves the peak by 1 % from run
+    to run.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
     size = ["--tiny"] if args.tiny else []
     for run in range(args.memory_runs):
         for place, variant in enumerate(variants):
-            command = [sys.executable, __file__, "--peak", key, variant.name, f"--threads={args.threads}", *size]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            command = [
+                sys.executable,
+                __file__,
+                "--peak",
+                key,
+                variant.name,
+                f"--threads={args.threads}",
+                *size,
+            ]
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment
+            )
             answer = done.stdout.strip()
             if answer.startswith("not run"):
                 yield Record("memory", case.name, variant.name, run, place, note=answer)
@@ -522,19 +601,23 @@ def peaks(key: str, case: Case, variants: Sequence[Variant], args: argparse.Name
 
 def own_peak(case: Case, variant: Variant) -> float | str:
     """That of this process, MiB, which must have trained nothing before."""
-    for optional in ("opacus", "backpack"):  # in all processes alike: what a library weighs is not what its norms cost
+    for optional in (
+        "opacus",
+        "backpack",
+    ):  # in all processes alike: what a library weighs is not what its norms cost
         with suppress(ImportError):
             importlib.import_module(optional)
     method = make(variant, Training.of(case))
     if isinstance(method, str):
         return method
     visit(method, 1)
-    # Not ru_maxrss: Linux hands that on through exec, so a child never shows less than the parent that started it.
+    # Not ru_maxrss: Linux hands that on through exec, so a child never shows less than the parent
+    # that started it.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-# ---- the report -------------------------------------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
 class Ratio(NamedTuple):
@@ -572,7 +655,8 @@ class Row(NamedTuple):
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Distribution-free interval for the median, from order statistics; below 6 values (at 95 %) simply their range.
+    """Distribution-free interval for the median, from order statistics; below 6 values (at 95 %)
+    simply their range.
 
     >>> median_interval(range(1, 41))
     (14, 27)
@@ -586,10 +670,20 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 def summarise(records: Sequence[Record]) -> list[Row]:
-    """One row for each model and variant: models in the order of their first records, variants as they are listed."""
-    groups = dict.fromkeys((r.part if r.part == "scaling" else "step", r.model, r.variant) for r in records)
-    models, names = list(dict.fromkeys(r.model for r in records)), [v.name for v in (*VARIANTS, *SCALING_VARIANTS)]
-    groups = sorted(groups, key=lambda group: (group[0] == "scaling", models.index(group[1]), names.index(group[2])))
+    """One row for each model and variant: models in the order of their first records, variants as
+    they are listed.
+    """
+    groups = dict.fromkeys(
+        (r.part if r.part == "scaling" else "step", r.model, r.variant) for r in records
+    )
+    models, names = (
+        list(dict.fromkeys(r.model for r in records)),
+        [v.name for v in (*VARIANTS, *SCALING_VARIANTS)],
+    )
+    groups = sorted(
+        groups,
+        key=lambda group: (group[0] == "scaling", models.index(group[1]), names.index(group[2])),
+    )
     return [_row(records, *group) for group in groups]
 
 
@@ -601,7 +695,8 @@ def _row(records: Sequence[Record], part: str, model: str, variant: str) -> Row:
     pairs = [(r, plain[r.round]) for r in timed if r.round in plain]
     truth = _last(r.mean_square for r in here if r.variant == REFERENCE)
     peak, plain_peak = (
-        _median([r.mebibytes for r in here if r.variant == name and r.mebibytes > 0]) for name in (variant, PLAIN)
+        _median([r.mebibytes for r in here if r.variant == name and r.mebibytes > 0])
+        for name in (variant, PLAIN)
     )
     return Row(
         part=part,
@@ -620,7 +715,11 @@ def _row(records: Sequence[Record], part: str, model: str, variant: str) -> Row:
 
 
 def _ratio(values: Sequence[float]) -> Ratio:
-    return Ratio(statistics.median(values), *median_interval(values)) if values else Ratio(math.nan, math.nan, math.nan)
+    return (
+        Ratio(statistics.median(values), *median_interval(values))
+        if values
+        else Ratio(math.nan, math.nan, math.nan)
+    )
 
 
 def _median(values: Sequence[float]) -> float:
@@ -634,14 +733,32 @@ def _last(values: Iterable[float]) -> float:
 def table(rows: Sequence[Row]) -> str:
     """The rows of one part in Markdown."""
     scaling = bool(rows) and rows[0].part == "scaling"
-    last = ["added, µs a token" if scaling else "seen", *([] if scaling else ["peak memory, ratio (MiB added)"])]
-    heads = ["model", "variant", "rounds", "step, ms", "step time, ratio [95 %]", "CPU time, ratio [95 %]", *last]
+    last = [
+        "added, µs a token" if scaling else "seen",
+        *([] if scaling else ["peak memory, ratio (MiB added)"]),
+    ]
+    heads = [
+        "model",
+        "variant",
+        "rounds",
+        "step, ms",
+        "step time, ratio [95 %]",
+        "CPU time, ratio [95 %]",
+        *last,
+    ]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         ratios = [f"{r.median:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in (row.ratio, row.cpu_ratio)]
         ratios = [row.note, "–"] if row.note else ratios
         tail = [f"{row.added * 1e6 / 2048:.1f}"] if scaling else [f"{row.seen:.4g}", _memory(row)]
-        cells = [row.model, row.variant, str(row.rounds), f"{row.seconds * 1e3:.1f}", *ratios, *tail]
+        cells = [
+            row.model,
+            row.variant,
+            str(row.rounds),
+            f"{row.seconds * 1e3:.1f}",
+            *ratios,
+            *tail,
+        ]
         lines.append(["–" if "nan" in cell.split(" ")[0] else cell for cell in cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -654,7 +771,8 @@ def machine() -> str:
     """What the figures were taken on, without names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, torch {torch.__version__} with "
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, torch "
+        f"{torch.__version__} with "
         f"{torch.get_num_threads()} threads, Python {platform.python_version()}"
     )
 
@@ -677,7 +795,9 @@ def saving(records: Iterable[Record], path: Path | None, *, append: bool) -> Ite
         if not append:
             writer.writerow(Record._fields)
         for record in records:
-            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in record])
+            writer.writerow(
+                [f"{value:.6g}" if isinstance(value, float) else value for value in record]
+            )
             file.flush()
             yield record
 
@@ -687,7 +807,9 @@ def quiet() -> Iterator[None]:
     """Without the remarks that the other libraries make on every run."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*batching rule")  # vmap, of attention
-        warnings.filterwarnings("ignore", message=".*[Ff]ull backward hook")  # Opacus and BackPACK, at the first layer
+        warnings.filterwarnings(
+            "ignore", message=".*[Ff]ull backward hook"
+        )  # Opacus and BackPACK, at the first layer
         yield
 
 
@@ -700,23 +822,51 @@ def measure(args: argparse.Namespace) -> Iterator[Record]:
         yield from time_rounds("step", cases[key], wanted, args.rounds, rare_rounds)
         yield from peaks(key, cases[key], wanted, args)
     for case in TINY_SCALING if args.tiny else SCALING:
-        yield from time_rounds("scaling", case, SCALING_VARIANTS, args.scaling_rounds, args.scaling_rounds)
+        yield from time_rounds(
+            "scaling", case, SCALING_VARIANTS, args.scaling_rounds, args.scaling_rounds
+        )
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     names = [variant.name for variant in VARIANTS]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--rare-rounds", type=int, help="rounds that hold the variants other than the probe's; default: all")
-    parser.add_argument("--scaling-rounds", type=int, default=12, help="rounds of the second table; 0: none")
-    parser.add_argument("--memory-runs", type=int, default=1, help="processes for each model and variant; 0: none")
-    parser.add_argument("--models", type=_words(list(WHOLE)), default=list(WHOLE), help="comma-separated: " + ", ".join(WHOLE))
-    parser.add_argument("--variants", type=_words(names, ";"), default=names, help="semicolon-separated: " + "; ".join(names))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument(
+        "--rare-rounds",
+        type=int,
+        help="rounds that hold the variants other than the probe's; default: all",
+    )
+    parser.add_argument(
+        "--scaling-rounds", type=int, default=12, help="rounds of the second table; 0: none"
+    )
+    parser.add_argument(
+        "--memory-runs", type=int, default=1, help="processes for each model and variant; 0: none"
+    )
+    parser.add_argument(
+        "--models",
+        type=_words(list(WHOLE)),
+        default=list(WHOLE),
+        help="comma-separated: " + ", ".join(WHOLE),
+    )
+    parser.add_argument(
+        "--variants",
+        type=_words(names, ";"),
+        default=names,
+        help="semicolon-separated: " + "; ".join(names),
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of torch"
+    )
     parser.add_argument("--csv", type=Path, help="file to write the raw results to")
-    parser.add_argument("--append", action="store_true", help="add to the file, and report all of it")
+    parser.add_argument(
+        "--append", action="store_true", help="add to the file, and report all of it"
+    )
     parser.add_argument("--tiny", action="store_true", help="small models, for the tests")
-    parser.add_argument("--peak", nargs=2, metavar=("MODEL", "VARIANT"), help="only print its peak memory, MiB")
+    parser.add_argument(
+        "--peak", nargs=2, metavar=("MODEL", "VARIANT"), help="only print its peak memory, MiB"
+    )
     return parser.parse_args(argv)
 
 

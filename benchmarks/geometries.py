@@ -1,11 +1,13 @@
 """B_simple, B_noise and b_optimizer side by side along a run, each with its interval.
 
-    python benchmarks/geometries.py [--csv benchmarks/results/geometries.csv] [--figure docs/images/geometries.png]
+    python benchmarks/geometries.py [--csv benchmarks/results/geometries.csv] [--figure
+    docs/images/geometries.png]
 
-The CNN of ``examples/digits.py`` learns half of the digits, once with SGD and once with Adam. At several checkpoints
-``measure_noise_scale`` measures all geometries at the same frozen weights on the other half, which is new to the model, so that
-the values are about the population and not about examples learned already. ``not defined`` means that the curvature along the
-gradient, or over its noise, is not positive or cannot be told from zero.
+The CNN of ``examples/digits.py`` learns half of the digits, once with SGD and once with Adam. At
+several checkpoints ``measure_noise_scale`` measures all geometries at the same frozen weights on
+the other half, which is new to the model, so that the values are about the population and not about
+examples learned already. ``not defined`` means that the curvature along the gradient, or over its
+noise, is not positive or cannot be told from zero.
 """
 
 import argparse
@@ -29,8 +31,18 @@ OPTIMIZERS = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "Adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
 }
-NAMES = {"euclidean": "B_simple", "hessian": "B_noise", "gauss_newton": "B_gauss_newton", "optimizer": "b_optimizer"}
-COLORS = {"euclidean": "#1f77b4", "hessian": "#d62728", "gauss_newton": "#ff7f0e", "optimizer": "#2ca02c"}
+NAMES = {
+    "euclidean": "B_simple",
+    "hessian": "B_noise",
+    "gauss_newton": "B_gauss_newton",
+    "optimizer": "b_optimizer",
+}
+COLORS = {
+    "euclidean": "#1f77b4",
+    "hessian": "#d62728",
+    "gauss_newton": "#ff7f0e",
+    "optimizer": "#2ca02c",
+}
 
 
 def loss_of(module: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -56,7 +68,9 @@ def halves(seed: int) -> tuple[TensorDataset, TensorDataset]:
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    return TensorDataset(images[order[:897]], labels[order[:897]]), TensorDataset(images[order[897:]], labels[order[897:]])
+    return TensorDataset(images[order[:897]], labels[order[:897]]), TensorDataset(
+        images[order[897:]], labels[order[897:]]
+    )
 
 
 def run(name: str, arguments: argparse.Namespace) -> list[Checkpoint]:
@@ -88,7 +102,11 @@ def measure(
 ) -> Checkpoint:
     """All geometries at the present weights."""
     loader = DataLoader(
-        new, batch_size=20, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(arguments.seed)
+        new,
+        batch_size=20,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(arguments.seed),
     )
     found = measure_noise_scale(
         module,
@@ -127,7 +145,15 @@ def markdown(checkpoints: Sequence[Checkpoint]) -> str:
         numbers = [cell(c.found[name]) for name in NAMES]
         shares = [ratio(c, name) for name in NAMES if name != "euclidean"]
         eps = "–" if c.found.eps_max is None else f"{c.found.eps_max.value:.3g}"
-        fields = (c.optimizer, str(c.step), f"{c.loss:.3f}", *numbers, *shares, f"{c.found.indefinite:.0%}", eps)
+        fields = (
+            c.optimizer,
+            str(c.step),
+            f"{c.loss:.3f}",
+            *numbers,
+            *shares,
+            f"{c.found.indefinite:.0%}",
+            eps,
+        )
         lines.append("| " + " | ".join(fields) + " |")
     return "\n".join(lines)
 
@@ -136,16 +162,30 @@ def write_csv(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
     """One number a row; an empty field is a value that cannot be said."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("optimizer", "step", "loss", "geometry", *NoiseEstimate._fields, "indefinite", "examples"))
+        writer.writerow(
+            (
+                "optimizer",
+                "step",
+                "loss",
+                "geometry",
+                *NoiseEstimate._fields,
+                "indefinite",
+                "examples",
+            )
+        )
         for c in checkpoints:
             for name in NAMES:
                 values = (*c.found[name], c.found.indefinite, c.found.examples)
-                texts = ["" if v is None else f"{v:.5g}" if isinstance(v, float) else v for v in values]
+                texts = [
+                    "" if v is None else f"{v:.5g}" if isinstance(v, float) else v for v in values
+                ]
                 writer.writerow((c.optimizer, c.step, f"{c.loss:.4f}", name, *texts))
 
 
 def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
-    """Noise scales with intervals along each run; what is not defined has no mark, only its place on the lower edge."""
+    """Noise scales with intervals along each run; what is not defined has no mark, only its place
+    on the lower edge.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -156,14 +196,42 @@ def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
     for ax, optimizer in zip(axes, OPTIMIZERS, strict=True):
         own = [c for c in checkpoints if c.optimizer == optimizer]
         for name, label in NAMES.items():
-            seen = [(c.step * shift[name], c.found[name]) for c in own if c.found[name].noise_scale is not None]
+            seen = [
+                (c.step * shift[name], c.found[name])
+                for c in own
+                if c.found[name].noise_scale is not None
+            ]
             absent = [c.step * shift[name] for c in own if c.found[name].noise_scale is None]
             if seen:
                 x, y = [s for s, _ in seen], [e.noise_scale for _, e in seen]
-                low, high = [e.noise_scale - e.low for _, e in seen], [e.high - e.noise_scale for _, e in seen]
-                ax.errorbar(x, y, (low, high), fmt="o-", ms=4, lw=1, capsize=2, color=COLORS[name], label=label)
-            ax.plot(absent, [0.02] * len(absent), "x", color=COLORS[name], transform=ax.get_xaxis_transform())
-        ax.set(xscale="log", yscale="log", xlabel="optimizer step", title=f"{optimizer}   (x: not defined or not resolved)")
+                low, high = (
+                    [e.noise_scale - e.low for _, e in seen],
+                    [e.high - e.noise_scale for _, e in seen],
+                )
+                ax.errorbar(
+                    x,
+                    y,
+                    (low, high),
+                    fmt="o-",
+                    ms=4,
+                    lw=1,
+                    capsize=2,
+                    color=COLORS[name],
+                    label=label,
+                )
+            ax.plot(
+                absent,
+                [0.02] * len(absent),
+                "x",
+                color=COLORS[name],
+                transform=ax.get_xaxis_transform(),
+            )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="optimizer step",
+            title=f"{optimizer}   (x: not defined or not resolved)",
+        )
         ax.grid(alpha=0.3, which="both")
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8)
@@ -174,7 +242,9 @@ def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> list[Checkpoint]:
     """Runs both optimizers, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="Noise scales in all geometries along a run on the digits.")
+    parser = argparse.ArgumentParser(
+        description="Noise scales in all geometries along a run on the digits."
+    )
     parser.add_argument("--checkpoints", type=int, nargs="+", default=[5, 60, 150, 300, 600, 1200])
     parser.add_argument("--relative-error", type=float, default=0.2)
     parser.add_argument("--max-examples", type=int, default=36_000)

@@ -1,18 +1,21 @@
-"""What every probe costs on an accelerator that is full: step time, peak memory, and how often the host waits for the device.
+"""What every probe costs on an accelerator that is full: step time, peak memory, and how often the
+host waits for the device.
 
     python benchmarks/gpu.py --csv benchmarks/results/gpu.csv
     python benchmarks/gpu.py --devices 8 --csv ...      # the ranks probe, beside plain DDP
-    python benchmarks/gpu.py --small                    # a toy on the CPU, for the test of this script
+    python benchmarks/gpu.py --small                    # a toy on the CPU, for tests
 
-A decoder-only transformer is trained by Lightning in half precision. The micro-batch is doubled until memory runs out or the
-most demanding variant uses more than 85 % of it. Then, in every round, all variants of a precision run in random order: a fit
-of a few untimed steps and ten timed ones, with the device synchronised at both ends of the ten and nowhere else. The figure
-is the median over rounds of the ratio to the baseline of the same round, with its 95 % order-statistic interval. Ten steps
-hold one log step and, with every_n_steps=10, one measured step.
+A decoder-only transformer is trained by Lightning in half precision. The micro-batch is doubled
+until memory runs out or the most demanding variant uses more than 85 % of it. Then, in every round,
+all variants of a precision run in random order: a fit of a few untimed steps and ten timed ones,
+with the device synchronised at both ends of the ten and nowhere else. The figure is the median over
+rounds of the ratio to the baseline of the same round, with its 95 % order-statistic interval. Ten
+steps hold one log step and, with every_n_steps=10, one measured step.
 
-Waits are counted by torch's profiler in a run of their own: calls of the CUDA runtime in which the host waits for the device,
-and copies from the device to the host, in steps that are not logged and in the one that is. Those of the baseline (Lightning's
-own) are taken off; zero in steps that are not logged is what the package promises.
+Waits are counted by torch's profiler in a run of their own: calls of the CUDA runtime in which the
+host waits for the device, and copies from the device to the host, in steps that are not logged and
+in the one that is. Those of the baseline (Lightning's own) are taken off; zero in steps that are
+not logged is what the package promises.
 """
 
 import argparse
@@ -67,7 +70,7 @@ SIZES = {
 }
 
 
-# ---- the run that is measured -----------------------------------------------------------------------------------------------
+# ---- the run that is measured -------------------------------------------------------------------
 
 
 class Decoder(L.LightningModule):
@@ -75,9 +78,17 @@ class Decoder(L.LightningModule):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.token, self.place = nn.Embedding(size.vocabulary, size.width), nn.Embedding(size.context, size.width)
-        self.body = nn.Sequential(*(Block(size.width, max(1, size.width // 64)) for _ in range(size.layers)))
-        self.norm, self.head = nn.LayerNorm(size.width), nn.Linear(size.width, size.vocabulary, bias=False)
+        self.token, self.place = (
+            nn.Embedding(size.vocabulary, size.width),
+            nn.Embedding(size.context, size.width),
+        )
+        self.body = nn.Sequential(
+            *(Block(size.width, max(1, size.width // 64)) for _ in range(size.layers))
+        )
+        self.norm, self.head = (
+            nn.LayerNorm(size.width),
+            nn.Linear(size.width, size.vocabulary, bias=False),
+        )
         self.register_buffer("places", torch.arange(size.context), persistent=False)
 
     def training_step(self, batch: tuple[Tensor]) -> Tensor:
@@ -109,7 +120,9 @@ def variants(size: Size, devices: int) -> tuple[Variant, ...]:
         Variant("micro_batches, every step", measuring("micro_batches"), ddp | many, accumulated),
     ]
     if devices > 1:
-        found.append(Variant("ranks, every step", measuring("ranks"), {"strategy": "ddp_noise"}, one))
+        found.append(
+            Variant("ranks, every step", measuring("ranks"), {"strategy": "ddp_noise"}, one)
+        )
     return tuple(found)
 
 
@@ -124,7 +137,9 @@ class Job(NamedTuple):
 
 
 def fit(variant: Variant, module: Decoder, job: Job, steps: int, *watchers: Callback) -> None:
-    """Trains for ``steps`` optimizer steps on random tokens that lie in memory, with nothing else switched on."""
+    """Trains for ``steps`` optimizer steps on random tokens that lie in memory, with nothing else
+    switched on.
+    """
     trainer = L.Trainer(
         **{"accumulate_grad_batches": 1} | dict(variant.trainer_options),
         accelerator=job.accelerator,
@@ -140,8 +155,12 @@ def fit(variant: Variant, module: Decoder, job: Job, steps: int, *watchers: Call
     )
     examples = job.local_size * trainer.accumulate_grad_batches * steps * job.devices
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(job.size.vocabulary, (examples, job.size.context + 1), generator=generator)
-    loader = DataLoader(TensorDataset(tokens), batch_size=job.local_size, pin_memory=job.accelerator != "cpu")
+    tokens = torch.randint(
+        job.size.vocabulary, (examples, job.size.context + 1), generator=generator
+    )
+    loader = DataLoader(
+        TensorDataset(tokens), batch_size=job.local_size, pin_memory=job.accelerator != "cpu"
+    )
     with contextlib.redirect_stdout(io.StringIO()):  # the verdict
         trainer.fit(module, loader)
 
@@ -158,7 +177,9 @@ def free(module: Decoder) -> None:
 
 
 def attempt(run: Callable[[], None], module: Decoder) -> bool:
-    """Whether ``run`` had memory enough. What it held is given back, once the error no longer points at it."""
+    """Whether ``run`` had memory enough. What it held is given back, once the error no longer
+    points at it.
+    """
     try:
         run()
         enough = True
@@ -173,7 +194,8 @@ def largest_batch(used: Callable[[int], float | None], most: int = 2**14) -> int
     """The last size on the way 1, 2, 4, … that needs at most 85 % of the memory.
 
     Args:
-        used: share of the memory that a micro-batch of this size takes; ``None`` where it does not fit.
+        used: share of the memory that a micro-batch of this size takes; ``None`` where it does not
+            fit.
 
     Raises:
         RuntimeError: not even one example fits.
@@ -188,12 +210,17 @@ def largest_batch(used: Callable[[int], float | None], most: int = 2**14) -> int
             break
         best, size = size, 2 * size
     if best == 0:
-        raise RuntimeError("not even a micro-batch of one example fits into the memory of this device: take a smaller --size.")
+        raise RuntimeError(
+            "not even a micro-batch of one example fits into the memory of this device: take a "
+            "smaller --size."
+        )
     return best
 
 
 def share_of_memory(module: Decoder, job: Job) -> float | None:
-    """Peak memory of two steps of the most demanding variant as a share of the device's; ``None`` where it is not enough."""
+    """Peak memory of two steps of the most demanding variant as a share of the device's; ``None``
+    where it is not enough.
+    """
     peak = 0
     for variant in variants(job.size, job.devices):
         free(module)
@@ -203,18 +230,23 @@ def share_of_memory(module: Decoder, job: Job) -> float | None:
     return peak / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
 
-# ---- time and memory --------------------------------------------------------------------------------------------------------
+# ---- time and memory ----------------------------------------------------------------------------
 
 
 class StepClock(Callback):
-    """Seconds of one step, from the end of the untimed steps to the end of the last; to be the last of the callbacks."""
+    """Seconds of one step, from the end of the untimed steps to the end of the last; to be the last
+    of the callbacks.
+    """
 
     def __init__(self) -> None:
         self.start = self.seconds = math.nan
         self.steps = 0
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.steps or trainer.global_step not in (UNTIMED, UNTIMED + TIMED):
+        if trainer.global_step == self.steps or trainer.global_step not in (
+            UNTIMED,
+            UNTIMED + TIMED,
+        ):
             return
         self.steps = trainer.global_step
         if torch.cuda.is_available():
@@ -245,30 +277,57 @@ def time_rounds(job: Job, module: Decoder, rounds: int, seed: int = 0) -> Iterat
         for place, variant in enumerate(order.sample(known, len(known))):
             clock = StepClock()
             free(module)
-            run = lambda variant=variant, clock=clock: fit(variant, module, job, UNTIMED + TIMED, clock)  # noqa: E731
+            run = lambda variant=variant, clock=clock: fit(  # noqa: E731  # bound to this round
+                variant, module, job, UNTIMED + TIMED, clock
+            )
             enough = attempt(run, module)
-            peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() and enough else math.nan
-            yield Timing(device(), job.precision, job.local_size, number, place, variant.name, clock.seconds, peak)
+            peak = (
+                torch.cuda.max_memory_allocated() / 2**20
+                if torch.cuda.is_available() and enough
+                else math.nan
+            )
+            yield Timing(
+                device(),
+                job.precision,
+                job.local_size,
+                number,
+                place,
+                variant.name,
+                clock.seconds,
+                peak,
+            )
 
 
 def ratio(timings: Iterable[Timing], variant: Variant, field: str = "seconds") -> Ratio:
-    """Of a variant to its baseline in the same round, median over rounds; NaN where there is no round with both."""
+    """Of a variant to its baseline in the same round, median over rounds; NaN where there is no
+    round with both.
+    """
     value = {(t.round, t.variant): getattr(t, field) for t in timings}
     numbers = sorted({number for number, _ in value})
     ratios = [value[number, variant.name] / value[number, variant.baseline] for number in numbers]
     ratios = [r for r in ratios if not math.isnan(r)]
-    return Ratio(statistics.median(ratios), *median_interval(ratios)) if ratios else Ratio(math.nan, math.nan, math.nan)
+    return (
+        Ratio(statistics.median(ratios), *median_interval(ratios))
+        if ratios
+        else Ratio(math.nan, math.nan, math.nan)
+    )
 
 
-# ---- waits ------------------------------------------------------------------------------------------------------------------
+# ---- waits --------------------------------------------------------------------------------------
 
 RUNTIME_WAITS = ("StreamSynchronize", "DeviceSynchronize", "EventSynchronize")  # cuda… or hip…
-HOST_READS = ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero")  # what would wait, seen on the CPU
+HOST_READS = (
+    "aten::_local_scalar_dense",
+    "aten::equal",
+    "aten::nonzero",
+)  # what would wait, seen on the CPU
 QUIET, LOGGED = "optimizer step", "optimizer step with logging"
 
 
 class StepRanges(Callback):
-    """Names every optimizer step to the profiler, from the end of the one before it; to be the last of the callbacks."""
+    """Names every optimizer step to the profiler, from the end of the one before it; to be the last
+    of the callbacks.
+    """
 
     def __init__(self) -> None:
         self.range: Any = None
@@ -280,7 +339,9 @@ class StepRanges(Callback):
         self.steps = trainer.global_step
         self.close()
         if UNTIMED <= trainer.global_step < UNTIMED + TIMED:
-            self.range = record_function(LOGGED if (trainer.global_step + 1) % LOG_EVERY == 0 else QUIET)
+            self.range = record_function(
+                LOGGED if (trainer.global_step + 1) % LOG_EVERY == 0 else QUIET
+            )
             self.range.__enter__()
 
     def on_train_end(self, *_: Any) -> None:
@@ -310,21 +371,25 @@ class Event(NamedTuple):
 def is_wait(name: str, *, on_cpu: bool) -> bool:
     """Whether the host waits for the device in this event, or a copy leaves the device.
 
-    >>> is_wait("cudaStreamSynchronize", on_cpu=False), is_wait("Memcpy DtoH (Device -> Pageable)", on_cpu=False)
+    >>> copy = "Memcpy DtoH (Device -> Pageable)"
+    >>> is_wait("cudaStreamSynchronize", on_cpu=False), is_wait(copy, on_cpu=False)
     (True, True)
     >>> is_wait("cudaLaunchKernel", on_cpu=False), is_wait("aten::_local_scalar_dense", on_cpu=True)
     (False, True)
     """
     if on_cpu:
         return name in HOST_READS
-    return name.endswith(RUNTIME_WAITS) or name in ("cudaMemcpy", "hipMemcpy") or "Memcpy DtoH" in name
+    return (
+        name.endswith(RUNTIME_WAITS) or name in ("cudaMemcpy", "hipMemcpy") or "Memcpy DtoH" in name
+    )
 
 
 def waits_by_step(events: Sequence[Event], *, on_cpu: bool) -> Waits:
     """Waits inside the ranges that :class:`StepRanges` has named.
 
     Raises:
-        RuntimeError: no range of either kind was recorded, or nothing of the device, so that zero would mean nothing.
+        RuntimeError: no range of either kind was recorded, or nothing of the device, so that zero
+            would mean nothing.
     """
     if not on_cpu and not any("LaunchKernel" in event.name for event in events):
         raise RuntimeError("the profiler recorded no kernel of the device: is CUPTI missing?")
@@ -334,7 +399,10 @@ def waits_by_step(events: Sequence[Event], *, on_cpu: bool) -> Waits:
         if step.name in found:
             found[step.name].append(sum(step.start <= at <= step.end for at in waits))
     if not all(found.values()):
-        raise RuntimeError(f"the profiler recorded {len(found[QUIET])} steps without logging and {len(found[LOGGED])} with.")
+        raise RuntimeError(
+            f"the profiler recorded {len(found[QUIET])} steps without logging and "
+            f"{len(found[LOGGED])} with."
+        )
     return Waits(max(found[QUIET]), max(found[LOGGED]))
 
 
@@ -349,11 +417,17 @@ def count_waits(variant: Variant, module: Decoder, job: Job) -> Waits | None:
         ranges.close()
     if not enough:
         return None
-    host = [e for e in watched.events() if not (e.name in (QUIET, LOGGED) and e.device_type.name != "CPU")]
-    return waits_by_step([Event(e.name, e.time_range.start, e.time_range.end) for e in host], on_cpu=on_cpu)
+    host = [
+        e
+        for e in watched.events()
+        if not (e.name in (QUIET, LOGGED) and e.device_type.name != "CPU")
+    ]
+    return waits_by_step(
+        [Event(e.name, e.time_range.start, e.time_range.end) for e in host], on_cpu=on_cpu
+    )
 
 
-# ---- the report -------------------------------------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
 class Summary(NamedTuple):
@@ -377,12 +451,16 @@ class Summary(NamedTuple):
     own_waits: Waits | None
 
 
-def summarise(job: Job, timings: Sequence[Timing], waits: Mapping[str, Waits | None]) -> list[Summary]:
+def summarise(
+    job: Job, timings: Sequence[Timing], waits: Mapping[str, Waits | None]
+) -> list[Summary]:
     """One row a variant of one precision."""
     rows = []
     for variant in variants(job.size, job.devices):
         mine, base = waits.get(variant.name), waits.get(variant.baseline)
-        seconds = [t.seconds for t in timings if t.variant == variant.name and not math.isnan(t.seconds)]
+        seconds = [
+            t.seconds for t in timings if t.variant == variant.name and not math.isnan(t.seconds)
+        ]
         rows.append(
             Summary(
                 precision=job.precision,
@@ -391,7 +469,9 @@ def summarise(job: Job, timings: Sequence[Timing], waits: Mapping[str, Waits | N
                 seconds=statistics.median(seconds) if seconds else math.nan,
                 ratio=ratio(timings, variant),
                 memory=ratio(timings, variant, "peak_mebibytes").median,
-                waits=Waits(mine.quiet - base.quiet, mine.logged - base.logged) if mine and base else None,
+                waits=Waits(mine.quiet - base.quiet, mine.logged - base.logged)
+                if mine and base
+                else None,
                 own_waits=mine,
             )
         )
@@ -400,7 +480,14 @@ def summarise(job: Job, timings: Sequence[Timing], waits: Mapping[str, Waits | N
 
 def table(rows: Sequence[Summary]) -> str:
     """The rows in Markdown."""
-    heads = ["precision", "micro-batch", "variant", "step, ms", "step time, ratio [95 %]", "peak memory, ratio"]
+    heads = [
+        "precision",
+        "micro-batch",
+        "variant",
+        "step, ms",
+        "step time, ratio [95 %]",
+        "peak memory, ratio",
+    ]
     heads += ["waits added without / with logging", "all waits"]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
@@ -410,7 +497,9 @@ def table(rows: Sequence[Summary]) -> str:
             r = row.ratio
             cells = [f"{1e3 * row.seconds:.1f}", f"{r.median:.4f} [{r.low:.4f}, {r.high:.4f}]"]
             cells += ["–" if math.isnan(row.memory) else f"{row.memory:.4f}"]
-        counts = ["–" if w is None else f"{w.quiet} / {w.logged}" for w in (row.waits, row.own_waits)]
+        counts = [
+            "–" if w is None else f"{w.quiet} / {w.logged}" for w in (row.waits, row.own_waits)
+        ]
         lines.append([row.precision, str(row.local_size), row.variant, *cells, *counts])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -436,19 +525,30 @@ def measure(job: Job, args: argparse.Namespace) -> tuple[list[Timing], list[Summ
     known = variants(job.size, job.devices)
     if not job.local_size:
         largest = largest_batch(lambda size: share_of_memory(module, job._replace(local_size=size)))
-        job = job._replace(local_size=max(2, largest))  # of one example alone nothing can be compared
+        job = job._replace(
+            local_size=max(2, largest)
+        )  # of one example alone nothing can be compared
     timings = list(time_rounds(job, module, args.rounds))
     waits = {variant.name: count_waits(variant, module, job) for variant in known}
     return timings, summarise(job, timings, waits)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=list(SIZES), default="110M", help="of the model")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--local-size", type=int, default=0, help="examples in a micro-batch; 0: as many as memory allows")
-    parser.add_argument("--devices", type=int, default=1, help="more than one: under DDP, with the ranks probe")
+    parser.add_argument(
+        "--local-size",
+        type=int,
+        default=0,
+        help="examples in a micro-batch; 0: as many as memory allows",
+    )
+    parser.add_argument(
+        "--devices", type=int, default=1, help="more than one: under DDP, with the ranks probe"
+    )
     parser.add_argument("--csv", type=Path, help="file to write the raw results to")
     parser.add_argument("--small", action="store_true", help="a toy on the CPU")
     args = parser.parse_args(argv)
@@ -461,7 +561,9 @@ def main(argv: Sequence[str] | None = None) -> list[Summary]:
     """Measures, writes the raw results, prints the table and returns its rows."""
     args = parse(argv)
     size = SIZES["toy" if args.small else args.size]
-    accelerator, local_size = ("cpu", args.local_size or 4) if args.small else ("cuda", args.local_size)
+    accelerator, local_size = (
+        ("cpu", args.local_size or 4) if args.small else ("cuda", args.local_size)
+    )
     torch.set_float32_matmul_precision("high")
     timings: list[Timing] = []
     rows: list[Summary] = []
@@ -476,7 +578,8 @@ def main(argv: Sequence[str] | None = None) -> list[Summary]:
     millions = sum(p.numel() for p in Decoder(size).parameters()) / 1e6
     print(f"{args.devices} × {device()}; {machine()}")
     print(
-        f"decoder of {millions:.1f} M parameters, context {size.context}, fused AdamW; {args.rounds} rounds of {TIMED} steps\n"
+        f"decoder of {millions:.1f} M parameters, context {size.context}, fused AdamW; "
+        f"{args.rounds} rounds of {TIMED} steps\n"
     )
     print(table(rows))
     return rows

@@ -1,12 +1,17 @@
-"""How far is a batch's gradient from the true one? E|G_est − G|²/|G|² = B_simple/B, checked directly on a known gradient.
+"""How far is a batch's gradient from the true one? E|G_est − G|²/|G|² = B_simple/B, checked
+directly on a known gradient.
 
-    python benchmarks/gradient_error.py [--csv benchmarks/results/gradient_error.csv] [--figure docs/images/gradient_error.png]
+    python benchmarks/gradient_error.py [--csv benchmarks/results/gradient_error.csv] [--figure
+    docs/images/gradient_error.png]
 
-Linear regression at a fixed distance |δ| from its optimum, x ~ N(0, I_d), label noise of variance s², loss (x·w − y)²/2. The
-true gradient is G = δ and B_simple = d + 1 + d·s²/|δ|², which is 41 here. Two things meet in the table:
+Linear regression at a fixed distance |δ| from its optimum, x ~ N(0, I_d), label noise of variance
+s², loss (x·w − y)²/2. The true gradient is G = δ and B_simple = d + 1 + d·s²/|δ|², which is 41
+here. Two things meet in the table:
 
-- error: mean of |G_est − G|²/|G|² over independent batches of B examples, beside the exact B_simple/B;
-- predicted: B_simple/B with its 95 % interval, where B_simple is what ``Monitor`` reads from micro-batches in ONE short run.
+- error: mean of |G_est − G|²/|G|² over independent batches of B examples, beside the exact
+  B_simple/B;
+- predicted: B_simple/B with its 95 % interval, where B_simple is what ``Monitor`` reads from
+  micro-batches in ONE short run.
 
 Only the first needs to know G. In the picture they should lie on one line of slope −1.
 """
@@ -49,9 +54,13 @@ class Regression:
         return torch.full((self.d,), self.distance / self.d**0.5, dtype=torch.float64)
 
     def draw(self, *shape: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Inputs (*shape, d) and targets (*shape); the optimal weights are zero, so a target is label noise alone."""
+        """Inputs (*shape, d) and targets (*shape); the optimal weights are zero, so a target is
+        label noise alone.
+        """
         x = torch.randn(*shape, self.d, dtype=torch.float64, generator=generator)
-        return x, self.label_variance**0.5 * torch.randn(*shape, dtype=torch.float64, generator=generator)
+        return x, self.label_variance**0.5 * torch.randn(
+            *shape, dtype=torch.float64, generator=generator
+        )
 
 
 class Prediction(NamedTuple):
@@ -75,11 +84,15 @@ class Row(NamedTuple):
     predicted_high: float
 
 
-def squared_errors(problem: Regression, global_size: int, batches: int, generator: Generator) -> Tensor:
+def squared_errors(
+    problem: Regression, global_size: int, batches: int, generator: Generator
+) -> Tensor:
     """|G_est − G|²/|G|² of independent batches, shape (batches,)."""
     delta, parts = problem.delta, list[Tensor]()
     for count in _chunks(batches, max(1, 2**17 // global_size)):
-        weights = delta.repeat(count, 1).requires_grad_()  # (count, d): a copy for each batch, so that one pass serves all
+        weights = delta.repeat(
+            count, 1
+        ).requires_grad_()  # (count, d): a copy for each batch, so that one pass serves all
         x, y = problem.draw(count, global_size, generator=generator)
         residual = torch.einsum("nbd,nd->nb", x, weights) - y
         (gradient,) = torch.autograd.grad(residual.square().div(2).mean(dim=1).sum(), weights)
@@ -91,8 +104,11 @@ def _chunks(total: int, most: int) -> list[int]:
     return [min(most, total - start) for start in range(0, total, most)]
 
 
-def measure(problem: Regression, steps: int, groups: int, local_size: int, generator: Generator) -> Prediction:
-    """What ``Monitor`` says after ``steps`` optimizer steps of ``groups`` micro-batches, the weights held still.
+def measure(
+    problem: Regression, steps: int, groups: int, local_size: int, generator: Generator
+) -> Prediction:
+    """What ``Monitor`` says after ``steps`` optimizer steps of ``groups`` micro-batches, the
+    weights held still.
 
     Raises:
         SystemExit: these steps do not resolve the noise scale.
@@ -113,18 +129,31 @@ def measure(problem: Regression, steps: int, groups: int, local_size: int, gener
         monitor.flush()
     estimate = monitor.estimate()
     if estimate.noise_scale is None or estimate.low is None or estimate.high is None:
-        raise SystemExit(f"B_simple is not resolved after {steps} steps ({estimate}). Use a larger --steps.")
+        raise SystemExit(
+            f"B_simple is not resolved after {steps} steps ({estimate}). Use a larger --steps."
+        )
     return Prediction(estimate.noise_scale, estimate.low, estimate.high)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as an aligned markdown table."""
-    cells: list[tuple[str, ...]] = [("B", "batches", "error", "s.e.", "B_simple/B", "z", "predicted", "95 % interval")]
+    cells: list[tuple[str, ...]] = [
+        ("B", "batches", "error", "s.e.", "B_simple/B", "z", "predicted", "95 % interval")
+    ]
     for r in rows:
         z = (r.error - r.exact) / r.standard_error
         interval = f"{r.predicted_low:.4g} … {r.predicted_high:.4g}"
         numbers = (f"{value:.4g}" for value in (r.error, r.standard_error, r.exact))
-        cells.append((str(r.global_size), str(r.batches), *numbers, f"{z:+.1f}", f"{r.predicted:.4g}", interval))
+        cells.append(
+            (
+                str(r.global_size),
+                str(r.batches),
+                *numbers,
+                f"{z:+.1f}",
+                f"{r.predicted:.4g}",
+                interval,
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.rjust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|")
@@ -136,12 +165,16 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+        writer.writerows(
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
 
 
 def draw_figure(path: Path, rows: Sequence[Row], prediction: Prediction, run: str) -> None:
     """The measured errors on the package's line, log-log, readable in grey."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional: only the picture needs it
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # optional: only the picture needs it
     from matplotlib.figure import Figure
 
     sizes = [row.global_size for row in rows]
@@ -157,7 +190,8 @@ def draw_figure(path: Path, rows: Sequence[Row], prediction: Prediction, run: st
         [row.predicted_high for row in rows],
         color="0.82",
         linewidth=0,
-        label=f"the 95 % interval of that reading, {prediction.low:.1f} to {prediction.high:.1f} examples",
+        label=f"the 95 % interval of that reading, {prediction.low:.1f} to {prediction.high:.1f} "
+        f"examples",
     )
     axes.errorbar(
         sizes,
@@ -172,7 +206,9 @@ def draw_figure(path: Path, rows: Sequence[Row], prediction: Prediction, run: st
     axes.set_yscale("log")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel("batch size $B$, examples")
-    axes.set_ylabel(r"squared error of the gradient, $\mathrm{E}\,|G_\mathrm{est} - G|^2 \,/\, |G|^2$")
+    axes.set_ylabel(
+        r"squared error of the gradient, $\mathrm{E}\,|G_\mathrm{est} - G|^2 \,/\, |G|^2$"
+    )
     axes.set_title(f"The gradient of a batch has a relative squared error of {name} / $B$")
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -183,9 +219,18 @@ def draw_figure(path: Path, rows: Sequence[Row], prediction: Prediction, run: st
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measures, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="Direct check of E|G_est − G|²/|G|² = B_simple/B on a known gradient.")
-    parser.add_argument("--examples", type=int, default=2**22, help="examples to draw at each batch size")
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps from which the package estimates B_simple")
+    parser = argparse.ArgumentParser(
+        description="Direct check of E|G_est − G|²/|G|² = B_simple/B on a known gradient."
+    )
+    parser.add_argument(
+        "--examples", type=int, default=2**22, help="examples to draw at each batch size"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=60,
+        help="optimizer steps from which the package estimates B_simple",
+    )
     parser.add_argument("--groups", type=int, default=4, help="micro-batches in such a step")
     parser.add_argument("--local-size", type=int, default=8, help="examples in a micro-batch")
     parser.add_argument("--seed", type=int, default=0)
@@ -193,7 +238,10 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     parser.add_argument("--figure", type=Path, help="file to draw the picture to")
     args = parser.parse_args(argv)
     if args.examples < 2 * max(SIZES):
-        parser.error(f"--examples must be at least {2 * max(SIZES)} (two batches of the largest size), got {args.examples}")
+        parser.error(
+            f"--examples must be at least {2 * max(SIZES)} (two batches of the largest size), got "
+            f"{args.examples}"
+        )
 
     problem, generator = Regression(), Generator().manual_seed(args.seed)
     prediction = measure(problem, args.steps, args.groups, args.local_size, generator)
@@ -203,9 +251,15 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         errors = squared_errors(problem, size, args.examples // size, generator)
         se = float(errors.std() / len(errors) ** 0.5)
         band = (bound / size for bound in prediction)
-        rows.append(Row(size, len(errors), float(errors.mean()), se, problem.noise_scale / size, *band))
+        rows.append(
+            Row(size, len(errors), float(errors.mean()), se, problem.noise_scale / size, *band)
+        )
     read = f"{prediction.noise_scale:.1f} [{prediction.low:.1f}, {prediction.high:.1f}]"
-    print(f"B_simple: {problem.noise_scale:g} exact, {read} read by Monitor from {run}", markdown(rows), sep="\n\n")
+    print(
+        f"B_simple: {problem.noise_scale:g} exact, {read} read by Monitor from {run}",
+        markdown(rows),
+        sep="\n\n",
+    )
     if args.csv:
         write_csv(args.csv, rows)
     if args.figure:

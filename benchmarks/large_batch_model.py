@@ -1,18 +1,22 @@
-"""Does one SGD step behave as the large-batch model says? The best step and the decrease of the loss at many batch sizes.
+"""Does one SGD step behave as the large-batch model says? The best step and the decrease of the
+loss at many batch sizes.
 
     python benchmarks/large_batch_model.py [--csv benchmarks/results/large_batch_model.csv]
                                            [--figure docs/images/large_batch_model.png]
 
-The CNN of ``examples/digits.py`` is trained for a few steps on a third of the digits; its weights are then held still. The
-other 1198 examples are new to it. In every repetition B of them, drawn at random without replacement, give a gradient, and 598
-others the loss along it: L(w − ε g) at many ε. The mean over repetitions has its minimum at eps_opt(B), and there the loss has
-fallen by dL_opt(B). McCandlish et al. 2018 predict
+The CNN of ``examples/digits.py`` is trained for a few steps on a third of the digits; its weights
+are then held still. The other 1198 examples are new to it. In every repetition B of them, drawn at
+random without replacement, give a gradient, and 598 others the loss along it: L(w − ε g) at many ε.
+The mean over repetitions has its minimum at eps_opt(B), and there the loss has fallen by dL_opt(B).
+McCandlish et al. 2018 predict
 
-    eps_opt(B) = eps_max/(1 + B_noise/B)   (eq. 2.6)        dL_opt(B) = dL_max/(1 + B_noise/B)   (eq. 2.7)
+    eps_opt(B) = eps_max/(1 + B_noise/B)   (eq. 2.6)
+    dL_opt(B) = dL_max/(1 + B_noise/B)     (eq. 2.7)
 
-Both are fitted to the measured values, each with its own B_noise, and stand beside B_noise, eps_max and dL_max from
-Hessian-vector products (``measure_noise_scale``), which never make a step. The model is a parabola along the gradient: where
-the loss is not one at eps_opt, the two differ. Intervals of the fits are bootstraps over repetitions.
+Both are fitted to the measured values, each with its own B_noise, and stand beside B_noise, eps_max
+and dL_max from Hessian-vector products (``measure_noise_scale``), which never make a step. The
+model is a parabola along the gradient: where the loss is not one at eps_opt, the two differ.
+Intervals of the fits are bootstraps over repetitions.
 """
 
 import argparse
@@ -62,7 +66,8 @@ def load(seed: int) -> Digits:
 
 def loss_of(module: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """Cross entropy, mean over the batch."""
-    return F.cross_entropy(module.net(batch[0]), batch[1])  # type: ignore[operator]  # as in geometries.py
+    # as in geometries.py
+    return F.cross_entropy(module.net(batch[0]), batch[1])  # type: ignore[operator]
 
 
 def train(data: Digits, steps: int, learning_rate: float, seed: int) -> DigitsNet:
@@ -82,8 +87,12 @@ def train(data: Digits, steps: int, learning_rate: float, seed: int) -> DigitsNe
     return module
 
 
-def decreases(module: DigitsNet, data: Digits, size: int, repetitions: int, generator: torch.Generator) -> Array:
-    """L(w) − L(w − ε g) on held data at all RATES for gradients of ``size`` examples, shape (repetitions, rates)."""
+def decreases(
+    module: DigitsNet, data: Digits, size: int, repetitions: int, generator: torch.Generator
+) -> Array:
+    """L(w) − L(w − ε g) on held data at all RATES for gradients of ``size`` examples, shape
+    (repetitions, rates).
+    """
     parameters = list(module.parameters())
     start = [p.detach().clone() for p in parameters]
     found = np.empty((repetitions, len(RATES)))
@@ -103,7 +112,9 @@ def decreases(module: DigitsNet, data: Digits, size: int, repetitions: int, gene
 
 
 def best_step(curve: Array) -> tuple[float, float]:
-    """(eps_opt, dL_opt): the top of a mean curve over RATES, from a parabola in ln ε through three points (good to 3 %)."""
+    """(eps_opt, dL_opt): the top of a mean curve over RATES, from a parabola in ln ε through three
+    points (good to 3 %).
+    """
     top = int(np.clip(np.argmax(curve), 1, len(RATES) - 2))
     x, y = np.log(RATES[top - 1 : top + 2]), curve[top - 1 : top + 2]
     a, b, c = np.polyfit(x - x[1], y, 2)
@@ -162,11 +173,20 @@ def measure(steps: int, arguments: argparse.Namespace) -> Result:
     generator = torch.Generator().manual_seed(arguments.seed + 1)
     curves = [decreases(module, data, size, arguments.repetitions, generator) for size in SIZES]
     rng = np.random.default_rng(arguments.seed)
-    again = [[best_step(c[rng.integers(len(c), size=len(c))].mean(axis=0)) for c in curves] for _ in range(arguments.bootstrap)]
+    again = [
+        [best_step(c[rng.integers(len(c), size=len(c))].mean(axis=0)) for c in curves]
+        for _ in range(arguments.bootstrap)
+    ]
     points = np.array([best_step(c.mean(axis=0)) for c in curves])
-    spread = np.percentile(np.array(bootstrap(curves, arguments.bootstrap, rng)), (2.5, 97.5), axis=0)
+    spread = np.percentile(
+        np.array(bootstrap(curves, arguments.bootstrap, rng)), (2.5, 97.5), axis=0
+    )
     loader = DataLoader(
-        data.new, batch_size=20, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(arguments.seed)
+        data.new,
+        batch_size=20,
+        shuffle=True,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(arguments.seed),
     )
     products = measure_noise_scale(
         module,
@@ -178,7 +198,16 @@ def measure(steps: int, arguments: argparse.Namespace) -> Result:
     )
     with torch.no_grad():
         loss = float(loss_of(module, data.new[:]))
-    return Result(steps, loss, points[:, 0], points[:, 1], np.array(again).std(axis=0), fit_both(curves), spread, products)
+    return Result(
+        steps,
+        loss,
+        points[:, 0],
+        points[:, 1],
+        np.array(again).std(axis=0),
+        fit_both(curves),
+        spread,
+        products,
+    )
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, float | int | str]]:
@@ -186,7 +215,13 @@ def rows(results: Sequence[Result]) -> list[dict[str, float | int | str]]:
     found: list[dict[str, float | int | str]] = []
     for r in results:
 
-        def add(quantity: str, value: float | None, low: float | None, high: float | None, size: int | str = "") -> None:
+        def add(
+            quantity: str,
+            value: float | None,
+            low: float | None,
+            high: float | None,
+            size: int | str = "",
+        ) -> None:
             found.append(
                 {
                     "checkpoint": r.steps,  # noqa: B023  # called in this turn of the loop only
@@ -200,8 +235,20 @@ def rows(results: Sequence[Result]) -> list[dict[str, float | int | str]]:
 
         add("loss", r.loss, None, None)
         for i, size in enumerate(SIZES):
-            add("eps_opt", r.eps_opt[i], r.eps_opt[i] - 2 * r.errors[i, 0], r.eps_opt[i] + 2 * r.errors[i, 0], size)
-            add("dl_opt", r.dl_opt[i], r.dl_opt[i] - 2 * r.errors[i, 1], r.dl_opt[i] + 2 * r.errors[i, 1], size)
+            add(
+                "eps_opt",
+                r.eps_opt[i],
+                r.eps_opt[i] - 2 * r.errors[i, 0],
+                r.eps_opt[i] + 2 * r.errors[i, 0],
+                size,
+            )
+            add(
+                "dl_opt",
+                r.dl_opt[i],
+                r.dl_opt[i] - 2 * r.errors[i, 1],
+                r.dl_opt[i] + 2 * r.errors[i, 1],
+                size,
+            )
         for i, name in enumerate(Fits._fields):
             add(f"fit {name}", r.fits[i], r.spread[0, i], r.spread[1, i])
         noise, simple = r.products["hessian"], r.products["euclidean"]
@@ -216,14 +263,24 @@ def rows(results: Sequence[Result]) -> list[dict[str, float | int | str]]:
 
 def markdown(results: Sequence[Result]) -> str:
     """Fits beside products."""
-    head = ("after steps", "loss", "quantity", "from the steps (eq. 2.6)", "from the steps (eq. 2.7)", "from products")
+    head = (
+        "after steps",
+        "loss",
+        "quantity",
+        "from the steps (eq. 2.6)",
+        "from the steps (eq. 2.7)",
+        "from products",
+    )
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in results:
         noise, eps, dl = r.products["hessian"], r.products.eps_max, r.products.dl_max
         b_eps, b_dl = _cell(r.fits[1], *r.spread[:, 1]), _cell(r.fits[3], *r.spread[:, 3])
         greatest, most = _cell(r.fits[0], *r.spread[:, 0]), _cell(r.fits[2], *r.spread[:, 2])
         start = f"| {r.steps} | {r.loss:.3f} |"
-        lines.append(f"{start} B_noise | {b_eps} | {b_dl} | {_cell(noise.noise_scale, noise.low, noise.high)} |")
+        lines.append(
+            f"{start} B_noise | {b_eps} | {b_dl} | "
+            f"{_cell(noise.noise_scale, noise.low, noise.high)} |"
+        )
         lines.append(f"{start} eps_max | {greatest} | | {_cell(*(eps or (None, None, None)))} |")
         lines.append(f"{start} dL_max | | {most} | {_cell(*(dl or (None, None, None)))} |")
     return "\n".join(lines)
@@ -242,22 +299,54 @@ def draw(path: Path, results: Sequence[Result]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(results), 2, figsize=(10, 3.6 * len(results)), squeeze=False, sharex=True)
+    figure, axes = plt.subplots(
+        len(results), 2, figsize=(10, 3.6 * len(results)), squeeze=False, sharex=True
+    )
     sizes = np.geomspace(SIZES[0] / 1.5, SIZES[-1] * 1.5, 100)
     for (left, right), r in zip(axes, results, strict=True):
         products, noise = r.products, r.products["hessian"].noise_scale
         parts = (
-            (left, r.eps_opt, r.errors[:, 0], r.fits[:2], products.eps_max, "best learning rate", "eps_max"),
-            (right, r.dl_opt, r.errors[:, 1], r.fits[2:], products.dl_max, "best decrease of the held loss", "dL_max"),
+            (
+                left,
+                r.eps_opt,
+                r.errors[:, 0],
+                r.fits[:2],
+                products.eps_max,
+                "best learning rate",
+                "eps_max",
+            ),
+            (
+                right,
+                r.dl_opt,
+                r.errors[:, 1],
+                r.fits[2:],
+                products.dl_max,
+                "best decrease of the held loss",
+                "dL_max",
+            ),
         )
         for ax, values, errors, (greatest, fitted), bounded, label, name in parts:
-            ax.errorbar(SIZES, values, 2 * errors, fmt="o", color="#1f77b4", label="measured by line search (2 s.e.)")
+            ax.errorbar(
+                SIZES,
+                values,
+                2 * errors,
+                fmt="o",
+                color="#1f77b4",
+                label="measured by line search (2 s.e.)",
+            )
             text = f"fit: {name} {greatest:.3g}, B_noise {fitted:.3g}"
             ax.plot(sizes, greatest / (1 + fitted / sizes), color="#1f77b4", label=text)
             if bounded is not None and noise is not None:
                 text = f"products: {name} {bounded.value:.3g}, B_noise {noise:.3g}"
-                ax.plot(sizes, bounded.value / (1 + noise / sizes), "--", color="#d62728", label=text)
-            ax.set(xscale="log", yscale="log", ylabel=label, title=f"after {r.steps} steps, loss {r.loss:.2f}")
+                ax.plot(
+                    sizes, bounded.value / (1 + noise / sizes), "--", color="#d62728", label=text
+                )
+            ax.set(
+                xscale="log",
+                yscale="log",
+                ylabel=label,
+                title=f"after {r.steps} steps, loss {r.loss:.2f}",
+            )
             ax.legend(fontsize=8)
             ax.grid(alpha=0.3, which="both")
     for ax in axes[-1]:
@@ -269,7 +358,9 @@ def draw(path: Path, results: Sequence[Result]) -> None:
 def main(argv: Sequence[str] | None = None) -> list[Result]:
     """Measures every checkpoint, prints the table and returns what it is made of."""
     parser = argparse.ArgumentParser(description="The large-batch model, measured on the digits.")
-    parser.add_argument("--checkpoints", type=int, nargs="+", default=[150, 400], help="steps trained")
+    parser.add_argument(
+        "--checkpoints", type=int, nargs="+", default=[150, 400], help="steps trained"
+    )
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--repetitions", type=int, default=64)
     parser.add_argument("--bootstrap", type=int, default=200)

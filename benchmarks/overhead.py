@@ -1,14 +1,17 @@
-"""What the callback costs: step time, peak memory and reads from the device, each against the same run without it.
+"""What the callback costs: step time, peak memory and reads from the device, each against the same
+run without it.
 
     python benchmarks/overhead.py --rounds 40
 
-The unit timed is one whole optimizer step as a user of Lightning sees it: K micro-batches, the optimizer, every hook, logging
-and the loop in between, from the end of one step to the end of the next. Within a round all variants run in random order, each
-fit giving one untimed step and then ten timed ones; the figure is the median over rounds of the ratio to the baseline of the
-same round. Ten steps hold exactly one log step (log_every_n_steps=10, where Lightning's default is 50) and, with
+The unit timed is one whole optimizer step as a user of Lightning sees it: K micro-batches, the
+optimizer, every hook, logging and the loop in between, from the end of one step to the end of the
+next. Within a round all variants run in random order, each fit giving one untimed step and then ten
+timed ones; the figure is the median over rounds of the ratio to the baseline of the same round. Ten
+steps hold exactly one log step (log_every_n_steps=10, where Lightning's default is 50) and, with
 every_n_steps=10, exactly one measured step.
 
-To add a row, add a Variant; one that has other trainer options (another strategy, more devices) names its own baseline.
+To add a row, add a Variant; one that has other trainer options (another strategy, more devices)
+names its own baseline.
 """
 
 import argparse
@@ -50,7 +53,9 @@ Record = TypeVar("Record", bound=tuple[Any, ...])
 
 
 class Variant(NamedTuple):
-    """One way to train: callbacks, made afresh for each fit, options for the trainer, and the variant it is compared with."""
+    """One way to train: callbacks, made afresh for each fit, options for the trainer, and the
+    variant it is compared with.
+    """
 
     name: str
     callbacks: Callable[[], list[Callback]]
@@ -61,12 +66,17 @@ class Variant(NamedTuple):
 VARIANTS = (
     Variant(BASELINE, list),
     Variant("micro_batches, every step", lambda: [GradientNoiseScale(probe="micro_batches")]),
-    Variant("micro_batches, every 10th step", lambda: [GradientNoiseScale(probe="micro_batches", every_n_steps=10)]),
+    Variant(
+        "micro_batches, every 10th step",
+        lambda: [GradientNoiseScale(probe="micro_batches", every_n_steps=10)],
+    ),
 )
 
 
 class Size(NamedTuple):
-    """The training set-up: a transformer of about 12 · layers · width² parameters, and what one optimizer step sees."""
+    """The training set-up: a transformer of about 12 · layers · width² parameters, and what one
+    optimizer step sees.
+    """
 
     width: int
     layers: int
@@ -80,7 +90,7 @@ WHOLE = Size(width=384, layers=6, context=128, local_size=4, accumulation=4)
 TINY = Size(width=32, layers=1, context=8, local_size=2, accumulation=4)
 
 
-# ---- the run that is measured -----------------------------------------------------------------------------------------------
+# ---- the run that is measured -------------------------------------------------------------------
 
 
 class Transformer(L.LightningModule):
@@ -91,15 +101,26 @@ class Transformer(L.LightningModule):
         self.token = nn.Embedding(size.vocabulary, size.width)
         self.position = nn.Parameter(torch.zeros(size.context, size.width))
         layer = nn.TransformerEncoderLayer(
-            size.width, max(1, size.width // 64), 4 * size.width, dropout=0.0, batch_first=True, norm_first=True
+            size.width,
+            max(1, size.width // 64),
+            4 * size.width,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
         )
-        self.body = nn.TransformerEncoder(layer, size.layers, norm=nn.LayerNorm(size.width), enable_nested_tensor=False)
+        self.body = nn.TransformerEncoder(
+            layer, size.layers, norm=nn.LayerNorm(size.width), enable_nested_tensor=False
+        )
         self.head = nn.Linear(size.width, size.vocabulary)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(size.context), persistent=False)
+        self.register_buffer(
+            "mask", nn.Transformer.generate_square_subsequent_mask(size.context), persistent=False
+        )
 
     def training_step(self, batch: tuple[Tensor]) -> Tensor:
         tokens = batch[0]  # (local_size, context + 1)
-        hidden = self.body(self.token(tokens[:, :-1]) + self.position, mask=self.mask, is_causal=True)
+        hidden = self.body(
+            self.token(tokens[:, :-1]) + self.position, mask=self.mask, is_causal=True
+        )
         loss = F.cross_entropy(self.head(hidden).flatten(0, 1), tokens[:, 1:].flatten())
         self.log("train_loss", loss)
         return loss
@@ -109,7 +130,9 @@ class Transformer(L.LightningModule):
 
 
 class StepClock(Callback):
-    """When each optimizer step was over, by the wall's clock and the processor's; to be the last of the callbacks."""
+    """When each optimizer step was over, by the wall's clock and the processor's; to be the last of
+    the callbacks.
+    """
 
     def __init__(self) -> None:
         self.ends: list[tuple[float, float]] = []
@@ -122,13 +145,19 @@ class StepClock(Callback):
     def seconds(self) -> tuple[float, float]:
         """Mean durations of a step by both clocks, the first step left out."""
         steps = len(self.ends) - 1
-        return (self.ends[-1][0] - self.ends[0][0]) / steps, (self.ends[-1][1] - self.ends[0][1]) / steps
+        return (self.ends[-1][0] - self.ends[0][0]) / steps, (
+            self.ends[-1][1] - self.ends[0][1]
+        ) / steps
 
 
 def fit(variant: Variant, module: Transformer, size: Size, steps: int, watcher: Callback) -> None:
-    """Trains for ``steps`` optimizer steps on random tokens, all in memory, with nothing else switched on."""
+    """Trains for ``steps`` optimizer steps on random tokens, all in memory, with nothing else
+    switched on.
+    """
     examples = size.local_size * size.accumulation * steps
-    tokens = torch.randint(size.vocabulary, (examples, size.context + 1), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        size.vocabulary, (examples, size.context + 1), generator=torch.Generator().manual_seed(0)
+    )
     trainer = L.Trainer(
         **{"accelerator": "cpu", "devices": 1} | dict(variant.trainer_options),
         max_steps=steps,
@@ -160,7 +189,7 @@ def quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-# ---- time -------------------------------------------------------------------------------------------------------------------
+# ---- time ---------------------------------------------------------------------------------------
 
 
 class Timing(NamedTuple):
@@ -171,8 +200,8 @@ class Timing(NamedTuple):
         place: of the variant in the order of the round.
         variant: its name.
         seconds: of a step on the wall's clock, what a user waits.
-        cpu_seconds: of a step on the processor's clock: the same on an idle machine with one thread, and on a busy one the
-            part of it that is this process's own.
+        cpu_seconds: of a step on the processor's clock: the same on an idle machine with one
+            thread, and on a busy one the part of it that is this process's own.
     """
 
     round: int
@@ -202,7 +231,8 @@ def time_rounds(size: Size, rounds: int, seed: int = 0) -> Iterator[Timing]:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Distribution-free interval for the median, from order statistics; below 6 values (at 95 %) simply their range.
+    """Distribution-free interval for the median, from order statistics; below 6 values (at 95 %)
+    simply their range.
 
     >>> median_interval(range(1, 41))
     (14, 27)
@@ -218,11 +248,14 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 def paired_ratio(timings: Sequence[Timing], variant: Variant, clock: str = "seconds") -> Ratio:
     """Step time relative to the baseline of the same round, median over rounds."""
     seconds = {(t.round, t.variant): getattr(t, clock) for t in timings}
-    ratios = [seconds[number, variant.name] / seconds[number, variant.baseline] for number in {t.round for t in timings}]
+    ratios = [
+        seconds[number, variant.name] / seconds[number, variant.baseline]
+        for number in {t.round for t in timings}
+    ]
     return Ratio(statistics.median(ratios), *median_interval(ratios))
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------
 
 
 class Peak(NamedTuple):
@@ -237,19 +270,37 @@ class Peak(NamedTuple):
 def peak_mebibytes(variant: Variant, size_name: str, threads: int, *, settled: bool) -> float:
     """Peak resident memory of five steps in a process of their own, all libraries included.
 
-    By itself glibc raises the size above which a block is given back to the system as it goes, and the peak then varies by
-    1 % from run to run; ``settled`` pins it, and the peak is what the tensors need.
+    By itself glibc raises the size above which a block is given back to the system as it goes, and
+    the peak then varies by 1 % from run to run; ``settled`` pins it, and the peak is what the
+    tensors need.
     """
-    arguments = [sys.executable, __file__, "--peak", variant.name, "--threads", str(threads), f"--size={size_name}"]
+    arguments = [
+        sys.executable,
+        __file__,
+        "--peak",
+        variant.name,
+        "--threads",
+        str(threads),
+        f"--size={size_name}",
+    ]
     allocator = {"MALLOC_MMAP_THRESHOLD_": "131072"} if settled else {}
-    done = subprocess.run(arguments, check=True, capture_output=True, text=True, env=os.environ | allocator)
+    done = subprocess.run(
+        arguments, check=True, capture_output=True, text=True, env=os.environ | allocator
+    )
     return float(done.stdout)
 
 
 def measure_peaks(args: argparse.Namespace) -> Iterator[Peak]:
     """The variants in turn, so that nothing that changes with time is taken for a difference."""
-    for run, settled, variant in itertools.product(range(args.memory_runs), (False, True), VARIANTS):
-        yield Peak(run, settled, variant.name, peak_mebibytes(variant, args.size, args.threads, settled=settled))
+    for run, settled, variant in itertools.product(
+        range(args.memory_runs), (False, True), VARIANTS
+    ):
+        yield Peak(
+            run,
+            settled,
+            variant.name,
+            peak_mebibytes(variant, args.size, args.threads, settled=settled),
+        )
 
 
 def memory_ratio(peaks: Sequence[Peak], variant: Variant, *, settled: bool) -> float | None:
@@ -267,12 +318,13 @@ def own_peak(variant: Variant, size: Size) -> float:
     """The same for this process, which must have trained nothing before."""
     torch.manual_seed(0)
     fit(variant, Transformer(size), size, 5, Callback())
-    # Not ru_maxrss: Linux hands that on through exec, so a child never shows less than the parent that started it.
+    # Not ru_maxrss: Linux hands that on through exec, so a child never shows less than the parent
+    # that started it.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-# ---- reads from the device --------------------------------------------------------------------------------------------------
+# ---- reads from the device ----------------------------------------------------------------------
 
 _READING_METHODS = {Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__array__, Tensor.__contains__}
 _READING_OPERATORS = {
@@ -308,7 +360,8 @@ class _Operators(TorchDispatchMode):
 
 
 class HostReads(Callback):
-    """Counts, for each optimizer step, what would wait for the device on an accelerator; to be the last of the callbacks.
+    """Counts, for each optimizer step, what would wait for the device on an accelerator; to be the
+    last of the callbacks.
 
     A read in the loop between two steps belongs to the second one.
     """
@@ -329,7 +382,9 @@ class HostReads(Callback):
 
 
 class ExtraReads(NamedTuple):
-    """Reads beyond those of the baseline, the greatest number in a step that Lightning does not log and in one that it does."""
+    """Reads beyond those of the baseline, the greatest number in a step that Lightning does not log
+    and in one that it does.
+    """
 
     quiet: int
     log: int
@@ -354,7 +409,7 @@ def extra_reads(of_variant: Sequence[int], of_baseline: Sequence[int]) -> ExtraR
     )
 
 
-# ---- the report -------------------------------------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
 class Summary(NamedTuple):
@@ -363,7 +418,8 @@ class Summary(NamedTuple):
     Args:
         seconds: of one step, median over rounds.
         ratio: of step times; ``cpu_ratio`` by the processor's clock.
-        memory_ratio: of peak resident memory, as the system's allocator leaves it; ``settled_memory_ratio`` without its whims.
+        memory_ratio: of peak resident memory, as the system's allocator leaves it;
+            ``settled_memory_ratio`` without its whims.
         reads: added to those of the baseline.
     """
 
@@ -396,14 +452,23 @@ def summarise(timings: Sequence[Timing], peaks: Sequence[Peak], size: Size) -> l
 def table(rows: Sequence[Summary]) -> str:
     """The rows in Markdown."""
     lines = [
-        "| variant | step, s | step time, ratio [95 %] | CPU time of a step, ratio [95 %] | peak memory, ratio "
+        "| variant | step, s | step time, ratio [95 %] | CPU time of a step, ratio [95 %] | peak "
+        "memory, ratio "
         "| with settled allocator | host reads added in a step without / with logging |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         ratios = [f"{r.median:.4f} [{r.low:.4f}, {r.high:.4f}]" for r in (row.ratio, row.cpu_ratio)]
-        memory = ["–" if m is None else f"{m:.4f}" for m in (row.memory_ratio, row.settled_memory_ratio)]
-        cells = [row.variant, f"{row.seconds:.3f}", *ratios, *memory, f"{row.reads.quiet} / {row.reads.log}"]
+        memory = [
+            "–" if m is None else f"{m:.4f}" for m in (row.memory_ratio, row.settled_memory_ratio)
+        ]
+        cells = [
+            row.variant,
+            f"{row.seconds:.3f}",
+            *ratios,
+            *memory,
+            f"{row.reads.quiet} / {row.reads.log}",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -412,8 +477,10 @@ def machine() -> str:
     """What the figures were taken on, without names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, torch {torch.__version__} with "
-        f"{torch.get_num_threads()} threads, lightning {L.__version__}, Python {platform.python_version()}"
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, torch "
+        f"{torch.__version__} with "
+        f"{torch.get_num_threads()} threads, lightning {L.__version__}, Python "
+        f"{platform.python_version()}"
     )
 
 
@@ -421,7 +488,8 @@ def setup(size: Size) -> str:
     """What was trained."""
     millions = sum(p.numel() for p in Transformer(size).parameters()) / 1e6
     return (
-        f"transformer of {millions:.1f} M parameters, {size.accumulation} micro-batches of {size.local_size} × {size.context} "
+        f"transformer of {millions:.1f} M parameters, {size.accumulation} micro-batches of "
+        f"{size.local_size} × {size.context} "
         "tokens a step, AdamW"
     )
 
@@ -432,7 +500,9 @@ def write_raw(path: Path, timings: Sequence[Timing]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Timing._fields)
-        writer.writerows((*timing[:3], *(round(seconds, 6) for seconds in timing[3:])) for timing in timings)
+        writer.writerows(
+            (*timing[:3], *(round(seconds, 6) for seconds in timing[3:])) for timing in timings
+        )
 
 
 def reporting(records: Iterable[Record]) -> Iterator[Record]:
@@ -443,16 +513,31 @@ def reporting(records: Iterable[Record]) -> Iterator[Record]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument(
-        "--memory-runs", type=int, default=5, help="processes for each variant and allocator; 0: memory is not measured"
+        "--memory-runs",
+        type=int,
+        default=5,
+        help="processes for each variant and allocator; 0: memory is not measured",
     )
-    parser.add_argument("--size", choices=["whole", "tiny"], default="whole", help="tiny is for the tests")
-    parser.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="short for --size tiny")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    parser.add_argument(
+        "--size", choices=["whole", "tiny"], default="whole", help="tiny is for the tests"
+    )
+    parser.add_argument(
+        "--tiny", dest="size", action="store_const", const="tiny", help="short for --size tiny"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads of torch"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="raw results, CSV")
-    parser.add_argument("--peak", choices=[v.name for v in VARIANTS], help="only print this variant's own peak memory, MiB")
+    parser.add_argument(
+        "--peak",
+        choices=[v.name for v in VARIANTS],
+        help="only print this variant's own peak memory, MiB",
+    )
     return parser.parse_args(argv)
 
 
@@ -470,7 +555,14 @@ def main(argv: Sequence[str] | None = None) -> list[Summary]:
         peaks = list(reporting(measure_peaks(args)))
         rows = summarise(timings, peaks, size)
     write_raw(args.output, timings)
-    print(machine(), setup(size), f"{args.rounds} rounds of {TIMED_STEPS} steps", "", table(rows), sep="\n")
+    print(
+        machine(),
+        setup(size),
+        f"{args.rounds} rounds of {TIMED_STEPS} steps",
+        "",
+        table(rows),
+        sep="\n",
+    )
     return rows
 
 

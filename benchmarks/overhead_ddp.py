@@ -1,10 +1,12 @@
-"""What measuring costs under DDP: two real processes, and beside it the communication hook that everyone copies.
+"""What measuring costs under DDP: two real processes, and beside it the communication hook that
+everyone copies.
 
     python benchmarks/overhead_ddp.py --rounds 40 --csv benchmarks/results/overhead_ddp.csv
 
-Every process trains a transformer in plain torch DDP, one micro-batch a step. In every round the variants run in random order
-(the same on all ranks), each with an untimed step before the timed one; the figure is the median over rounds of the ratio to
-plain DDP in the same round, on rank 0, with its 95 % order-statistic interval.
+Every process trains a transformer in plain torch DDP, one micro-batch a step. In every round the
+variants run in random order (the same on all ranks), each with an untimed step before the timed
+one; the figure is the median over rounds of the ratio to plain DDP in the same round, on rank 0,
+with its 95 % order-statistic interval.
 """
 
 import argparse
@@ -41,7 +43,9 @@ class Model(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.table = nn.Embedding(256, width)
-        layer = nn.TransformerEncoderLayer(width, width // 32, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, width // 32, 4 * width, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.blocks = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = nn.Linear(width, 256)
 
@@ -50,7 +54,9 @@ class Model(nn.Module):
 
 
 class CopiedHook:
-    """Norms as most public codes take them: a flat sum before and after the reduction, read by the host in every step."""
+    """Norms as most public codes take them: a flat sum before and after the reduction, read by the
+    host in every step.
+    """
 
     def __init__(self) -> None:
         self.small, self.big = torch.zeros(()), torch.zeros(())
@@ -78,7 +84,12 @@ def training(variant: str, settings: dict[str, int]) -> Callable[[], None]:
     ddp = DistributedDataParallel(Model(settings["width"], settings["layers"]))
     optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-4)
     rank, world = dist.get_rank(), dist.get_world_size()
-    tokens = torch.randint(0, 256, (settings["local_size"], settings["context"]), generator=torch.Generator().manual_seed(rank))
+    tokens = torch.randint(
+        0,
+        256,
+        (settings["local_size"], settings["context"]),
+        generator=torch.Generator().manual_seed(rank),
+    )
     monitor, copied = None, None
     if variant == "ranks":
         tap = BucketTap()
@@ -150,12 +161,18 @@ def ratio(rows: Sequence[tuple[int, str, float]], variant: str) -> tuple[float, 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, tuple[float, float, float]]:
     """Prints the table; (median, low, high) by variant."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--tiny", action="store_true", help="a toy, for the test of this script")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args(argv)
-    size = {"width": 32, "layers": 1, "context": 8} if args.tiny else {"width": 384, "layers": 6, "context": 64}
+    size = (
+        {"width": 32, "layers": 1, "context": 8}
+        if args.tiny
+        else {"width": 384, "layers": 6, "context": 64}
+    )
     os.environ[SETTINGS] = json.dumps({**size, "local_size": 4, "rounds": args.rounds, "timed": 1})
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,19 +1,23 @@
-"""How often does a policy change a size that is right, and how soon does it find one? Simulated gradients, the real decisions.
+"""How often does a policy change a size that is right, and how soon does it find one? Simulated
+gradients, the real decisions.
 
     python benchmarks/policy.py [--runs 400] [--seed 0] [--csv benchmarks/results/policy.csv]
 
-A run has 20 epochs of 8192 examples with Gaussian gradients (|G|² = 1, a covariance spread evenly over ``directions``) and
-decides after each epoch from the package's own running averages, which decay per example. The columns:
+A run has 20 epochs of 8192 examples with Gaussian gradients (|G|² = 1, a covariance spread evenly
+over ``directions``) and decides after each epoch from the package's own running averages, which
+decay per example. The columns:
 
 - start: the global size at the start, in noise scales.
-- changed: share of runs that changed the size at least once; at start 1, where nothing should change, these are false.
+- changed: share of runs that changed the size at least once; at start 1, where nothing should
+  change, these are false.
 - changes: mean number of changes in a run.
-- arrived: share of runs that came within a factor 1.56 of the noise scale by the end, and by the end of the 7th epoch.
+- arrived: share of runs that came within a factor 1.56 of the noise scale by the end, and by the
+  end of the 7th epoch.
 - epochs: median and 95th percentile of the epochs until then (those that never did count as 21).
 - end: median over runs of the size at the end, in noise scales of the end.
 
-"95 % bound alone" is what the cautions are measured against: the size follows the estimate as soon as a 95 % interval excludes
-it, whatever the predicted gain.
+"95 % bound alone" is what the cautions are measured against: the size follows the estimate as soon
+as a 95 % interval excludes it, whatever the predicted gain.
 """
 
 import argparse
@@ -59,7 +63,11 @@ RULES = {
     "TrackNoiseScale, shrink": (TrackNoiseScale(shrink=True), DECISION_CONFIDENCE),
     "95 % bound alone": (TrackNoiseScale(min_gain=0.0, shrink=True), 0.95),
 }
-SEEN = ({"groups": 0, "directions": 400}, {"groups": 2, "directions": 400}, {"groups": 0, "directions": 5})
+SEEN = (
+    {"groups": 0, "directions": 400},
+    {"groups": 2, "directions": 400},
+    {"groups": 0, "directions": 5},
+)
 REGIMES = (
     *(Regime(start=1, policy=policy, **seen) for seen in SEEN for policy in RULES),
     *(Regime(start=1 / 16, policy="TrackNoiseScale", **seen) for seen in SEEN),
@@ -86,10 +94,13 @@ class Row(NamedTuple):
     end: float
 
 
-def epoch(rng: np.random.Generator, regime: Regime, b_simple: float, size: int) -> Iterator[Moments]:
+def epoch(
+    rng: np.random.Generator, regime: Regime, b_simple: float, size: int
+) -> Iterator[Moments]:
     """The moments of every step of an epoch, drawn from their exact distribution.
 
-    The variance between groups is independent of the mean gradient (Cochran), and both are chi-squared up to scale.
+    The variance between groups is independent of the mean gradient (Cochran), and both are
+    chi-squared up to scale.
     """
     steps, k, d = EXAMPLES // size, regime.groups or size, regime.directions
     variance = b_simple / d / size  # of the mean gradient, along each direction
@@ -101,7 +112,9 @@ def epoch(rng: np.random.Generator, regime: Regime, b_simple: float, size: int) 
 
 
 def simulate(rng: np.random.Generator, regime: Regime) -> list[int]:
-    """The sizes of the epochs, the first that of the start, the last one decided after the last epoch."""
+    """The sizes of the epochs, the first that of the start, the last one decided after the last
+    epoch.
+    """
     policy, confidence = RULES[regime.policy]
     windows, sizes = Windows(0.99), [round(NOISE * regime.start)]
     for index in range(EPOCHS):
@@ -157,10 +170,26 @@ def markdown(rows: Sequence[Row]) -> str:
     )
     lines = [head, ("---",) * len(head)]
     for r in rows:
-        shares = (f"{100 * r.changed:.1f}", f"{r.changes:.2f}", f"{100 * r.arrived:.0f}", f"{100 * r.arrived_by_7:.0f}")
+        shares = (
+            f"{100 * r.changed:.1f}",
+            f"{r.changes:.2f}",
+            f"{100 * r.arrived:.0f}",
+            f"{100 * r.arrived_by_7:.0f}",
+        )
         epochs = f"{r.epochs_median:g}, {r.epochs_95:g}"
         start = f"{r.start:g}" if r.start >= 1 else f"1/{1 / r.start:g}"
-        lines.append((start, r.policy, r.groups, str(r.directions), f"{r.growth:g}", *shares, epochs, f"{r.end:.2f}"))
+        lines.append(
+            (
+                start,
+                r.policy,
+                r.groups,
+                str(r.directions),
+                f"{r.growth:g}",
+                *shares,
+                epochs,
+                f"{r.end:.2f}",
+            )
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -169,12 +198,16 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+        writer.writerows(
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Runs every regime, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="False changes and arrivals of a batch size policy in simulation.")
+    parser = argparse.ArgumentParser(
+        description="False changes and arrivals of a batch size policy in simulation."
+    )
     parser.add_argument("--runs", type=int, default=400, help="runs in each regime")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--csv", type=Path, help="file to write the table to")

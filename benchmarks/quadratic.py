@@ -1,23 +1,30 @@
-"""What do the condition number and the learning rate do to B_crit/B_noise? A noisy quadratic, steps in closed form.
+"""What do the condition number and the learning rate do to B_crit/B_noise? A noisy quadratic, steps
+in closed form.
 
     python benchmarks/quadratic.py [--csv benchmarks/results/quadratic.csv]
 
-McCandlish et al. 2018 predict B_crit from B_noise = tr(HΣ)/(GᵀHG) for a learning rate that is the best at every step, and leave
-open what a badly conditioned loss and another rate do to it. Here loss ½ Σ h_i θ_i² has ``dimensions`` curvatures, evenly
-spaced in the logarithm from 1/κ to 1, gradient noise of variance h_i/B, E θ_i² = 1 at the start, and the goal is 1 % of the
-first loss. The expected loss is followed exactly, E θ_i² ← (1 − ε h_i)² E θ_i² + ε² h_i/B, so nothing is random. Two schedules:
+McCandlish et al. 2018 predict B_crit from B_noise = tr(HΣ)/(GᵀHG) for a learning rate that is the
+best at every step, and leave open what a badly conditioned loss and another rate do to it. Here
+loss ½ Σ h_i θ_i² has ``dimensions`` curvatures, evenly spaced in the logarithm from 1/κ to 1,
+gradient noise of variance h_i/B, E θ_i² = 1 at the start, and the goal is 1 % of the first loss.
+The expected loss is followed exactly, E θ_i² ← (1 − ε h_i)² E θ_i² + ε² h_i/B, so nothing is
+random. Two schedules:
 
-- greedy: ε is ``ratio`` times the rate that lowers the expected loss most, at every step: ε_opt = |G|²/(GᵀHG + tr(HΣ)/B);
-- constant: ε is ``ratio`` times the best constant rate of this batch size. Above 1 it is rarely possible: the best constant
-  rate ends just below the goal.
+- greedy: ε is ``ratio`` times the rate that lowers the expected loss most, at every step: ε_opt =
+  |G|²/(GᵀHG + tr(HΣ)/B);
+- constant: ε is ``ratio`` times the best constant rate of this batch size. Above 1 it is rarely
+  possible: the best constant rate ends just below the goal.
 
-Steps are measured at batch sizes from B_crit/64 to 64·B_crit, a factor 2 apart, with the crossing interpolated between whole
-steps; where the goal is out of reach at one of them, the line has no b_crit. All noise scales are of expected values, in
-examples, over the run at the batch size next to B_crit. The columns:
+Steps are measured at batch sizes from B_crit/64 to 64·B_crit, a factor 2 apart, with the crossing
+interpolated between whole steps; where the goal is out of reach at one of them, the line has no
+b_crit. All noise scales are of expected values, in examples, over the run at the batch size next to
+B_crit. The columns:
 
-- b_crit, s_min and residual: the package's fit. residual: how far S(B) is from a hyperbola (rms of ln S).
-- b_noise: at the start, averaged over steps, and at the end; "progress": averaged over progress s, where a step counts
-  1/(1 + B_noise/B). As S = ∫ (1 + B_noise/B) ds, this is the average that should be B_crit.
+- b_crit, s_min and residual: the package's fit. residual: how far S(B) is from a hyperbola (rms of
+  ln S).
+- b_noise: at the start, averaged over steps, and at the end; "progress": averaged over progress s,
+  where a step counts 1/(1 + B_noise/B). As S = ∫ (1 + B_noise/B) ds, this is the average that
+  should be B_crit.
 - b_simple: tr(Σ)/|G|² averaged over steps.
 - crit/noise, crit/progress, crit/simple: b_crit over these three averages.
 """
@@ -62,7 +69,9 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the table; b_crit and what follows it are None where the goal is out of reach at some batch size."""
+    """One line of the table; b_crit and what follows it are None where the goal is out of reach at
+    some batch size.
+    """
 
     schedule: str
     condition: float
@@ -87,19 +96,25 @@ def spectrum(condition: float, dimensions: int = 1000) -> Array:
 
 
 def moment(curvature: Array, square: Array) -> Moment:
-    """The noise scales where E θ_i² = ``square``; the variance of one example's gradient is the curvature."""
+    """The noise scales where E θ_i² = ``square``; the variance of one example's gradient is the
+    curvature.
+    """
     h2, h3 = curvature**2 * square, curvature**3 * square
     return Moment(float((curvature**2).sum() / h3.sum()), float(curvature.sum() / h2.sum()))
 
 
 def greedy_rate(curvature: Array, square: Array, B: float) -> float:
-    """The rate that lowers the expected loss most (McCandlish et al. 2018, eq. 2.6, with expected values)."""
+    """The rate that lowers the expected loss most (McCandlish et al. 2018, eq. 2.6, with expected
+    values).
+    """
     grad_sq = float((curvature**2 * square).sum())
     return grad_sq / float((curvature**3 * square).sum() + (curvature**2).sum() / B)
 
 
 def run(curvature: Array, B: float, rate: Callable[[Array], float], goal: float) -> Run:
-    """Follows the expected squares until the loss crosses ``goal``; infinite steps where it stalls above it."""
+    """Follows the expected squares until the loss crosses ``goal``; infinite steps where it stalls
+    above it.
+    """
     square = np.ones_like(curvature)
     loss, moments = float(curvature.sum() / 2), list[Moment]()
     while len(moments) < MOST_STEPS:
@@ -116,7 +131,9 @@ def run(curvature: Array, B: float, rate: Callable[[Array], float], goal: float)
 
 def greedy(curvature: Array, ratio: float, goal: float) -> Callable[[float], Run]:
     """Batch size → run at ``ratio`` times the best rate of every step."""
-    return lambda B: run(curvature, B, lambda square: ratio * greedy_rate(curvature, square, B), goal)
+    return lambda B: run(
+        curvature, B, lambda square: ratio * greedy_rate(curvature, square, B), goal
+    )
 
 
 def constant(curvature: Array, ratio: float, goal: float) -> Callable[[float], Run]:
@@ -155,21 +172,49 @@ def measure(schedule: str, condition: float, ratio: float, dimensions: int) -> R
     simple = fmean(m.noise_scale for m in moments)
     ratios = (fit.b_crit / mean, fit.b_crit / by_progress, fit.b_crit / simple)
     scales = (moments[0].b_noise, mean, moments[-1].b_noise, by_progress, simple)
-    return Row(schedule, condition, ratio, len(reached), fit.b_crit, fit.s_min, fit.residual, *scales, *ratios)
+    return Row(
+        schedule,
+        condition,
+        ratio,
+        len(reached),
+        fit.b_crit,
+        fit.s_min,
+        fit.residual,
+        *scales,
+        *ratios,
+    )
 
 
 def model() -> tuple[CriticalBatchSize, list[tuple[float, float, float]]]:
-    """The model h_i = c_i = 1/i of the tests at its best constant rates: the fit, and (B, steps, rate)."""
+    """The model h_i = c_i = 1/i of the tests at its best constant rates: the fit, and (B, steps,
+    rate).
+    """
     found = [(float(2**k), *best_steps(2.0**k)) for k in range(3, 17)]
-    return CriticalBatchSize.fit([size for size, _, _ in found], [steps for _, steps, _ in found]), found
+    return CriticalBatchSize.fit(
+        [size for size, _, _ in found], [steps for _, steps, _ in found]
+    ), found
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as an aligned markdown table."""
-    titles = ("schedule", "κ", "ε/ε_opt", "sizes", "b_crit", "s_min", "residual", "b_noise start", "mean", "end")
+    titles = (
+        "schedule",
+        "κ",
+        "ε/ε_opt",
+        "sizes",
+        "b_crit",
+        "s_min",
+        "residual",
+        "b_noise start",
+        "mean",
+        "end",
+    )
     more = ("progress", "b_simple mean", "crit/noise", "crit/progress", "crit/simple")
     cells: list[tuple[str, ...]] = [(*titles, *more)]
-    cells += [tuple("–" if v is None else v if isinstance(v, str) else f"{v:.3g}" for v in row) for row in rows]
+    cells += [
+        tuple("–" if v is None else v if isinstance(v, str) else f"{v:.3g}" for v in row)
+        for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
@@ -181,12 +226,16 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(Row._fields)
-        writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+        writer.writerows(
+            [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measures every line, prints the table and returns its rows."""
-    parser = argparse.ArgumentParser(description="B_crit/B_noise against condition number and learning rate, in closed form.")
+    parser = argparse.ArgumentParser(
+        description="B_crit/B_noise against condition number and learning rate, in closed form."
+    )
     parser.add_argument("--dimensions", type=int, default=1000)
     parser.add_argument("--csv", type=Path, help="file to write the table to")
     args = parser.parse_args(argv)
@@ -195,11 +244,16 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     fit, found = model()
     print(f"h_i = c_i = 1/i, i = 1 … {len(CURVATURE)}, goal {GOAL}, best constant rate:")
     for size, steps, rate in found:
-        print(f"  B {size:6g}: {steps:8.1f} steps at rate {rate:.4f}; the fit says {fit.steps(size):8.1f}")
+        print(
+            f"  B {size:6g}: {steps:8.1f} steps at rate {rate:.4f}; the fit says "
+            f"{fit.steps(size):8.1f}"
+        )
     bounds = f"[{fit.low:.0f}, {fit.high:.0f}]" if fit.low and fit.high else "(an end is open)"
     print(f"  b_crit {fit.b_crit:.0f} {bounds}, residual {fit.residual:.3f}\n")
     cases = [(s, k, r) for s in ("greedy", "constant") for k in CONDITIONS for r in RATIOS]
-    rows = [measure(schedule, condition, ratio, args.dimensions) for schedule, condition, ratio in cases]
+    rows = [
+        measure(schedule, condition, ratio, args.dimensions) for schedule, condition, ratio in cases
+    ]
     print(markdown(rows))
     if args.csv:
         write_csv(args.csv, rows)

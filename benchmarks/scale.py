@@ -27,7 +27,15 @@ from lightning_noise import GradientNoiseScale
 from testing.launch import launch
 
 STEPS, LOG_EVERY = 40, 10
-COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce", "barrier", "reduce_scatter")
+COLLECTIVES = (
+    "all_reduce",
+    "all_gather",
+    "all_gather_into_tensor",
+    "broadcast",
+    "reduce",
+    "barrier",
+    "reduce_scatter",
+)
 READS = ("item", "tolist", "__float__", "__int__", "__bool__")
 
 
@@ -36,7 +44,9 @@ class Net(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+        self.net = nn.Sequential(
+            nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        )
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         return self.net(batch[0]).square().mean()
@@ -47,7 +57,9 @@ class Net(L.LightningModule):
 
 @contextlib.contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """Counts collectives that Python starts, the bytes of all_reduce, and reads of a tensor by the host."""
+    """Counts collectives that Python starts, the bytes of all_reduce, and reads of a tensor by the
+    host.
+    """
     count = {"collectives": 0, "bytes": 0, "host reads": 0}
     kept = [(dist, name, getattr(dist, name)) for name in COLLECTIVES]
     kept += [(Tensor, name, getattr(Tensor, name)) for name in READS]
@@ -101,18 +113,32 @@ def fit(strategy: str, callbacks: Sequence[L.Callback]) -> dict[str, int]:
 def rank() -> list[dict[str, int | str]]:
     """What each process does: every variant with and without the callback; the difference."""
     rows: list[dict[str, int | str]] = []
-    for strategy, noise in (("ddp", {}), ("ddp_noise", {}), ("ddp_noise", {"per_layer": True}), ("ddp", {"every_n_steps": 5})):
+    for strategy, noise in (
+        ("ddp", {}),
+        ("ddp_noise", {}),
+        ("ddp_noise", {"per_layer": True}),
+        ("ddp", {"every_n_steps": 5}),
+    ):
         bare = fit(strategy, [])
         full = fit(strategy, [GradientNoiseScale(**noise)])
         added = {name: full[name] - bare[name] for name in full}
         settings = ", ".join(f"{k}={v}" for k, v in noise.items()) or "default"
-        rows.append({"ranks": int(os.environ["WORLD_SIZE"]), "strategy": strategy, "settings": settings, **added})
+        rows.append(
+            {
+                "ranks": int(os.environ["WORLD_SIZE"]),
+                "strategy": strategy,
+                "settings": settings,
+                **added,
+            }
+        )
     return rows
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, int | str]]:
     """Prints the table; the rows of rank 0."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args(argv)
@@ -121,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, int | str]]:
         with tempfile.TemporaryDirectory() as folder:
             rows += launch("benchmarks.scale:rank", world_size, Path(folder))[0]
     print(f"added by the callback in {STEPS} steps, logged every {LOG_EVERY}:")
-    print("| ranks | strategy | settings | collectives | bytes per collective | host reads |\n|---|---|---|---|---|---|")
+    print(
+        "| ranks | strategy | settings | collectives | bytes per collective | host reads "
+        "|\n|---|---|---|---|---|---|"
+    )
     for row in rows:
         size = int(row["bytes"]) / max(1, int(row["collectives"]))
         print(f"| {row['ranks']} | {row['strategy']} | {row['settings']} | ", end="")

@@ -1,11 +1,13 @@
-"""Which set-ups are supported, how exact the measured norms are in each, and what the others are told.
+"""Which set-ups are supported, how exact the measured norms are in each, and what the others are
+told.
 
     python benchmarks/setups.py --output docs/setups.md
 
-Every row is a real run. A supported one is compared, step by step, with the gradient of every group recomputed in fp64 from the
-weights and batches that the run had (``testing/reference.py``), in this one process also where the run had two. A refused one
-is shown with the words it was refused with. The script fails where a norm is further off than the row allows, where a row that
-is to be refused is not, and where a rule of ``hosts/lightning/refusals.py`` has no row.
+Every row is a real run. A supported one is compared, step by step, with the gradient of every group
+recomputed in fp64 from the weights and batches that the run had (``testing/reference.py``), in this
+one process also where the run had two. A refused one is shown with the words it was refused with.
+The script fails where a norm is further off than the row allows, where a row that is to be refused
+is not, and where a rule of ``hosts/lightning/refusals.py`` has no row.
 """
 
 import argparse
@@ -72,7 +74,7 @@ if it only shows there.
 """
 
 
-# ---- set-ups ----------------------------------------------------------------------------------------------------------------
+# ---- set-ups ------------------------------------------------------------------------------------
 
 
 class Setup(NamedTuple):
@@ -130,7 +132,8 @@ class Refused(NamedTuple):
 
     Args:
         rule: its name in ``hosts/lightning/refusals.py``; "" where it is refused elsewhere.
-        stand_in: makes a trainer and a module to ask the rule with, where no such run can be made here.
+        stand_in: makes a trainer and a module to ask the rule with, where no such run can be made
+            here.
     """
 
     name: str
@@ -155,17 +158,27 @@ def accumulating(number: int, **arguments: Any) -> Callable[[], dict[str, Any]]:
 
 
 def scaled(init_scale: float = 1024.0, **arguments: Any) -> Callable[[], dict[str, Any]]:
-    """precision="16-mixed" with its GradScaler on the CPU, where Lightning turns to bf16 by itself."""
+    """precision="16-mixed" with its GradScaler on the CPU, where Lightning turns to
+    bf16 by itself.
+    """
 
     def make() -> dict[str, Any]:
         scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
-        return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)], "accumulate": 2, **arguments}
+        return {
+            "plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+            "accumulate": 2,
+            **arguments,
+        }
 
     return make
 
 
-def two_ranks(strategy: Any, sizes: Sequence[Sequence[int]] | None = None, **arguments: Any) -> Callable[[], dict[str, Any]]:
-    """``sizes[rank]`` lists the sizes of a rank's micro-batches; without them Lightning's own DistributedSampler."""
+def two_ranks(
+    strategy: Any, sizes: Sequence[Sequence[int]] | None = None, **arguments: Any
+) -> Callable[[], dict[str, Any]]:
+    """``sizes[rank]`` lists the sizes of a rank's micro-batches; without them Lightning's own
+    DistributedSampler.
+    """
 
     def make() -> dict[str, Any]:
         given = {} if sizes is None else {"loader": shard(sizes), "use_distributed_sampler": False}
@@ -197,14 +210,36 @@ SUPPORTED = (
         accumulating(1, loader=words),
         sketched=True,
     ),
-    Setup("the same, exact norms", "probe=Examples(exact=True)", Words, accumulating(1, loader=words), noise=exact),
+    Setup(
+        "the same, exact norms",
+        "probe=Examples(exact=True)",
+        Words,
+        accumulating(1, loader=words),
+        noise=exact,
+    ),
     Setup("accumulation of 2", "Trainer(accumulate_grad_batches=2)", options=accumulating(2)),
     Setup("accumulation of 4", "Trainer(accumulate_grad_batches=4)", options=accumulating(4)),
-    Setup("short last window", "14 batches, accumulate_grad_batches=3", options=accumulating(3, limit_train_batches=14)),
+    Setup(
+        "short last window",
+        "14 batches, accumulate_grad_batches=3",
+        options=accumulating(3, limit_train_batches=14),
+    ),
     Setup("micro-batches of different sizes", "accumulate_grad_batches=3", options=uneven),
-    Setup("single examples and accumulation", "probe='examples'", options=accumulating(2), noise=exact),
-    Setup("fp64", 'Trainer(precision="64-true")', options=accumulating(2, precision="64-true"), bound=FP64),
-    Setup("bf16-mixed", 'Trainer(precision="bf16-mixed")', options=accumulating(2, precision="bf16-mixed"), bound=BF16),
+    Setup(
+        "single examples and accumulation", "probe='examples'", options=accumulating(2), noise=exact
+    ),
+    Setup(
+        "fp64",
+        'Trainer(precision="64-true")',
+        options=accumulating(2, precision="64-true"),
+        bound=FP64,
+    ),
+    Setup(
+        "bf16-mixed",
+        'Trainer(precision="bf16-mixed")',
+        options=accumulating(2, precision="bf16-mixed"),
+        bound=BF16,
+    ),
     Setup(
         "bf16-mixed, single examples",
         'Trainer(precision="bf16-mixed")',
@@ -212,13 +247,38 @@ SUPPORTED = (
         noise=exact,
         bound=BF16,
     ),
-    Setup("bf16-true", 'Trainer(precision="bf16-true")', options=accumulating(2, precision="bf16-true"), bound=BF16),
+    Setup(
+        "bf16-true",
+        'Trainer(precision="bf16-true")',
+        options=accumulating(2, precision="bf16-true"),
+        bound=BF16,
+    ),
     Setup("16-mixed", 'Trainer(precision="16-mixed")', options=scaled(), bound=FP16),
-    Setup("16-mixed, fused Adam", "torch.optim.Adam(fused=True)", adam(fused=True), scaled(), bound=FP16),
-    Setup("16-mixed, overflow steps", "GradScaler(init_scale=2**26)", options=scaled(2.0**26, epochs=4), bound=FP16),
-    Setup("16-mixed, gradient clipping", "Trainer(gradient_clip_val=1e-3)", options=scaled(gradient_clip_val=1e-3), bound=FP16),
+    Setup(
+        "16-mixed, fused Adam",
+        "torch.optim.Adam(fused=True)",
+        adam(fused=True),
+        scaled(),
+        bound=FP16,
+    ),
+    Setup(
+        "16-mixed, overflow steps",
+        "GradScaler(init_scale=2**26)",
+        options=scaled(2.0**26, epochs=4),
+        bound=FP16,
+    ),
+    Setup(
+        "16-mixed, gradient clipping",
+        "Trainer(gradient_clip_val=1e-3)",
+        options=scaled(gradient_clip_val=1e-3),
+        bound=FP16,
+    ),
     Setup("foreach Adam", "torch.optim.Adam(foreach=True)", adam(foreach=True), accumulating(2)),
-    Setup("gradient clipping", "Trainer(gradient_clip_val=1e-3)", options=accumulating(2, gradient_clip_val=1e-3)),
+    Setup(
+        "gradient clipping",
+        "Trainer(gradient_clip_val=1e-3)",
+        options=accumulating(2, gradient_clip_val=1e-3),
+    ),
     Setup(
         "activation checkpointing",
         "checkpoint(…, use_reentrant=False)",
@@ -262,7 +322,11 @@ SUPPORTED = (
         accumulating(2, epochs=3),
         callbacks=lambda: [BackboneFinetuning(unfreeze_backbone_at_epoch=1)],
     ),
-    Setup("validation in mid-epoch", "Trainer(val_check_interval=4)", options=accumulating(2, val=data, val_check_interval=4)),
+    Setup(
+        "validation in mid-epoch",
+        "Trainer(val_check_interval=4)",
+        options=accumulating(2, val=data, val_check_interval=4),
+    ),
     Setup(
         "pytorch_lightning",
         "import pytorch_lightning as pl; pl.Trainer(accumulate_grad_batches=2)",
@@ -271,12 +335,43 @@ SUPPORTED = (
         plain=Regression,
     ),
     Setup("two ranks, DDP as it is", 'Trainer(strategy="ddp")', options=two_ranks("ddp"), ranks=2),
-    Setup("the same with accumulation", "accumulate_grad_batches=2", options=two_ranks("ddp", accumulate=2), ranks=2),
-    Setup("the same, batches of different sizes", 'Trainer(strategy="ddp")', options=two_ranks("ddp", UNEVEN), ranks=2),
-    Setup("the same, single examples", "probe='examples'", options=two_ranks("ddp"), noise=exact, ranks=2),
-    Setup("two ranks, buckets", 'Trainer(strategy="ddp_noise")', options=two_ranks("ddp_noise"), ranks=2),
-    Setup("the same with accumulation", "accumulate_grad_batches=2", options=two_ranks("ddp_noise", accumulate=2), ranks=2),
-    Setup("the same, batches of different sizes", 'strategy="ddp_noise"', options=two_ranks("ddp_noise", UNEVEN), ranks=2),
+    Setup(
+        "the same with accumulation",
+        "accumulate_grad_batches=2",
+        options=two_ranks("ddp", accumulate=2),
+        ranks=2,
+    ),
+    Setup(
+        "the same, batches of different sizes",
+        'Trainer(strategy="ddp")',
+        options=two_ranks("ddp", UNEVEN),
+        ranks=2,
+    ),
+    Setup(
+        "the same, single examples",
+        "probe='examples'",
+        options=two_ranks("ddp"),
+        noise=exact,
+        ranks=2,
+    ),
+    Setup(
+        "two ranks, buckets",
+        'Trainer(strategy="ddp_noise")',
+        options=two_ranks("ddp_noise"),
+        ranks=2,
+    ),
+    Setup(
+        "the same with accumulation",
+        "accumulate_grad_batches=2",
+        options=two_ranks("ddp_noise", accumulate=2),
+        ranks=2,
+    ),
+    Setup(
+        "the same, batches of different sizes",
+        'strategy="ddp_noise"',
+        options=two_ranks("ddp_noise", UNEVEN),
+        ranks=2,
+    ),
     Setup(
         "the same, parameters not used",
         'strategy="ddp_noise_find_unused_parameters_true"',
@@ -302,9 +397,21 @@ SUPPORTED = (
 )
 
 BY_HAND = (
-    ByHand("GAN, single examples", "two optimizers, toggle_optimizer", Gan, "examples", exact, 1e-4),
-    ByHand("the same in fp64", 'Trainer(precision="64-true")', Gan, "examples", exact, 1e-9, "64-true"),
-    ByHand("GAN without toggling", "two optimizers", lambda: Gan("gd", toggle=False), "examples", exact, 1e-9, "64-true"),
+    ByHand(
+        "GAN, single examples", "two optimizers, toggle_optimizer", Gan, "examples", exact, 1e-4
+    ),
+    ByHand(
+        "the same in fp64", 'Trainer(precision="64-true")', Gan, "examples", exact, 1e-9, "64-true"
+    ),
+    ByHand(
+        "GAN without toggling",
+        "two optimizers",
+        lambda: Gan("gd", toggle=False),
+        "examples",
+        exact,
+        1e-9,
+        "64-true",
+    ),
     ByHand(
         "GAN, steps over 2 batches",
         "zero_grad and step every second batch",
@@ -314,7 +421,15 @@ BY_HAND = (
         1e-9,
         "64-true",
     ),
-    ByHand("GAN, 3 steps of the critic a batch", "as in WGAN", lambda: Gan(critic_steps=3), "examples", exact, 1e-9, "64-true"),
+    ByHand(
+        "GAN, 3 steps of the critic a batch",
+        "as in WGAN",
+        lambda: Gan(critic_steps=3),
+        "examples",
+        exact,
+        1e-9,
+        "64-true",
+    ),
 )
 
 
@@ -350,8 +465,14 @@ class Synchronised(Regression):
 
 
 def local_sgd() -> NoiseDDPStrategy:
-    state = post_localSGD_hook.PostLocalSGDState(process_group=None, subgroup=None, start_localSGD_iter=10)
-    return NoiseDDPStrategy(ddp_comm_state=state, ddp_comm_hook=post_localSGD_hook.post_localSGD_hook, model_averaging_period=2)
+    state = post_localSGD_hook.PostLocalSGDState(
+        process_group=None, subgroup=None, start_localSGD_iter=10
+    )
+    return NoiseDDPStrategy(
+        ddp_comm_state=state,
+        ddp_comm_hook=post_localSGD_hook.post_localSGD_hook,
+        model_averaging_period=2,
+    )
 
 
 class Numbers(L.LightningDataModule):
@@ -384,7 +505,11 @@ REFUSED = (
     Refused("no optimizer", "no optimizer", lambda: Regression(lambda _: None)),
     Refused("MPS", "MPS", stand_in=on_mps),
     Refused("LBFGS", "LBFGS", lambda: Regression(lambda p: torch.optim.LBFGS(p, lr=0.1))),
-    Refused("SyncBatchNorm", "SyncBatchNorm", stand_in=lambda: (SimpleNamespace(world_size=2), Synchronised())),
+    Refused(
+        "SyncBatchNorm",
+        "SyncBatchNorm",
+        stand_in=lambda: (SimpleNamespace(world_size=2), Synchronised()),
+    ),
     Refused("post-local SGD", "post-local SGD", options=two_ranks(local_sgd), ranks=2),
     Refused(
         "static_graph with accumulation",
@@ -393,26 +518,43 @@ REFUSED = (
         ranks=2,
     ),
     Refused("a strategy that is neither one device nor DDP", "strategy", stand_in=sharded),
-    Refused("two backward passes over one batch for one step", module=lambda: Wrong("two passes"), options=by_itself),
-    Refused("one backward pass for two steps that share parameters", module=lambda: Joint(shared=True)),
+    Refused(
+        "two backward passes over one batch for one step",
+        module=lambda: Wrong("two passes"),
+        options=by_itself,
+    ),
+    Refused(
+        "one backward pass for two steps that share parameters", module=lambda: Joint(shared=True)
+    ),
     Refused("a gradient zeroed in part", module=lambda: Wrong("zeroed in part"), options=by_itself),
-    Refused("loss.backward() in place of manual_backward", module=lambda: Wrong("loss.backward"), options=by_itself),
+    Refused(
+        "loss.backward() in place of manual_backward",
+        module=lambda: Wrong("loss.backward"),
+        options=by_itself,
+    ),
     Refused("one batch a step, a layer without a rule", module=Recurrent),
     Refused("one batch a step, BatchNorm", module=Normalised),
     Refused("one batch a step, a weight penalty in the loss", module=Penalised),
     Refused("one batch a step of one example", options=lambda: {"loader": data(local_size=1)}),
     Refused("probe='micro_batches' without accumulation", noise=lambda: {"probe": "micro_batches"}),
     Refused("probe='ranks' on one device", noise=lambda: {"probe": "ranks"}),
-    Refused("probe='ranks' under plain DDP", options=two_ranks("ddp"), noise=lambda: {"probe": "ranks"}, ranks=2),
+    Refused(
+        "probe='ranks' under plain DDP",
+        options=two_ranks("ddp"),
+        noise=lambda: {"probe": "ranks"},
+        ranks=2,
+    ),
     Refused("batch_size_fn that returns 0", noise=lambda: {"batch_size_fn": lambda _: 0}),
     Refused(
         "a batch without a tensor",
-        options=lambda: {"loader": DataLoader(["a", "b"], collate_fn=lambda items: {"text": items[0]})},
+        options=lambda: {
+            "loader": DataLoader(["a", "b"], collate_fn=lambda items: {"text": items[0]})
+        },
     ),
 )
 
 
-# ---- runs -------------------------------------------------------------------------------------------------------------------
+# ---- runs ---------------------------------------------------------------------------------------
 
 
 class Run(NamedTuple):
@@ -503,13 +645,19 @@ def run_by_hand(setup: ByHand) -> list[Row]:
     hand = by_hand(copy.deepcopy(module).double(), batches, setup.groups)
     callback = GradientNoiseScale(**setup.noise())
     recorders = {name: Recorder(callback, optimizer=name) for name in ("Adam", "Adam-1")}
-    trainer(callback, *recorders.values(), accumulate=1, precision=setup.precision).fit(module, gan_data())
-    for (name, recorder), which, probe in zip(recorders.items(), "gd", probes(callback), strict=True):
+    trainer(callback, *recorders.values(), accumulate=1, precision=setup.precision).fit(
+        module, gan_data()
+    )
+    for (name, recorder), which, probe in zip(
+        recorders.items(), "gd", probes(callback), strict=True
+    ):
         found, one = differences(recorder.moments, hand[which]), skipped(callback, name)
         if max(found.q_small, found.q_big) > setup.bound:
             raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
         title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.total()
-        rows.append(Row(title, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, ""))
+        rows.append(
+            Row(title, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, "")
+        )
     return rows
 
 
@@ -529,7 +677,9 @@ def judge(setup: Setup, ranks: Sequence[Run]) -> Row:
     if max(found.q_big, 0.0 if setup.sketched else found.q_small) > setup.bound:
         raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
     passed_over = len(ranks[0].steps) - found.steps
-    return Row(setup.name, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, "")
+    return Row(
+        setup.name, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, ""
+    )
 
 
 def judge_refusal(setup: Refused, ranks: Sequence[Run]) -> Row:
@@ -541,7 +691,9 @@ def judge_refusal(setup: Refused, ranks: Sequence[Run]) -> Row:
     messages = {run.refusal for run in ranks}
     if len(messages) > 1 or "" in messages:
         raise RuntimeError(f"{setup.name}: not refused on all ranks alike, but {messages}")
-    told = "asked with a stand-in: such a device or strategy is not here" if setup.stand_in else "run"
+    told = (
+        "asked with a stand-in: such a device or strategy is not here" if setup.stand_in else "run"
+    )
     return Row(setup.name, told, "", 0, 0, float("nan"), float("nan"), messages.pop())
 
 
@@ -566,11 +718,13 @@ def measure(setups: Iterable[Setup | ByHand | Refused]) -> list[Row]:
         else:
             with silence():
                 runs = [run(setup)]
-        rows.append(judge_refusal(setup, runs) if isinstance(setup, Refused) else judge(setup, runs))
+        rows.append(
+            judge_refusal(setup, runs) if isinstance(setup, Refused) else judge(setup, runs)
+        )
     return rows
 
 
-# ---- the page ---------------------------------------------------------------------------------------------------------------
+# ---- the page -----------------------------------------------------------------------------------
 
 
 def unlisted() -> set[str]:
@@ -580,7 +734,10 @@ def unlisted() -> set[str]:
 
 def supported_table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = ["| set-up | configured by | probe | steps measured | steps skipped | error of q_small | error of q_big |"]
+    lines = [
+        "| set-up | configured by | probe | steps measured | steps skipped | error of q_small | "
+        "error of q_big |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
         numbers = f"{row.measured} | {row.passed_over} | {row.q_small:.1e} | {row.q_big:.1e}"
@@ -599,22 +756,32 @@ def refused_table(rows: Sequence[Row]) -> str:
 
 def machine() -> str:
     """What the runs were made on."""
-    return f"CPU and gloo, torch {torch.__version__}, lightning {L.__version__}, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"CPU and gloo, torch {torch.__version__}, lightning {L.__version__}, Python {python}"
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Runs everything, writes the page and returns its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, default=PAGE)
     args = parser.parse_args(argv)
     if unlisted():
-        raise RuntimeError(f"no row for the rules {sorted(unlisted())} of hosts/lightning/refusals.py")
+        raise RuntimeError(
+            f"no row for the rules {sorted(unlisted())} of hosts/lightning/refusals.py"
+        )
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for package in ("lightning.pytorch", "pytorch_lightning"):
         logging.getLogger(package).setLevel(logging.ERROR)
     rows = measure([*SUPPORTED, *BY_HAND, *REFUSED])
-    supported, refused = [row for row in rows if not row.message], [row for row in rows if row.message]
-    page = DOCUMENT.format(machine=machine(), supported=supported_table(supported), refused=refused_table(refused))
+    supported, refused = (
+        [row for row in rows if not row.message],
+        [row for row in rows if row.message],
+    )
+    page = DOCUMENT.format(
+        machine=machine(), supported=supported_table(supported), refused=refused_table(refused)
+    )
     args.output.write_text(page, encoding="utf-8")
     return rows
 

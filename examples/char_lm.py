@@ -1,11 +1,12 @@
 """How large a batch is worth it for a small transformer that learns to write Python?
 
     python examples/char_lm.py
-    python examples/char_lm.py --adaptive    (lets the noise scale set the batch size, by accumulation: an epoch is long)
+    python examples/char_lm.py --adaptive    # lets the noise scale set the accumulation
     tensorboard --logdir runs
 
-The corpus is the source of Python's own standard library, read from this installation, one byte a token: nothing is downloaded.
-An example, as counted by the batch size and by the noise scale, is a sequence of --context bytes, not a byte.
+The corpus is the source of Python's own standard library, read from this installation, one byte a
+token: nothing is downloaded. An example, as counted by the batch size and by the noise scale, is a
+sequence of --context bytes, not a byte.
 """
 
 import argparse
@@ -28,9 +29,15 @@ SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idle_test
 
 
 def standard_library(most_bytes: int) -> Tensor:
-    """The first ``most_bytes`` bytes of the standard library's source files in alphabetical order, uint8."""
+    """The first ``most_bytes`` bytes of the standard library's source files in alphabetical order,
+    uint8.
+    """
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = (path for path in sorted(root.rglob("*.py")) if SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts))
+    paths = (
+        path
+        for path in sorted(root.rglob("*.py"))
+        if SKIPPED_FOLDERS.isdisjoint(path.relative_to(root).parts)
+    )
     corpus = bytearray()
     for path in paths:
         corpus += path.read_bytes()
@@ -40,7 +47,9 @@ def standard_library(most_bytes: int) -> Tensor:
 
 
 class Blocks(Dataset[Tensor]):
-    """A text cut into blocks that share only their border byte: each holds ``context`` bytes and the one that follows."""
+    """A text cut into blocks that share only their border byte: each holds ``context`` bytes and
+    the one that follows.
+    """
 
     def __init__(self, text: Tensor, context: int) -> None:
         self.text, self.context = text, context
@@ -74,17 +83,23 @@ class SourceCode(L.LightningDataModule):
 
 
 class Block(nn.Module):
-    """Causal self-attention and a multilayer perceptron, each behind its own LayerNorm and beside a residual path."""
+    """Causal self-attention and a multilayer perceptron, each behind its own LayerNorm and beside a
+    residual path.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.attended = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        heads = self.queries_keys_values(self.attention_norm(x)).unflatten(-1, (3, -1, HEAD_WIDTH))  # (B, T, 3, heads, 32)
+        heads = self.queries_keys_values(self.attention_norm(x)).unflatten(
+            -1, (3, -1, HEAD_WIDTH)
+        )  # (B, T, 3, heads, 32)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, T, 32)
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attended(seen.transpose(1, 2).flatten(2))
@@ -106,8 +121,12 @@ class CharLM(L.LightningModule):
         self.apply(_initialise)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)  # (B, T): a row for each example
-        return self.head(self.norm(self.blocks(self.token(tokens) + self.position(places))))  # (B, T, 256)
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand_as(
+            tokens
+        )  # (B, T): a row for each example
+        return self.head(
+            self.norm(self.blocks(self.token(tokens) + self.position(places)))
+        )  # (B, T, 256)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = self._loss(batch)
@@ -122,27 +141,41 @@ class CharLM(L.LightningModule):
         return F.cross_entropy(self(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95))
+        return torch.optim.AdamW(
+            self.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95)
+        )
 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)  # a tied head on torch's unit-variance embedding would start at huge logits
+        nn.init.normal_(
+            module.weight, std=0.02
+        )  # a tied head on torch's unit-variance embedding would start at huge logits
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=32, help="sequences in one micro-batch on one device")
-    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches in one optimizer step")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="sequences in one micro-batch on one device"
+    )
+    parser.add_argument(
+        "--accumulate", type=int, default=1, help="micro-batches in one optimizer step"
+    )
     parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--width", type=int, default=128, help=f"a multiple of {HEAD_WIDTH}, the width of a head")
+    parser.add_argument(
+        "--width", type=int, default=128, help=f"a multiple of {HEAD_WIDTH}, the width of a head"
+    )
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--context", type=int, default=64, help="bytes in a sequence")
     parser.add_argument("--corpus-megabytes", type=float, default=2.0)
-    parser.add_argument("--adaptive", action="store_true", help="let the noise scale set the batch size")
+    parser.add_argument(
+        "--adaptive", action="store_true", help="let the noise scale set the batch size"
+    )
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=1)
@@ -158,8 +191,12 @@ def main() -> None:
     args = parse()
     L.seed_everything(args.seed)
     # The corpus is in memory: workers would only take cores away from the training.
-    warnings.filterwarnings("ignore", message=".*does not have many workers", category=PossibleUserWarning)
-    warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on torch 2.13, not ours
+    warnings.filterwarnings(
+        "ignore", message=".*does not have many workers", category=PossibleUserWarning
+    )
+    warnings.filterwarnings(
+        "ignore", message=".*LeafSpec", category=FutureWarning
+    )  # Lightning 2.6 on torch 2.13, not ours
     adaptive = AdaptiveBatchSize(within_epoch=True) if args.adaptive else False
     trainer = L.Trainer(
         devices=args.devices,
@@ -178,7 +215,11 @@ def main() -> None:
     model = CharLM(args.width, args.layers, args.context, args.learning_rate)
     trainer.print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     trainer.fit(model, SourceCode(args.batch_size, args.context, args.corpus_megabytes))
-    losses = [f"{name} {value:.3f}" for name, value in trainer.callback_metrics.items() if name.endswith("_loss")]
+    losses = [
+        f"{name} {value:.3f}"
+        for name, value in trainer.callback_metrics.items()
+        if name.endswith("_loss")
+    ]
     trainer.print(*losses, "nats a byte")
     trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (page: custom scalars)")
 

@@ -1,9 +1,11 @@
-"""The noise scale in a plain torch DDP loop, without Lightning's Trainer: two processes, handwritten digits.
+"""The noise scale in a plain torch DDP loop, without Lightning's Trainer: two processes,
+handwritten digits.
 
     python examples/ddp.py
 
-Two ways side by side, and they agree: `Monitor` with the `Ranks` probe does everything; `NoiseScaleMetric` takes squared norms
-that the loop computes itself, in a communication hook of its own. With Lightning all of this is one argument:
+Two ways side by side, and they agree: `Monitor` with the `Ranks` probe does everything;
+`NoiseScaleMetric` takes squared norms that the loop computes itself, in a communication hook of its
+own. With Lightning all of this is one argument:
 
     python examples/digits.py --devices 2 --strategy ddp_noise --batch-size 16 --accumulate 1
 """
@@ -49,7 +51,9 @@ def train(rank: int, world_size: int, port: int, epochs: int, local_size: int) -
     dist.init_process_group("gloo", rank=rank, world_size=world_size)
     torch.manual_seed(1)
     digits = load_digits()
-    data = TensorDataset(torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target))
+    data = TensorDataset(
+        torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)
+    )
     sampler = DistributedSampler(data, world_size, rank)
     loader = DataLoader(data, batch_size=local_size, sampler=sampler, drop_last=True)
 
@@ -65,7 +69,9 @@ def train(rank: int, world_size: int, port: int, epochs: int, local_size: int) -
         return hook(state, bucket)
 
     ddp.register_comm_hook(None, tapped)
-    monitor = Monitor(Ranks(tap), decay=0.99999, replicas=world_size, rank=rank, reduce=sum_over_ranks)
+    monitor = Monitor(
+        Ranks(tap), decay=0.99999, replicas=world_size, rank=rank, reduce=sum_over_ranks
+    )
     metric = NoiseScaleMetric()
 
     with monitor.attach(dict(ddp.named_parameters())):
@@ -78,7 +84,9 @@ def train(rank: int, world_size: int, port: int, epochs: int, local_size: int) -
                 monitor.step()
                 mean_square = sum(p.grad.double().square().sum() for p in net.parameters())
                 r, b = world_size, len(x)
-                metric.update(own.take() / r, mean_square / r, 1 / (r * b), 1 / (r * r * b))  # this rank's part of the step
+                metric.update(
+                    own.take() / r, mean_square / r, 1 / (r * b), 1 / (r * r * b)
+                )  # this rank's part of the step
                 optimizer.step()
             monitor.flush()
     values = {name: float(value) for name, value in metric.compute().items()}
@@ -89,7 +97,9 @@ def train(rank: int, world_size: int, port: int, epochs: int, local_size: int) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=16, help="examples on one rank")

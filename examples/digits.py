@@ -74,16 +74,28 @@ class DigitsNet(L.LightningModule):
         self.log("val_accuracy", self.accuracy, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.hparams.learning_rate, momentum=self.hparams.momentum)
+        return torch.optim.SGD(
+            self.parameters(), lr=self.hparams.learning_rate, momentum=self.hparams.momentum
+        )
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=32, help="examples in one micro-batch on one device")
-    parser.add_argument("--accumulate", type=int, default=1, help="micro-batches in one optimizer step")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="examples in one micro-batch on one device"
+    )
+    parser.add_argument(
+        "--accumulate", type=int, default=1, help="micro-batches in one optimizer step"
+    )
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--adaptive", action="store_true", help="let the noise scale set the batch size between epochs")
+    parser.add_argument(
+        "--adaptive",
+        action="store_true",
+        help="let the noise scale set the batch size between epochs",
+    )
     parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=1)

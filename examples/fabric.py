@@ -18,18 +18,26 @@ from lightning_noise.hosts.fabric import FabricNoiseScale
 def digits(batch_size: int) -> DataLoader:
     data = load_digits()
     x = torch.tensor(data.data / 16, dtype=torch.float32)
-    return DataLoader(TensorDataset(x, torch.tensor(data.target)), batch_size, shuffle=True, drop_last=True)
+    return DataLoader(
+        TensorDataset(x, torch.tensor(data.target)), batch_size, shuffle=True, drop_last=True
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--devices", type=int, default=1)
     arguments = parser.parse_args()
 
-    fabric = Fabric(accelerator="cpu", devices=arguments.devices, strategy="ddp" if arguments.devices > 1 else "auto")
+    fabric = Fabric(
+        accelerator="cpu",
+        devices=arguments.devices,
+        strategy="ddp" if arguments.devices > 1 else "auto",
+    )
     fabric.launch()
     fabric.seed_everything(0, verbose=False)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
@@ -50,7 +58,10 @@ def main() -> None:
                     optimizer.step()
                     optimizer.zero_grad()
             values = noise.log(epoch)
-            fabric.print(f"epoch {epoch}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+            fabric.print(
+                f"epoch {epoch}: "
+                + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""lightning-noise: how large a batch size pays off? The gradient noise scale for PyTorch Lightning, with its interval."""
+"""lightning-noise: how large a batch size pays off? The gradient noise scale for PyTorch Lightning,
+with its interval.
+"""
 
 import importlib
 import sys
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {  # the names of each module, imported on first use: a name costs what it needs and no more
+# the names of each module, imported on first use: a name costs what it needs and no more
+_HOMES = {
     "adapt.adaptive_settings": ("AdaptiveBatchSize",),
     "adapt.policy": ("BatchSizePolicy", "Decision", "ExchangeRate", "TrackNoiseScale"),
     "core.critical": ("CriticalBatchSize",),

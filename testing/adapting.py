@@ -1,4 +1,6 @@
-"""A module that keeps what it was given, loaders of every kind, and a policy that follows a script."""
+"""A module that keeps what it was given, loaders of every kind, and a policy that
+follows a script.
+"""
 
 import lightning as L
 import torch
@@ -12,13 +14,18 @@ EXAMPLES = 96
 
 
 class Script:
-    """A pure policy: for each size the one that follows it; sizes that it does not name are kept."""
+    """A pure policy: for each size the one that follows it; sizes that it does not name
+    are kept.
+    """
 
     def __init__(self, following):
         self.following = following
 
     def __call__(self, estimate, global_size):
-        return Decision(self.following.get(round(global_size), round(global_size)), f"grow: script at {global_size:.0f}")
+        return Decision(
+            self.following.get(round(global_size), round(global_size)),
+            f"grow: script at {global_size:.0f}",
+        )
 
 
 def adapting(following, **settings):
@@ -65,7 +72,9 @@ class Odd(DataLoader):
 
 
 class Keeper(L.LightningModule):
-    """Keeps per epoch: the examples of each batch, the trainer's count of batches, the accumulation."""
+    """Keeps per epoch: the examples of each batch, the trainer's count of batches, the
+    accumulation.
+    """
 
     def __init__(self, optimizer=lambda p: torch.optim.SGD(p, lr=0.01)):
         super().__init__()
@@ -77,7 +86,10 @@ class Keeper(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         kept = self.epochs.setdefault(self.current_epoch, {"batches": [], "steps": 0})
-        kept["total"], kept["accumulation"] = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+        kept["total"], kept["accumulation"] = (
+            self.trainer.num_training_batches,
+            self.trainer.accumulate_grad_batches,
+        )
         parts = list(batch.values()) if isinstance(batch, dict) else [batch]
         kept["batches"].append([part[1].tolist() for part in parts])
         return sum((self.layer(x) - number.sin()[:, None]).square().mean() for x, number in parts)
@@ -87,7 +99,9 @@ class Keeper(L.LightningModule):
             self.epochs[self.current_epoch]["steps"] += 1
 
     def validation_step(self, batch, batch_idx):
-        self.epochs.setdefault(self.current_epoch, {"batches": [], "steps": 0}).setdefault("val", []).append(len(batch[1]))
+        self.epochs.setdefault(self.current_epoch, {"batches": [], "steps": 0}).setdefault(
+            "val", []
+        ).append(len(batch[1]))
 
     def configure_optimizers(self):
         return self.make_optimizer(self.parameters())
@@ -98,7 +112,11 @@ class Keeper(L.LightningModule):
 
     def numbers(self, loader=0):
         """Examples of each epoch, sorted."""
-        return [sorted(n for b in kept["batches"] for n in b[loader]) for kept in self.epochs.values() if kept["batches"]]
+        return [
+            sorted(n for b in kept["batches"] for n in b[loader])
+            for kept in self.epochs.values()
+            if kept["batches"]
+        ]
 
     def totals(self):
         return [kept["total"] for kept in self.epochs.values() if kept["batches"]]
@@ -115,9 +133,22 @@ def own_sampler():
     return DataLoader(Numbered(), batch_sampler=BatchSampler(RandomSampler(Numbered()), 4, False))
 
 
-def run(module, callback, data=None, *, epochs=4, accumulate=1, callbacks=(), before=(), val=None, **arguments):
+def run(
+    module,
+    callback,
+    data=None,
+    *,
+    epochs=4,
+    accumulate=1,
+    callbacks=(),
+    before=(),
+    val=None,
+    **arguments,
+):
     """Fits and hands out the trainer."""
-    fitted = trainer(*before, callback, *callbacks, epochs=epochs, accumulate=accumulate, **arguments)
+    fitted = trainer(
+        *before, callback, *callbacks, epochs=epochs, accumulate=accumulate, **arguments
+    )
     if isinstance(data, L.LightningDataModule):
         fitted.fit(module, datamodule=data)
     else:

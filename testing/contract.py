@@ -1,4 +1,6 @@
-"""What every probe promises, checked on a small model: `holds(make)` for a function that makes the probe."""
+"""What every probe promises, checked on a small model: `holds(make)` for a function that makes the
+probe.
+"""
 
 import torch
 from torch import nn
@@ -22,7 +24,9 @@ def batches(count=4, size=2):
 
 
 def step(probe, module, context=Context(), parts=None):
-    """One optimizer step of equal micro-batches; its row, and the gradients that it leaves behind."""
+    """One optimizer step of equal micro-batches; its row, and the gradients that it
+    leaves behind.
+    """
     parts = batches() if parts is None else parts
     parameters = dict(module.named_parameters())
     with probe.attach(parameters, KEYS, context):
@@ -57,7 +61,9 @@ def rows_are_moments(make):
     row, _ = step(make(module), module)
     assert row.shape == (len(KEYS), 4) and row.dtype == torch.float64 and bool(row.isfinite().all())
     assert bool((row[:, 2] > row[:, 3]).all())  # two groups or more
-    assert bool((row[:, 0] > row[:, 1]).all())  # convexity: the mean of squares is above the square of the mean
+    assert bool(
+        (row[:, 0] > row[:, 1]).all()
+    )  # convexity: the mean of squares is above the square of the mean
     assert bool((row[1, :2] < row[0, :2]).all())  # a layer is a part of the whole
 
 

@@ -1,4 +1,6 @@
-"""A small population of examples whose gradients, covariance and Hessian are known exactly, and batches drawn from it."""
+"""A small population of examples whose gradients, covariance and Hessian are known exactly, and
+batches drawn from it.
+"""
 
 from typing import NamedTuple
 
@@ -11,10 +13,10 @@ from torch.nn import functional as F
 class Truth(NamedTuple):
     """Of the population that batches are drawn from with replacement."""
 
-    b_simple: float
+    noise_scale: float
     b_noise: float
-    grad_sq: float
-    trace: float
+    signal: float
+    noise: float
     hessian_grad_sq: float
     hessian_trace: float
 
@@ -25,7 +27,9 @@ class Population:
     def __init__(self, seed=0, scale=1.0):
         torch.manual_seed(seed)
         self.x, self.y = torch.randn(48, 3, dtype=torch.float64) * scale, torch.randint(3, (48,))
-        self.module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+        self.module = nn.Sequential(
+            nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)
+        ).double()
 
     @staticmethod
     def loss(module, batch):
@@ -35,7 +39,9 @@ class Population:
         return Draws(self, size, seed)
 
     def truth(self, metric=None):
-        names, parameters = zip(*((n, p.detach()) for n, p in self.module.named_parameters()), strict=True)
+        names, parameters = zip(
+            *((n, p.detach()) for n, p in self.module.named_parameters()), strict=True
+        )
         sizes = [p.numel() for p in parameters]
 
         def losses(theta):

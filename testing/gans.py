@@ -1,4 +1,6 @@
-"""Modules that step by themselves, with every loss a mean over examples, and the same training written by hand."""
+"""Modules that step by themselves, with every loss a mean over examples, and the same training
+written by hand.
+"""
 
 import lightning as L
 import torch
@@ -10,7 +12,8 @@ from lightning_noise.core.moments import Moments
 
 
 class Gan(L.LightningModule):
-    """A generator and a discriminator on vectors; the latent numbers are part of the batch, so that runs can be compared.
+    """A generator and a discriminator on vectors; the latent numbers are part of the batch, so that
+    runs can be compared.
 
     Args:
         order: which steps first, "gd" or "dg".
@@ -21,14 +24,28 @@ class Gan(L.LightningModule):
         zero: arguments of zero_grad.
     """
 
-    def __init__(self, order="dg", toggle=True, accumulate=1, critic_steps=1, before_step=None, zero=None, lr=0.01):
+    def __init__(
+        self,
+        order="dg",
+        toggle=True,
+        accumulate=1,
+        critic_steps=1,
+        before_step=None,
+        zero=None,
+        lr=0.01,
+    ):
         super().__init__()
         self.automatic_optimization = False
         with torch.random.fork_rng():
             torch.manual_seed(3)
             self.generator = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4))
             self.discriminator = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.order, self.toggle, self.accumulate, self.critic_steps = order, toggle, accumulate, critic_steps
+        self.order, self.toggle, self.accumulate, self.critic_steps = (
+            order,
+            toggle,
+            accumulate,
+            critic_steps,
+        )
         self.before_step, self.zero, self.lr = before_step, zero or {}, lr
 
     def losses(self, batch, which):
@@ -36,7 +53,9 @@ class Gan(L.LightningModule):
         fake = self.generator(z)
         if which == "g":
             return softplus(-self.discriminator(fake)).mean()
-        return (softplus(-self.discriminator(real)) + softplus(self.discriminator(fake.detach()))).mean()
+        return (
+            softplus(-self.discriminator(real)) + softplus(self.discriminator(fake.detach()))
+        ).mean()
 
     def training_step(self, batch, batch_idx):
         g, d = self.optimizers()
@@ -58,7 +77,10 @@ class Gan(L.LightningModule):
             self.untoggle_optimizer(optimizer)
 
     def configure_optimizers(self):
-        return [torch.optim.Adam(part.parameters(), lr=self.lr) for part in (self.generator, self.discriminator)]
+        return [
+            torch.optim.Adam(part.parameters(), lr=self.lr)
+            for part in (self.generator, self.discriminator)
+        ]
 
 
 class Wrong(Gan):
@@ -93,7 +115,10 @@ class Wrong(Gan):
 def gan_data(examples=48, local_size=8, dtype=torch.float32, seed=5):
     generator = torch.Generator().manual_seed(seed)
     real = torch.randn(examples, 4, generator=generator, dtype=dtype).abs()
-    return DataLoader(TensorDataset(real, torch.randn(examples, 3, generator=generator, dtype=dtype)), batch_size=local_size)
+    return DataLoader(
+        TensorDataset(real, torch.randn(examples, 3, generator=generator, dtype=dtype)),
+        batch_size=local_size,
+    )
 
 
 def flat(parameters):
@@ -101,7 +126,8 @@ def flat(parameters):
 
 
 def by_hand(module, loader, groups="examples"):
-    """Moments of every step of the generator and of the discriminator in a loop of plain backward passes.
+    """Moments of every step of the generator and of the discriminator in a loop of plain backward
+    passes.
 
     Args:
         module: a ``Gan`` that has not been trained.
@@ -126,7 +152,11 @@ def by_hand(module, loader, groups="examples"):
 
 def _gradients(module, part, batch, which, groups):
     """Each group's gradient and size."""
-    pieces = [batch] if groups == "batches" else [tuple(t[i : i + 1] for t in batch) for i in range(len(batch[0]))]
+    pieces = (
+        [batch]
+        if groups == "batches"
+        else [tuple(t[i : i + 1] for t in batch) for i in range(len(batch[0]))]
+    )
     grads = []
     for piece in pieces:
         module.zero_grad()
@@ -137,10 +167,14 @@ def _gradients(module, part, batch, which, groups):
 
 def _step(part, batches, optimizer):
     """Moments of the groups of all batches; then the step with the mean of the batches' means."""
-    groups = [(g, b, 1 / len(batches) / len(batch)) for batch in batches for g, b in batch]  # gradient, size, weight
+    groups = [
+        (g, b, 1 / len(batches) / len(batch)) for batch in batches for g, b in batch
+    ]  # gradient, size, weight
     mean = sum(weight * g for g, _, weight in groups)
     optimizer.zero_grad()
-    torch.nn.utils.vector_to_parameters(mean, grads := [torch.empty_like(p) for p in part.parameters()])
+    torch.nn.utils.vector_to_parameters(
+        mean, grads := [torch.empty_like(p) for p in part.parameters()]
+    )
     for parameter, grad in zip(part.parameters(), grads, strict=True):
         parameter.grad = grad
     optimizer.step()
@@ -153,7 +187,9 @@ def _step(part, batches, optimizer):
 
 
 class Joint(L.LightningModule):
-    """Actor and critic with one loss, one backward pass and two optimizers; ``shared`` gives both the body too."""
+    """Actor and critic with one loss, one backward pass and two optimizers; ``shared`` gives both
+    the body too.
+    """
 
     def __init__(self, shared=False):
         super().__init__()
@@ -165,7 +201,10 @@ class Joint(L.LightningModule):
 
     def losses(self, batch):
         features = self.body(batch[0]).tanh()
-        return (self.actor(features).square().sum(1) + (self.critic(features)[:, 0] - batch[1][:, 0]).square()).mean()
+        return (
+            self.actor(features).square().sum(1)
+            + (self.critic(features)[:, 0] - batch[1][:, 0]).square()
+        ).mean()
 
     def training_step(self, batch, batch_idx):
         for optimizer in self.optimizers():

@@ -1,6 +1,8 @@
-"""The one way that tests start several processes: gloo on CPU, a hard timeout, results back as plain values.
+"""The one way that tests start several processes: gloo on CPU, a hard timeout, results back as
+plain values.
 
-Lightning's Trainer takes the processes for those of torchrun, so ``devices=N`` with any DDP strategy starts no others.
+Lightning's Trainer takes the processes for those of torchrun, so ``devices=N`` with any DDP
+strategy starts no others.
 """
 
 import importlib
@@ -40,9 +42,19 @@ def launch(target: str, world_size: int, folder: Path, timeout: float = 240.0) -
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
-        command = [sys.executable, "-c", "from testing.launch import work; work()", target, str(folder / f"{rank}.pt")]
+        command = [
+            sys.executable,
+            "-c",
+            "from testing.launch import work; work()",
+            target,
+            str(folder / f"{rank}.pt"),
+        ]
         log = (folder / f"{rank}.log").open("wb")
-        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT))
+        processes.append(
+            subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
+            )
+        )
         log.close()
     deadline = time.monotonic() + timeout
     while any(p.poll() is None for p in processes):
@@ -54,8 +66,13 @@ def launch(target: str, world_size: int, folder: Path, timeout: float = 240.0) -
             p.send_signal(signal.SIGKILL)
         p.wait()
     if any(p.returncode != 0 for p in processes):
-        logs = "\n".join(f"--- rank {r}\n{(folder / f'{r}.log').read_text()[-6000:]}" for r in range(world_size))
-        raise AssertionError(f"{target} failed or ran past {timeout} s: exit codes {[p.returncode for p in processes]}\n{logs}")
+        logs = "\n".join(
+            f"--- rank {r}\n{(folder / f'{r}.log').read_text()[-6000:]}" for r in range(world_size)
+        )
+        raise AssertionError(
+            f"{target} failed or ran past {timeout} s: exit codes "
+            f"{[p.returncode for p in processes]}\n{logs}"
+        )
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
 

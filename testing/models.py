@@ -1,4 +1,6 @@
-"""Models that need care: compiled, checkpointed, with a sparse table, with a part that is frozen at first."""
+"""Models that need care: compiled, checkpointed, with a sparse table, with a part that is frozen at
+first.
+"""
 
 import torch
 from torch import nn
@@ -34,7 +36,11 @@ class Checkpointed(Regression):
         for _ in range(2):
             run = nn.Sequential(self.middle, nn.Tanh())
             x = self.net[0](x) if x.shape[1] == 4 else x
-            x = run(x) if self.reentrant is None else checkpoint(run, x, use_reentrant=self.reentrant)
+            x = (
+                run(x)
+                if self.reentrant is None
+                else checkpoint(run, x, use_reentrant=self.reentrant)
+            )
         return (self.net[2](x) - y).square().mean()
 
 
@@ -55,7 +61,10 @@ class Words(Regression):
 def words():
     generator = torch.Generator().manual_seed(0)
     return DataLoader(
-        TensorDataset(torch.randint(5, (64, 6), generator=generator), torch.randn(64, 1, generator=generator)), batch_size=4
+        TensorDataset(
+            torch.randint(5, (64, 6), generator=generator), torch.randn(64, 1, generator=generator)
+        ),
+        batch_size=4,
     )
 
 

@@ -19,7 +19,9 @@ class Exact(NamedTuple):
 
 
 def summed(module: nn.Module, x: Tensor) -> Tensor:
-    """The sum of the outputs: the gradient of a weight row is the input itself, of a bias 1; one example a micro-batch."""
+    """The sum of the outputs: the gradient of a weight row is the input itself, of a bias 1; one
+    example a micro-batch.
+    """
     return module(x).sum()
 
 
@@ -46,7 +48,14 @@ EXACT = [
     Exact("equal inputs", linear22, summed, [[[1.0, 1.0]], [[1.0, 1.0]]], 0.0, 6.0),
     Exact("first of two steps", linear22, summed, [[[-0.2, 3.3]], [[5.2, 0.7]]], 35.92, 4.54),
     Exact("second of two steps", linear22, summed, [[[1.0, 4.0]], [[3.1, 0.1]]], 19.62, 9.0),
-    Exact("orthogonal", lambda: nn.Linear(4, 2, bias=False), summed, [[row] for row in torch.eye(4).tolist()], 2.0, 0.0),
+    Exact(
+        "orthogonal",
+        lambda: nn.Linear(4, 2, bias=False),
+        summed,
+        [[row] for row in torch.eye(4).tolist()],
+        2.0,
+        0.0,
+    ),
     Exact("single examples", linear21, zero_regression, [[row] for row in REGRESSION], 44.5, 12.0),
     Exact("two halves", linear21, zero_regression, [REGRESSION[:2], REGRESSION[2:]], 56.5, 9.0),
 ]

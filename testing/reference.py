@@ -1,4 +1,6 @@
-"""What a run should have measured: every group's gradient recomputed in one process, one at a time, in fp64."""
+"""What a run should have measured: every group's gradient recomputed in one process, one at a time,
+in fp64.
+"""
 
 import copy
 import math
@@ -48,9 +50,11 @@ class Step(NamedTuple):
 
 
 class Recorder(L.Callback):
-    """Keeps what every optimizer step trained on, and the moments that ``noise`` made of it; stands after ``noise``.
+    """Keeps what every optimizer step trained on, and the moments that ``noise`` made of it; stands
+    after ``noise``.
 
-    With several optimizers the moments are those of ``optimizer``, and the steps are not to be used.
+    With several optimizers the moments are those of ``optimizer``, and the steps are not to be
+    used.
     """
 
     def __init__(self, noise: GradientNoiseScale, key: Key = Key(), optimizer: str = "") -> None:
@@ -66,18 +70,33 @@ class Recorder(L.Callback):
         if reading.key == self.key._replace(optimizer=self.optimizer):
             self.moments.append(reading.moments)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if not self._batches:
-            self._before = {plain(name): t.detach().clone() for name, t in pl_module.state_dict().items()}
-            updated = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+            self._before = {
+                plain(name): t.detach().clone() for name, t in pl_module.state_dict().items()
+            }
+            updated = {
+                id(p)
+                for optimizer in trainer.optimizers
+                for group in optimizer.param_groups
+                for p in group["params"]
+            }
             named = pl_module.named_parameters()
-            self._trained = frozenset(plain(name) for name, p in named if p.requires_grad and id(p) in updated)
+            self._trained = frozenset(
+                plain(name) for name, p in named if p.requires_grad and id(p) in updated
+            )
             self._at = trainer.global_step
         self._batches.append(copy.deepcopy(batch))
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+    ) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self._finite = all(bool((g.coalesce().values() if g.is_sparse else g).isfinite().all()) for g in grads)
+        self._finite = all(
+            bool((g.coalesce().values() if g.is_sparse else g).isfinite().all()) for g in grads
+        )
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step > self._at:
@@ -103,13 +122,17 @@ def gradient(module: nn.Module, names: frozenset[str], batch: Any) -> Tensor:
 
 
 def groups(probe: str, batches: Sequence[Any]) -> Iterator[tuple[list[Any], float]]:
-    """The groups of one rank's step as a probe sees them, each a list of batches to average, with its effective size."""
+    """The groups of one rank's step as a probe sees them, each a list of batches to average, with
+    its effective size.
+    """
     sizes = [len(batch[0]) for batch in batches]
     if probe == "ranks":
         yield list(batches), 1 / sum(1 / len(batches) ** 2 / size for size in sizes)
     elif probe == "examples":
         yield from (
-            ([[t[i : i + 1] for t in batch]], 1) for batch, size in zip(batches, sizes, strict=True) for i in range(size)
+            ([[t[i : i + 1] for t in batch]], 1)
+            for batch, size in zip(batches, sizes, strict=True)
+            for i in range(size)
         )
     else:
         yield from (([batch], size) for batch, size in zip(batches, sizes, strict=True))
@@ -118,7 +141,8 @@ def groups(probe: str, batches: Sequence[Any]) -> Iterator[tuple[list[Any], floa
 def expected(module: nn.Module, ranks: Sequence[Step], probe: str = "micro_batches") -> Moments:
     """Moments of one optimizer step of all ranks.
 
-    ``module`` has a method ``loss`` that is the mean over a batch, a sequence of tensors with the examples along dimension 0.
+    ``module`` has a method ``loss`` that is the mean over a batch, a sequence of tensors with the
+    examples along dimension 0.
     """
     module = copy.deepcopy(module).double()
     module.load_state_dict(ranks[0].weights)
@@ -126,17 +150,26 @@ def expected(module: nn.Module, ranks: Sequence[Step], probe: str = "micro_batch
     for step in ranks:
         per_rank = 1 / len(ranks)
         for members, size in groups(probe, step.batches):
-            cast = [[t.double() if t.is_floating_point() else t for t in batch] for batch in members]
-            found.append(torch.stack([gradient(module, step.trained, batch) for batch in cast]).mean(dim=0))
+            cast = [
+                [t.double() if t.is_floating_point() else t for t in batch] for batch in members
+            ]
+            found.append(
+                torch.stack([gradient(module, step.trained, batch) for batch in cast]).mean(dim=0)
+            )
             sizes.append(size)
         whole = [len(batch[0]) for batch in step.batches]
-        if probe == "examples":  # a micro-batch weighs 1/K whatever its size, an example in it 1/size of that
+        if (
+            probe == "examples"
+        ):  # a micro-batch weighs 1/K whatever its size, an example in it 1/size of that
             shares += [per_rank / len(whole) / size for size in whole for _ in range(size)]
         else:
             shares += [per_rank] if probe == "ranks" else [per_rank / len(whole)] * len(whole)
     mean = sum(share * g for share, g in zip(shares, found, strict=True))
     return from_contributions(
-        [float((share * g) @ (share * g)) for share, g in zip(shares, found, strict=True)], shares, sizes, float(mean @ mean)
+        [float((share * g) @ (share * g)) for share, g in zip(shares, found, strict=True)],
+        shares,
+        sizes,
+        float(mean @ mean),
     )
 
 
@@ -149,7 +182,10 @@ class Errors(NamedTuple):
 
 
 def errors(
-    module: nn.Module, moments: Sequence[Moments], ranks: Sequence[Sequence[Step]], probe: str = "micro_batches"
+    module: nn.Module,
+    moments: Sequence[Moments],
+    ranks: Sequence[Sequence[Step]],
+    probe: str = "micro_batches",
 ) -> Errors:
     """Measured moments against :func:`expected`, step by step; ``ranks`` holds each rank's steps.
 
@@ -167,7 +203,9 @@ def differences(moments: Sequence[Moments], wanted: Sequence[Moments]) -> Errors
         ValueError: another number of steps was measured, or batch sizes differ.
     """
     if len(wanted) != len(moments):
-        raise ValueError(f"{len(moments)} steps were measured where {len(wanted)} had a finite gradient.")
+        raise ValueError(
+            f"{len(moments)} steps were measured where {len(wanted)} had a finite gradient."
+        )
     worst = [0.0, 0.0]
     for got, want in zip(moments, wanted, strict=True):
         if not all(math.isclose(got[at], want[at], rel_tol=1e-12) for at in (2, 3)):

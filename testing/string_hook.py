@@ -1,4 +1,6 @@
-"""A user's communication hook in a module whose annotations are strings, which torch by itself refuses."""
+"""A user's communication hook in a module whose annotations are strings, which torch by itself
+refuses.
+"""
 
 from __future__ import annotations
 

@@ -52,12 +52,16 @@ class Summed(L.LightningModule):
 def data(examples=64, local_size=4, seed=1, shuffle=False, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(examples, 4, generator=generator, dtype=dtype)
-    y = x.sum(dim=1, keepdim=True).sin() + 0.5 * torch.randn(examples, 1, generator=generator, dtype=dtype)
+    y = x.sum(dim=1, keepdim=True).sin() + 0.5 * torch.randn(
+        examples, 1, generator=generator, dtype=dtype
+    )
     return DataLoader(TensorDataset(x, y), batch_size=local_size, shuffle=shuffle)
 
 
 class Resumable(DataLoader):
-    """A loader that starts again where a checkpoint left it, as torchdata's stateful loader does."""
+    """A loader that starts again where a checkpoint left it, as torchdata's stateful
+    loader does.
+    """
 
     at = start = 0
 

@@ -1,4 +1,6 @@
-"""One thread: the tensors of the tests are small, and threads that wait for each other on busy cores cost most of the time."""
+"""One thread: the tensors of the tests are small, and threads that wait for each other on busy
+cores cost most of the time.
+"""
 
 import pytest
 import torch

@@ -86,7 +86,9 @@ def test_no_floor_imports_upward(floor):
     for path in (ROOT / floor).rglob("*.py"):
         for name in imports(path):
             inside = any(name == a or name.startswith(f"{a}.") for a in allowed)
-            assert inside or name.split(".")[0] in STDLIB, f"{path.relative_to(ROOT)} imports {name}"
+            assert inside or name.split(".")[0] in STDLIB, (
+                f"{path.relative_to(ROOT)} imports {name}"
+            )
 
 
 def test_every_file_belongs_to_a_floor():

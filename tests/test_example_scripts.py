@@ -32,24 +32,45 @@ GREW = "GradientNoiseScale: global size 16 → "
 def test_adaptive(run):
     out = run("adaptive.py", "--quiet", "--epochs", "4", "--schedule", "one-cycle", "--compare")
     assert GREW in out and "grow: b_simple is" in out
-    adaptive, fixed = (int(line.split()[1]) for line in out.splitlines() if line.startswith(("adaptive: ", "fixed: ")))
+    adaptive, fixed = (
+        int(line.split()[1])
+        for line in out.splitlines()
+        if line.startswith(("adaptive: ", "fixed: "))
+    )
     assert adaptive < fixed == 4 * 90
 
 
 def test_advice_changes_nothing(run):
-    out = run("adaptive.py", "--quiet", "--epochs", "3", "--policy", "exchange", "--advise-only", "--schedule", "cosine")
+    out = run(
+        "adaptive.py",
+        "--quiet",
+        "--epochs",
+        "3",
+        "--policy",
+        "exchange",
+        "--advise-only",
+        "--schedule",
+        "cosine",
+    )
     assert "advice: global size 16 → 32" in out and "adaptive: 270 steps" in out
 
 
 def test_the_flag_of_the_other_examples(run):
     assert GREW in run("digits.py", "--quiet", "--epochs", "3", "--batch-size", "16", "--adaptive")
-    small = "--width 32 --layers 1 --context 32 --corpus-megabytes 0.1 --batch-size 4 --steps 240 --learning-rate 0.01"
+    small = (
+        "--width 32 --layers 1 --context 32 --corpus-megabytes 0.1 --batch-size 4 --steps 240 "
+        "--learning-rate 0.01"
+    )
     assert "as soon as windows align" in run("char_lm.py", "--quiet", "--adaptive", *small.split())
 
 
 @pytest.mark.filterwarnings("ignore")  # LightningCLI calls what jsonargparse has deprecated
 def test_yaml(run):
-    short = ["--trainer.max_epochs=3", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false"]
+    short = [
+        "--trainer.max_epochs=3",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_checkpointing=false",
+    ]
     out = run("cli.py", "fit", "--config", str(EXAMPLES / "adaptive.yaml"), *short)
     assert GREW in out and "adaptive batch size: 16 (epoch" in out
 
@@ -58,5 +79,13 @@ def test_study_of_digits(run, tmp_path):
     out = run("study_digits.py", "--quick", "--figures", "--out", str(tmp_path / "out"))
     assert "goal SGD, early\n  b_crit " in out and "b_simple of the tuned runs" in out
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"study_digits.journal", "study_digits.csv", "study_digits.txt", "steps_SGD_early.png", "frontier.png"} <= written
-    assert len((tmp_path / "out" / "study_digits.csv").read_text().splitlines()) > 4 * 2 * 2  # sizes, trials, goals
+    assert {
+        "study_digits.journal",
+        "study_digits.csv",
+        "study_digits.txt",
+        "steps_SGD_early.png",
+        "frontier.png",
+    } <= written
+    assert (
+        len((tmp_path / "out" / "study_digits.csv").read_text().splitlines()) > 4 * 2 * 2
+    )  # sizes, trials, goals

@@ -1,4 +1,6 @@
-"""The closed form itself: against the recursion, against real SGD with drawn noise, and against a search on a grid."""
+"""The closed form itself: against the recursion, against real SGD with drawn noise, and against a
+search on a grid.
+"""
 
 import math
 
@@ -12,7 +14,9 @@ from testing.quadratic import CURVATURE, GOAL, best_steps, expected_loss, steps_
 def test_closed_form_is_the_recursion(B, rate):
     square = np.ones(1000)
     for step in range(200):
-        assert expected_loss(step, B, rate) == pytest.approx((CURVATURE * square).sum() / 2, rel=1e-12)
+        assert expected_loss(step, B, rate) == pytest.approx(
+            (CURVATURE * square).sum() / 2, rel=1e-12
+        )
         square = (1 - rate * CURVATURE) ** 2 * square + rate**2 * CURVATURE / B
 
 

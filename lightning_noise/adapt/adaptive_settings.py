@@ -9,16 +9,20 @@ from lightning_noise.core.checks import check_count, check_flag
 
 @dataclass(frozen=True)
 class AdaptiveBatchSize:
-    """How the measured noise scale sets the batch size: ``GradientNoiseScale(adaptive_batch_size=AdaptiveBatchSize(...))``.
+    """How the measured noise scale sets the batch size:
+    ``GradientNoiseScale(adaptive_batch_size=AdaptiveBatchSize(...))``.
 
     Args:
-        policy: what global size next, and why: ``TrackNoiseScale()``, which ``None`` stands for, ``ExchangeRate(rate)``, or any
-            callable ``(estimate, global_size) -> Decision``; its interval is a 99 % one. Called on rank 0 only.
-        learning_rate: how the rate follows, by one factor from the starting size to the present one: "optimal" (the gain of the
-            large-batch model, to the power 1 for SGD and 1/2 for Adam kinds), "linear", "sqrt", ``None`` (it does not), or a
-            callable ``(old, new, estimate) -> factor``.
-        max_local_size: largest micro-batch of a rank, in the loader's examples, beyond which ``accumulate_grad_batches`` takes
-            over. ``None``: the loader's batch grows without a limit of its own.
+        policy: what global size next, and why: ``TrackNoiseScale()``, which ``None`` stands for,
+            ``ExchangeRate(rate)``, or any callable ``(estimate, global_size) -> Decision``; its
+            interval is a 99 % one. Called on rank 0 only.
+        learning_rate: how the rate follows, by one factor from the starting size to the present
+            one: "optimal" (the gain of the large-batch model, to the power 1 for SGD and 1/2 for
+            Adam kinds), "linear", "sqrt", ``None`` (it does not), or a callable ``(old, new,
+            estimate) -> factor``.
+        max_local_size: largest micro-batch of a rank, in the loader's examples, beyond which
+            ``accumulate_grad_batches`` takes over. ``None``: the loader's batch grows without a
+            limit of its own.
         within_epoch: also changes the accumulation inside an epoch, for training in one long epoch.
         advise_only: decisions are logged and printed, and nothing changes.
 
@@ -30,7 +34,9 @@ class AdaptiveBatchSize:
     ValueError: max_local_size must be None or an int >= 1, got 0.
     """
 
-    policy: BatchSizePolicy | None = None  # LightningCLI cannot tell a default instance of a protocol from a dictionary
+    policy: BatchSizePolicy | None = (
+        None  # LightningCLI cannot tell a default instance of a protocol from a dictionary
+    )
     learning_rate: RateRule = "optimal"
     max_local_size: int | None = None
     within_epoch: bool = False
@@ -52,16 +58,20 @@ class AdaptiveBatchSize:
 
 
 def check_policy(name: str, value: object) -> None:
-    """Raises ``TypeError`` for what cannot be called as a policy, a class that was not instantiated among it."""
+    """Raises ``TypeError`` for what cannot be called as a policy, a class that was not instantiated
+    among it.
+    """
     if isinstance(value, type) or not callable(value):
         raise TypeError(
-            f"{name} must be a BatchSizePolicy, a callable (estimate, global_size) -> Decision such as TrackNoiseScale(), "
+            f"{name} must be a BatchSizePolicy, a callable (estimate, global_size) -> Decision "
+            f"such as TrackNoiseScale(), "
             f"got {value!r}."
         )
 
 
 def adaptive_settings(value: object) -> AdaptiveBatchSize | None:
-    """The settings that the callback's argument stands for; ``None`` where the batch size is not to adapt.
+    """The settings that the callback's argument stands for; ``None`` where the batch size is not to
+    adapt.
 
     Raises:
         TypeError: it is none of False, True, a policy and an ``AdaptiveBatchSize``.
@@ -75,7 +85,8 @@ def adaptive_settings(value: object) -> AdaptiveBatchSize | None:
         return value
     if isinstance(value, type) or not callable(value):
         raise TypeError(
-            "adaptive_batch_size must be a bool, a BatchSizePolicy such as TrackNoiseScale() or an AdaptiveBatchSize, "
+            "adaptive_batch_size must be a bool, a BatchSizePolicy such as TrackNoiseScale() or an "
+            "AdaptiveBatchSize, "
             f"got {value!r}."
         )
     return AdaptiveBatchSize(value)

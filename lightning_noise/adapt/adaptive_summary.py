@@ -12,7 +12,9 @@ from lightning_noise.core.tradeoff import steps_factor
 
 
 class Period(NamedTuple):
-    """A stretch of training at one size, within ``epoch``; ``noise_scale`` is the noise scale at its end."""
+    """A stretch of training at one size, within ``epoch``; ``noise_scale`` is the noise scale at
+    its end.
+    """
 
     epoch: int
     global_size: float
@@ -58,7 +60,8 @@ def same_examples_size(periods: Sequence[Period]) -> float | None:
     ``None`` where no noise scale was resolved. From ``E = ∫(R + B) ds`` it is the
     mean size, weighted by progress.
 
-    >>> same_examples_size([Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)])
+    >>> run = [Period(0, 100.0, 20, 2000.0, 100.0), Period(1, 200.0, 12, 2400.0, 400.0)]
+    >>> same_examples_size(run)
     128.57142857142858
     """
     progress = _progress(periods)

@@ -40,7 +40,9 @@ class BatchSizePolicy(Protocol):
     """A pure rule from what is known and the size in use to the next global size."""
 
     def __call__(self, estimate: NoiseEstimate, global_size: float) -> Decision:
-        """Decides from ``estimate``, whose interval is a 99 % one, and the ``global_size`` in use, both in examples."""
+        """Decides from ``estimate``, whose interval is a 99 % one, and the ``global_size`` in use,
+        both in examples.
+        """
         ...
 
 
@@ -56,9 +58,10 @@ class _Aim(NamedTuple):
 class CautiousPolicy(ABC):
     """The cautions that all rules share; a rule adds its target and its cost.
 
-    ``grow`` needs the lower end of the interval to exclude the size in use, ``shrink`` the upper end, and both need a
-    predicted gain: what the cost in use exceeds the cost at the target by, although ``max_change`` may make it take several
-    decisions to get there. Without an upper end (|G|² not resolved) the lower one is the target, and only for growing.
+    ``grow`` needs the lower end of the interval to exclude the size in use, ``shrink`` the upper
+    end, and both need a predicted gain: what the cost in use exceeds the cost at the target by,
+    although ``max_change`` may make it take several decisions to get there. Without an upper end
+    (|G|² not resolved) the lower one is the target, and only for growing.
     """
 
     _: KW_ONLY
@@ -169,16 +172,18 @@ class CautiousPolicy(ABC):
 class TrackNoiseScale(CautiousPolicy):
     """Keeps the global size at ``fraction`` times the noise scale: B = fraction · B_simple.
 
-    At B = B_simple a run needs twice the least steps and twice the least examples (McCandlish et al. 2018, eq. 2.11). With
-    T = fraction · B_simple the cost of a size B is ``(1 + T/B)(1 + B/T)``: for ``fraction=1`` the product of the two overheads.
+    At B = B_simple a run needs twice the least steps and twice the least examples (McCandlish et
+    al. 2018, eq. 2.11). With T = fraction · B_simple the cost of a size B is ``(1 + T/B)(1 +
+    B/T)``: for ``fraction=1`` the product of the two overheads.
 
     Args:
         fraction: target size per noise scale; below 1 saves examples, above 1 saves steps.
-        least: no decision goes below this global size, in examples; ``None``: the size that the run starts with.
+        least: no decision goes below this global size, in examples; ``None``: the size that the run
+            starts with.
         greatest: no decision goes above it; ``None``: no limit here.
         max_change: greatest factor of one change.
-        min_gain: changes only where the cost in use exceeds the cost at the target by more than this share; 0.05 means
-            that the target must lie a factor 1.56 away.
+        min_gain: changes only where the cost in use exceeds the cost at the target by more than
+            this share; 0.05 means that the target must lie a factor 1.56 away.
         shrink: whether the size may also fall.
 
     Raises:
@@ -210,23 +215,26 @@ class TrackNoiseScale(CautiousPolicy):
 
 @dataclass(frozen=True)
 class ExchangeRate(CautiousPolicy):
-    """The size at which one more optimizer step is worth ``rate`` examples: B = sqrt(rate · B_simple).
+    """The size at which one more optimizer step is worth ``rate`` examples: B = sqrt(rate ·
+    B_simple).
 
-    A run costs ``E + rate · S`` examples. By the large-batch model the same progress costs ``(R + B) + rate · (1 + R/B)`` at
-    size B and noise scale R, least at B = sqrt(rate · R) (McCandlish et al. 2018, eq. D.3); this is the cost that a change must
-    lower by more than ``min_gain``. Where ``rate`` is R it is the rule of ``TrackNoiseScale(1.0)``; elsewhere the cost is
-    flatter and changes are fewer.
+    A run costs ``E + rate · S`` examples. By the large-batch model the same progress costs ``(R +
+    B) + rate · (1 + R/B)`` at size B and noise scale R, least at B = sqrt(rate · R) (McCandlish et
+    al. 2018, eq. D.3); this is the cost that a change must lower by more than ``min_gain``. Where
+    ``rate`` is R it is the rule of ``TrackNoiseScale(1.0)``; elsewhere the cost is flatter and
+    changes are fewer.
 
     Args:
-        rate: how many more examples one would use to save one step. With a step of fixed cost t and a cost of c an example,
-            rate = t/c.
+        rate: how many more examples one would use to save one step. With a step of fixed cost t and
+            a cost of c an example, rate = t/c.
         least, greatest, max_change, min_gain, shrink: as in :class:`TrackNoiseScale`.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
 
-    >>> ExchangeRate(400)(NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0), 64)
-    Decision(global_size=128, reason='grow: b_simple is 100 [80, 125], target 200, predicted gain 32 %')
+    >>> seen = NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0)
+    >>> ExchangeRate(400)(seen, 64).reason
+    'grow: b_simple is 100 [80, 125], target 200, predicted gain 32 %'
     """
 
     rate: float

@@ -1,4 +1,6 @@
-"""Running weighted averages of the unbiased trace and |G|², with the second moments that give their uncertainty."""
+"""Running weighted averages of the unbiased trace and |G|², with the second moments that give their
+uncertainty.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -15,11 +17,12 @@ class Spread(NamedTuple):
 
 
 class RunningAverage:
-    """One exponentially decaying window over optimizer steps; ``decay=1`` is the plain weighted mean.
+    """One exponentially decaying window over optimizer steps; ``decay=1`` is the plain weighted
+    mean.
 
-    A step weighs ``w = 1/c_big``, its effective batch size, which is nearly efficient when the batch size changes. Sums of w
-    decay by d a step, sums of w² by d², of w⁴ by d⁴. The errors of successive steps are martingale differences, so
-    there is no autocorrelation term.
+    A step weighs ``w = 1/c_big``, its effective batch size, which is nearly efficient when the
+    batch size changes. Sums of w decay by d a step, sums of w² by d², of w⁴ by d⁴. The errors of
+    successive steps are martingale differences, so there is no autocorrelation term.
 
     >>> average = RunningAverage(decay=0.998)
     >>> for m in (Moments(40.46, 22.5, 1.0, 0.5), Moments(28.62, 18.81, 1.0, 0.5)):
@@ -39,11 +42,15 @@ class RunningAverage:
         self._peak = 0.0  # the largest single contribution to VXX still in the window
 
     def update(self, moments: Moments, age: float = 1.0) -> None:
-        """Adds one step. ``age`` is the exponent of the decay: n/n_ref when it counts examples, 1 when it counts steps."""
+        """Adds one step. ``age`` is the exponent of the decay: n/n_ref when it counts examples, 1
+        when it counts steps.
+        """
         self.add(moments.noise, moments.signal, 1 / moments.c_big, age)
 
     def add(self, x: float, y: float, w: float, age: float = 1.0) -> None:
-        """Adds any pair of numbers that are to be averaged jointly, with weight w; x stands where the trace does."""
+        """Adds any pair of numbers that are to be averaged jointly, with weight w; x stands where
+        the trace does.
+        """
         d = max(min(self.decay, 0.9), self.decay**age)
         s = self._sums
         d2, w2 = d * d, w * w
@@ -82,7 +89,9 @@ class RunningAverage:
         return max(1.0, s["V"] ** 2 / s["U"] - 1) if s["U"] else 1.0
 
     def covariance(self) -> Spread:
-        """Unbiased-factor sandwich variances of the two means and their covariance. Needs ``n_eff > 1``."""
+        """Unbiased-factor sandwich variances of the two means and their covariance. Needs ``n_eff >
+        1``.
+        """
         s = self._sums
         mx, my = self.means()
         k = 1 / (s["W"] ** 2 * (1 - 1 / self.n_eff))
@@ -96,14 +105,20 @@ class RunningAverage:
     def dominance(self) -> float:
         """Share of the window's second moment of the trace that its heaviest step holds.
 
-        Over a third, a few rare, very large examples rule the average and its interval cannot be trusted. The reverse does not
-        hold: a window that has not yet met the rare example looks well behaved, and its interval lies too low.
+        Over a third, a few rare, very large examples rule the average and its interval cannot be
+        trusted. The reverse does not hold: a window that has not yet met the rare example looks
+        well behaved, and its interval lies too low.
         """
         return self._peak / self._sums["VXX"] if self._sums["VXX"] else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as plain Python numbers: loading it continues bit for bit."""
-        return {"decay": self.decay, "steps": self.steps, "peak": self._peak, "sums": dict(self._sums)}
+        return {
+            "decay": self.decay,
+            "steps": self.steps,
+            "peak": self._peak,
+            "sums": dict(self._sums),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`. The decay in force stays the one given at construction."""

@@ -155,8 +155,8 @@ class CriticalBatchSize(NamedTuple):
     def overhead_size(self, overhead: float = 0.2) -> float:
         """Batch size at which a run costs ``overhead`` more than perfect scaling would.
 
-        In examples: S(B) = (1 + overhead) E_min/B, or E(B) = (1 + overhead) E_min: overhead·b_crit on
-        this curve. With 20 % it is the "critical batch size" of Zhang et al. 2024 (arXiv
+        In examples: S(B) = (1 + overhead) E_min/B, or E(B) = (1 + overhead) E_min: overhead·b_crit
+        on this curve. With 20 % it is the "critical batch size" of Zhang et al. 2024 (arXiv
         2410.21676), a fifth of that of McCandlish et al. 2018, whose overhead is 100 %. The two
         numbers must not be compared with each other.
 

@@ -1,8 +1,10 @@
-"""The large-batch model from quadratic forms gᵀHg: B_noise, the best learning rate and the best decrease of the loss.
+"""The large-batch model from quadratic forms gᵀHg: B_noise, the best learning rate and the best
+decrease of the loss.
 
-In a metric M the two lines of :class:`~lightning_noise.core.moments.Moments` hold with gᵀMg in the place of |g|². Here M is the
-Hessian H (or the Gauss-Newton matrix), measured on examples that none of the gradients has seen: with the same examples
-E gᵀHg has a further term from their covariance, which no number of probes averages away.
+In a metric M the two lines of :class:`~lightning_noise.core.moments.Moments` hold with gᵀMg in the
+place of |g|². Here M is the Hessian H (or the Gauss-Newton matrix), measured on examples that none
+of the gradients has seen: with the same examples E gᵀHg has a further term from their covariance,
+which no number of probes averages away.
 """
 
 import math
@@ -17,10 +19,11 @@ from lightning_noise.core.windows import Windows
 
 
 def contrasts(groups: int, count: int) -> list[list[float]]:
-    """Up to ``count`` orthogonal rows of coefficients over ``groups`` groups, each with sum 0: a discrete cosine basis.
+    """Up to ``count`` orthogonal rows of coefficients over ``groups`` groups, each with sum 0: a
+    discrete cosine basis.
 
-    Σ s_i g_i over independent mean gradients g_i of b_i examples has no part of the true gradient in it, and
-    E (Σ s_i g_i)ᵀM(Σ s_i g_i) = tr(MΣ) Σ s_i²/b_i.
+    Σ s_i g_i over independent mean gradients g_i of b_i examples has no part of the true gradient
+    in it, and E (Σ s_i g_i)ᵀM(Σ s_i g_i) = tr(MΣ) Σ s_i²/b_i.
 
     >>> [[round(s, 3) for s in row] for row in contrasts(3, 5)]
     [[0.866, 0.0, -0.866], [0.5, -1.0, 0.5]]
@@ -46,8 +49,12 @@ def moments_from_forms(
     >>> round(m.signal, 12), round(m.noise, 12), round(m.noise / m.signal, 12)
     (5.0, 14.0, 2.8)
     """
-    trace = math.fsum(form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)) / len(contrast_forms)
-    return Moments(q_small=mean_form + c_mean * trace, q_big=mean_form, c_small=2 * c_mean, c_big=c_mean)
+    trace = math.fsum(form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)) / len(
+        contrast_forms
+    )
+    return Moments(
+        q_small=mean_form + c_mean * trace, q_big=mean_form, c_small=2 * c_mean, c_big=c_mean
+    )
 
 
 class CurvatureProbe(NamedTuple):
@@ -66,7 +73,12 @@ class CurvatureProbe(NamedTuple):
     @property
     def is_usable(self) -> bool:
         """Whether every number is finite and there were two groups."""
-        return self.moments.is_finite and self.euclidean.is_finite and self.moments.has_groups and self.euclidean.has_groups
+        return (
+            self.moments.is_finite
+            and self.euclidean.is_finite
+            and self.moments.has_groups
+            and self.euclidean.has_groups
+        )
 
 
 class Bounded(NamedTuple):
@@ -78,19 +90,24 @@ class Bounded(NamedTuple):
 
 
 def eps_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
-    """Best learning rate of plain SGD with the whole gradient, |G|²/(GᵀHG) (McCandlish et al. 2018, eq. 2.6).
+    """Best learning rate of plain SGD with the whole gradient, |G|²/(GᵀHG) (McCandlish et al. 2018,
+    eq. 2.6).
 
     Args:
         average: its ``x`` is GᵀHG, its ``y`` is |G|².
 
-    ``None`` where |G|² or GᵀHG cannot be told from zero, or the curvature along the gradient is negative: not defined there.
+    ``None`` where |G|² or GᵀHG cannot be told from zero, or the curvature along the gradient is
+    negative: not defined there.
     """
     ratio = ratio_interval(average, confidence)
-    return Bounded(ratio.rho, ratio.low, ratio.high) if ratio is not None and ratio.low > 0 else None
+    return (
+        Bounded(ratio.rho, ratio.low, ratio.high) if ratio is not None and ratio.low > 0 else None
+    )
 
 
 def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
-    """Best decrease of the loss in one such step, |G|⁴/(2 GᵀHG) (eq. 2.7), with the delta method's interval in its logarithm.
+    """Best decrease of the loss in one such step, |G|⁴/(2 GᵀHG) (eq. 2.7), with the delta method's
+    interval in its logarithm.
 
     Arguments and ``None`` as in :func:`eps_max`.
     """
@@ -98,14 +115,21 @@ def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
         return None
     curvature, grad_sq = average.means()
     spread = average.covariance()
-    variance = 4 * spread.signal / grad_sq**2 + spread.noise / curvature**2 - 4 * spread.cross / (grad_sq * curvature)
-    width = math.exp(student_t_quantile(0.5 + confidence / 2, average.nu) * math.sqrt(max(0.0, variance)))
+    variance = (
+        4 * spread.signal / grad_sq**2
+        + spread.noise / curvature**2
+        - 4 * spread.cross / (grad_sq * curvature)
+    )
+    width = math.exp(
+        student_t_quantile(0.5 + confidence / 2, average.nu) * math.sqrt(max(0.0, variance))
+    )
     value = grad_sq**2 / (2 * curvature)
     return Bounded(value, value / width, value * width)
 
 
 def relative_error(average: RunningAverage) -> float | None:
-    """Standard error of the noise scale relative to itself (delta method); ``None`` where it cannot be said.
+    """Standard error of the noise scale relative to itself (delta method); ``None`` where it cannot
+    be said.
 
     >>> average = RunningAverage(1.0)
     >>> for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4):
@@ -117,11 +141,15 @@ def relative_error(average: RunningAverage) -> float | None:
     if average.n_eff < 2 or trace <= 0 or grad_sq <= 0:
         return None
     s = average.covariance()
-    return math.sqrt(max(0.0, s.noise / trace**2 + s.signal / grad_sq**2 - 2 * s.cross / (trace * grad_sq)))
+    return math.sqrt(
+        max(0.0, s.noise / trace**2 + s.signal / grad_sq**2 - 2 * s.cross / (trace * grad_sq))
+    )
 
 
 def gradient_rules_error(average: RunningAverage) -> bool:
-    """Whether GᵀMG is less precise than tr(MΣ), so that larger probes are worth more than further ones."""
+    """Whether GᵀMG is less precise than tr(MΣ), so that larger probes are worth more than further
+    ones.
+    """
     if average.n_eff < 2:  # hardly a probe was finite
         return True
     trace, grad_sq = average.means()
@@ -133,8 +161,8 @@ class CurvatureAverage:
     """Running averages of curvature probes: B_noise, eps_max and dl_max, each with an interval.
 
     Args:
-        decay: exponential decay a probe; 1 for the plain weighted mean, as at frozen weights. Else three windows speak as in
-            :class:`~lightning_noise.core.windows.Windows`.
+        decay: exponential decay a probe; 1 for the plain weighted mean, as at frozen weights. Else
+            three windows speak as in :class:`~lightning_noise.core.windows.Windows`.
     """
 
     def __init__(self, decay: float) -> None:
@@ -159,8 +187,9 @@ class CurvatureAverage:
     def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:  # noqa: ARG002
         """B_noise = tr(HΣ)/(GᵀHG) as ``b_simple``, GᵀHG as ``grad_sq``, tr(HΣ) as ``trace``.
 
-        Where the curvature along the gradient, or over its noise, is not resolved from zero or is negative, B_noise is not
-        defined: ``b_simple`` and ``high`` are ``None``, and the components stay.
+        Where the curvature along the gradient, or over its noise, is not resolved from zero or is
+        negative, B_noise is not defined: ``b_simple`` and ``high`` are ``None``, and the components
+        stay.
         """
         return self._windows.estimate(confidence)
 

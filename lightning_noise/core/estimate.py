@@ -1,4 +1,6 @@
-"""From averages to a noise scale with an honest interval: the quotient comes last, and only where it can be said."""
+"""From averages to a noise scale with an honest interval: the quotient comes last, and only where
+it can be said.
+"""
 
 import math
 from collections.abc import Iterable
@@ -8,21 +10,26 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.student_t import student_t_quantile
 
-LEAST_N_EFF = 5.0 - 1e-9  # (five equal steps, rounded) below this a variance of the steps says nothing: "not measured yet"
+LEAST_N_EFF = (
+    5.0 - 1e-9
+)  # (five equal steps, rounded) below this a variance of the steps says nothing: "not measured yet"
 
 LARGE_SHARE = 1 / 3  # of the data set: a noise scale above it is "of the order of the data set"
 
 
 class NoiseEstimate(NamedTuple):
-    """A noise scale tr(MΣ)/(GᵀMG) in a metric M, with its interval; ``None`` where it cannot be determined.
+    """A noise scale tr(MΣ)/(GᵀMG) in a metric M, with its interval; ``None`` where it cannot be
+    determined.
 
     With M = 1 it is B_simple = tr(Σ)/|G|², with the Hessian B_noise.
 
     Args:
         noise_scale: ``noise / signal`` in examples, ``None`` until it is resolved.
-        low: lower end of the interval in examples. A valid one-sided bound on its own, resolved or not.
+        low: lower end of the interval in examples. A valid one-sided bound on its own, resolved or
+            not.
         high: upper end; ``None`` means no upper bound ("not resolved, at least ``low``").
-        signal: average unbiased GᵀMG (may be negative while it is not resolved); NaN while ``steps`` is 0.
+        signal: average unbiased GᵀMG (may be negative while it is not resolved); NaN while
+            ``steps`` is 0.
         noise: average unbiased tr(MΣ); NaN while ``steps`` is 0.
         resolved: whether the interval is bounded on both sides.
         steps: optimizer steps measured so far; steps that could not be used do not count.
@@ -48,10 +55,12 @@ class Ratio(NamedTuple):
 
 
 def ratio_interval(average: RunningAverage, confidence: float = 0.95) -> Ratio | None:
-    """Interval for the reciprocal noise scale from sandwich variances and Student's t; ``None``: not measured yet.
+    """Interval for the reciprocal noise scale from sandwich variances and Student's t; ``None``:
+    not measured yet.
 
-    The reciprocal is used because its denominator, the trace, is nearly always well resolved: then every unbounded interval of
-    the noise scale is simply an interval of rho that reaches zero. Method of Fieller (1954).
+    The reciprocal is used because its denominator, the trace, is nearly always well resolved: then
+    every unbounded interval of the noise scale is simply an interval of rho that reaches zero.
+    Method of Fieller (1954).
     """
     if average.n_eff < LEAST_N_EFF:
         return None
@@ -67,15 +76,17 @@ def ratio_interval(average: RunningAverage, confidence: float = 0.95) -> Ratio |
     return Ratio(grad_sq / trace, (b - root) / a, (b + root) / a)
 
 
-def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:
+def estimate_from(
+    average: RunningAverage, *, confidence: float = 0.95, data_size: float | None = None
+) -> NoiseEstimate:
     """The estimate that one running average supports.
 
     Args:
         average: the running average.
         confidence: of the two-sided interval.
-        data_size: number of examples N of a finite data set that has been trained on for a whole epoch or more. Repeated
-            examples bias rho upwards, by at most about 1/N: the lower end then becomes ``1/(rho_high + 1/N)``, and N where
-            ``rho_high <= 0``.
+        data_size: number of examples N of a finite data set that has been trained on for a whole
+            epoch or more. Repeated examples bias rho upwards, by at most about 1/N: the lower end
+            then becomes ``1/(rho_high + 1/N)``, and N where ``rho_high <= 0``.
     """
     noise, signal = average.means()
     ratio = ratio_interval(average, confidence)
@@ -87,27 +98,31 @@ def estimate_from(average: RunningAverage, *, confidence: float = 0.95, data_siz
         high = 1 / ratio.low if ratio.low > 0 else None
     resolved = high is not None and low is not None
     noise_scale = noise / signal if resolved else None
-    return NoiseEstimate(noise_scale, low, high, signal, noise, resolved, average.steps, average.n_eff)
+    return NoiseEstimate(
+        noise_scale, low, high, signal, noise, resolved, average.steps, average.n_eff
+    )
 
 
 def repeats_dominate(estimate: NoiseEstimate, data_size: float) -> bool:
     """Whether a noise scale over repeated examples says nothing about new data.
 
-    The gradient of the whole data set is then nearly zero: the noise scale is of the order of the data set, or has no upper
-    end at all.
+    The gradient of the whole data set is then nearly zero: the noise scale is of the order of the
+    data set, or has no upper end at all.
 
-    >>> repeats_dominate(NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0), data_size=2000)
-    False
-    >>> repeats_dominate(NoiseEstimate(900.0, 800.0, 1000.0, 1.0, 900.0, True, 400, 180.0), data_size=2000)
-    True
+    >>> small = NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0)
+    >>> large = NoiseEstimate(900.0, 800.0, 1000.0, 1.0, 900.0, True, 400, 180.0)
+    >>> repeats_dominate(small, data_size=2000), repeats_dominate(large, data_size=2000)
+    (False, True)
     """
     return not estimate.resolved or (estimate.low or 0.0) > data_size * LARGE_SHARE
 
 
 def steps_to_resolve(average: RunningAverage) -> float | None:
-    """About how many steps of the present kind resolve ``|G|²`` from zero: ``N (2·se/|G|²)²``; ``None`` if unknown.
+    """About how many steps of the present kind resolve ``|G|²`` from zero: ``N (2·se/|G|²)²``;
+    ``None`` if unknown.
 
-    A forecast from the value seen so far, hence only an order of magnitude; unknown while that value is not positive.
+    A forecast from the value seen so far, hence only an order of magnitude; unknown while that
+    value is not positive.
     """
     _, grad_sq = average.means()
     if average.n_eff < LEAST_N_EFF or grad_sq <= 0:
@@ -115,20 +130,25 @@ def steps_to_resolve(average: RunningAverage) -> float | None:
     return average.n_eff * 4 * average.covariance().signal / grad_sq**2
 
 
-def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = None, confidence: float = 0.95) -> NoiseEstimate:
+def estimate_noise_scale(
+    moments: Iterable[Moments], *, decay: float | None = None, confidence: float = 0.95
+) -> NoiseEstimate:
     """B_simple and its interval from the moments of many optimizer steps.
 
-    Steps that are not finite or that had a single group are passed over. A step weighs ``1/c_big``, its effective batch size.
+    Steps that are not finite or that had a single group are passed over. A step weighs ``1/c_big``,
+    its effective batch size.
 
     Args:
         moments: one record an optimizer step, oldest first.
-        decay: exponential decay a step, ``None`` for the plain weighted mean. The effective window is (1 + decay)/(1 − decay).
+        decay: exponential decay a step, ``None`` for the plain weighted mean. The effective window
+            is (1 + decay)/(1 − decay).
         confidence: of the two-sided interval.
 
     Raises:
         ValueError: ``decay`` or ``confidence`` out of range.
 
-    Source: McCandlish et al. 2018, appendix A (arXiv 1812.06162), with general weights and Fieller's interval.
+    Source: McCandlish et al. 2018, appendix A (arXiv 1812.06162), with general weights and
+    Fieller's interval.
 
     >>> steps = [Moments(q, 4.5, 1.0, 0.5) for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4)]
     >>> e = estimate_noise_scale(steps)
@@ -143,7 +163,8 @@ def estimate_noise_scale(moments: Iterable[Moments], *, decay: float | None = No
     for record in moments:
         if not isinstance(record, Moments):
             raise TypeError(
-                f"moments must hold Moments(q_small, q_big, c_small, c_big), one an optimizer step, got {record!r}."
+                f"moments must hold Moments(q_small, q_big, c_small, c_big), one an optimizer "
+                f"step, got {record!r}."
             )
         if record.is_finite and record.has_groups:
             average.update(record)

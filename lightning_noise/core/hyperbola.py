@@ -1,4 +1,6 @@
-"""Least squares of ln S on the curve S = S_min (1 + b/B), as a function of the one unknown that is not linear."""
+"""Least squares of ln S on the curve S = S_min (1 + b/B), as a function of the one unknown that is
+not linear.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +14,8 @@ _GRID = 0.25
 class Profile:
     """RSS(u) = min over S_min of Σ (ln S_i − ln S_min − ln(1 + e^u/B_i))², u = ln b.
 
-    The best ln S_min at a given u is a mean. Towards u → −∞ the curve is constant in B, towards u → +∞ it is S ∝ 1/B.
+    The best ln S_min at a given u is a mean. Towards u → −∞ the curve is constant in B, towards u →
+    +∞ it is S ∝ 1/B.
 
     Args:
         sizes: different batch sizes B_i, ascending.
@@ -25,7 +28,9 @@ class Profile:
         self._from = math.log(sizes[0]) - _SPAN
         self._to = math.log(sizes[-1]) + _SPAN
         self.rss_of_constant_steps = _centred_squares(logs)
-        self.rss_of_perfect_scaling = _centred_squares([y + math.log(size) for size, y in zip(sizes, logs, strict=True)])
+        self.rss_of_perfect_scaling = _centred_squares(
+            [y + math.log(size) for size, y in zip(sizes, logs, strict=True)]
+        )
 
     def _residuals(self, u: float) -> list[float]:
         """ln S_i − ln(1 + e^u/B_i), not centred."""
@@ -37,7 +42,9 @@ class Profile:
         return _centred_squares(self._residuals(u))
 
     def limit(self, best: float, confidence: float) -> float:
-        """The RSS up to which a u is not excluded: RSS_min (1 + t²/(m − 2)), t at m − 2 degrees of freedom."""
+        """The RSS up to which a u is not excluded: RSS_min (1 + t²/(m − 2)), t at m − 2 degrees of
+        freedom.
+        """
         nu = len(self._logs) - 2
         return self.rss(best) * (1 + student_t_quantile(0.5 + confidence / 2, nu) ** 2 / nu)
 
@@ -53,8 +60,12 @@ class Profile:
         count = round((self._to - self._from) / _GRID)
         u = min((self._from + i * _GRID for i in range(count + 1)), key=self.rss)
         for _ in range(100):
-            step = max(-_GRID, min(_GRID, self._gauss_newton(u)))  # far from all sizes the slope vanishes
-            while abs(step) > 1e-3 and self.rss(u + step) > self.rss(u):  # a shorter step is safe, and RSS too flat to compare
+            step = max(
+                -_GRID, min(_GRID, self._gauss_newton(u))
+            )  # far from all sizes the slope vanishes
+            while abs(step) > 1e-3 and self.rss(u + step) > self.rss(
+                u
+            ):  # a shorter step is safe, and RSS too flat to compare
                 step /= 2
             if abs(step) < 1e-13 or not self._from < u + step < self._to:
                 break
@@ -63,12 +74,20 @@ class Profile:
 
     def _gauss_newton(self, u: float) -> float:
         residuals = _centred(self._residuals(u))
-        slopes = _centred([1 / (1 + size / math.exp(u)) for size in self._sizes])  # d ln(1 + e^u/B)/du
+        slopes = _centred(
+            [1 / (1 + size / math.exp(u)) for size in self._sizes]
+        )  # d ln(1 + e^u/B)/du
         squares = math.fsum(s * s for s in slopes)
-        return math.fsum(r * s for r, s in zip(residuals, slopes, strict=True)) / squares if squares > 0 else 0.0
+        return (
+            math.fsum(r * s for r, s in zip(residuals, slopes, strict=True)) / squares
+            if squares > 0
+            else 0.0
+        )
 
     def crossing(self, best: float, limit: float, side: int) -> float:
-        """The outermost u on one side of ``best`` (−1 or +1) where RSS falls to ``limit``; it must lie above it far out."""
+        """The outermost u on one side of ``best`` (−1 or +1) where RSS falls to ``limit``; it must
+        lie above it far out.
+        """
         outside = self._from if side < 0 else self._to
         inside = best
         for i in range(int(abs(outside - best) / _GRID), 0, -1):

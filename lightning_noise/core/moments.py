@@ -1,4 +1,6 @@
-"""The record between the rooms: what a gradient probe hands to the estimator, and which number it belongs to."""
+"""The record between the rooms: what a gradient probe hands to the estimator, and which number it
+belongs to.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -6,7 +8,9 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """Names one noise scale. ``Key()`` is the headline: all parameters of the only optimizer, Euclidean metric."""
+    """Names one noise scale. ``Key()`` is the headline: all parameters of the only optimizer,
+    Euclidean metric.
+    """
 
     geometry: str = "euclidean"
     optimizer: str = ""
@@ -16,9 +20,10 @@ class Key(NamedTuple):
 class Moments(NamedTuple):
     """Squared gradient norms at two effective batch sizes, of one optimizer step.
 
-    A step sees K groups of examples; group i has ``b_i`` examples, mean gradient ``g_i`` and weight ``w_i`` in the gradient
-    ``ḡ = Σ w_i g_i`` that the optimizer gets (``Σ w_i = 1``). The fields are additive: every rank contributes a partial,
-    pre-weighted record and the field-wise sum over the world is the step's (see :func:`add`).
+    A step sees K groups of examples; group i has ``b_i`` examples, mean gradient ``g_i`` and weight
+    ``w_i`` in the gradient ``ḡ = Σ w_i g_i`` that the optimizer gets (``Σ w_i = 1``). The fields
+    are additive: every rank contributes a partial, pre-weighted record and the field-wise sum over
+    the world is the step's (see :func:`add`).
 
     Args:
         q_small: ``Σ w_i |g_i|²``, loss²/parameter².
@@ -26,8 +31,9 @@ class Moments(NamedTuple):
         c_small: ``Σ w_i / b_i``, 1/examples.
         c_big: ``Σ w_i² / b_i``, 1/examples.
 
-    Since ``E q = |G|² + c · tr(Σ)`` for both pairs, two lines give ``|G|²`` and ``tr(Σ)`` without bias, for equal and unequal
-    groups alike; with equal groups this is McCandlish et al. 2018 (arXiv 1812.06162), eq. A.2.
+    Since ``E q = |G|² + c · tr(Σ)`` for both pairs, two lines give ``|G|²`` and ``tr(Σ)`` without
+    bias, for equal and unequal groups alike; with equal groups this is McCandlish et al. 2018
+    (arXiv 1812.06162), eq. A.2.
 
     >>> m = Moments(q_small=4.1e-2, q_big=2.8e-3, c_small=1 / 32, c_big=1 / 512)
     >>> round(m.signal, 9), round(m.noise, 6), round(m.noise / m.signal, 2)
@@ -41,19 +47,25 @@ class Moments(NamedTuple):
 
     @property
     def signal(self) -> float:
-        """Unbiased ``|G|²`` of this step (GᵀMG in a metric M); may be negative, and must not be clamped before averaging."""
+        """Unbiased ``|G|²`` of this step (GᵀMG in a metric M); may be negative, and must not be
+        clamped before averaging.
+        """
         return (self.c_small * self.q_big - self.c_big * self.q_small) / self._spread()
 
     @property
     def noise(self) -> float:
-        """Unbiased ``tr(Σ)`` (tr(MΣ) in a metric M), the summed variance of one example's gradient."""
+        """Unbiased ``tr(Σ)`` (tr(MΣ) in a metric M), the summed variance of one
+        example's gradient.
+        """
         return (self.q_small - self.q_big) / self._spread()
 
     def _spread(self) -> float:
         if not self.has_groups:
             raise ValueError(
-                f"Moments need two groups of gradients, that is c_small > c_big, but c_small={self.c_small} and "
-                f"c_big={self.c_big}. Use more micro-batches, more ranks or single examples in this step."
+                f"Moments need two groups of gradients, that is c_small > c_big, but "
+                f"c_small={self.c_small} and "
+                f"c_big={self.c_big}. Use more micro-batches, more ranks or single examples in "
+                f"this step."
             )
         return self.c_small - self.c_big
 
@@ -75,17 +87,23 @@ def add(parts: Iterable[Moments]) -> Moments:
     Moments(q_small=4.0, q_big=4.0, c_small=1.0, c_big=0.5)
     """
     columns = list(zip(*parts, strict=True))
-    return Moments(*(math.fsum(column) for column in columns)) if columns else Moments(0.0, 0.0, 0.0, 0.0)
+    return (
+        Moments(*(math.fsum(column) for column in columns))
+        if columns
+        else Moments(0.0, 0.0, 0.0, 0.0)
+    )
 
 
 def from_contributions(
     contribution_sq: Sequence[float], shares: Sequence[float], sizes: Sequence[float], q_big: float
 ) -> Moments:
-    """Moments from what every group ADDED to the step's gradient, for losses that weigh groups by anything they like.
+    """Moments from what every group ADDED to the step's gradient, for losses that weigh groups by
+    anything they like.
 
-    Group i added ``c_i = w_i g_i`` and holds the share ``p_i`` of the step's examples. Under a token-mean loss the weight
-    follows the tokens and the share follows the examples, so neither one example nor one token a unit is right; this form is.
-    Where ``p_i = w_i`` it equals the plain definition. Groups with a share of zero are passed over.
+    Group i added ``c_i = w_i g_i`` and holds the share ``p_i`` of the step's examples. Under a
+    token-mean loss the weight follows the tokens and the share follows the examples, so neither one
+    example nor one token a unit is right; this form is. Where ``p_i = w_i`` it equals the plain
+    definition. Groups with a share of zero are passed over.
 
     Args:
         contribution_sq: ``|c_i|²`` for each group.
@@ -101,8 +119,13 @@ def from_contributions(
     """
     total = math.fsum(shares)
     if min(shares, default=0.0) < 0 or total <= 0 or min(sizes, default=0.0) <= 0:
-        raise ValueError(f"shares must be >= 0 with a positive sum and sizes > 0, got shares={shares}, sizes={sizes}.")
-    groups = [(sq, p / total, b) for sq, p, b in zip(contribution_sq, shares, sizes, strict=True) if p > 0]
+        raise ValueError(
+            f"shares must be >= 0 with a positive sum and sizes > 0, got shares={shares}, "
+            f"sizes={sizes}."
+        )
+    groups = [
+        (sq, p / total, b) for sq, p, b in zip(contribution_sq, shares, sizes, strict=True) if p > 0
+    ]
     return Moments(
         q_small=math.fsum(sq / p for sq, p, _ in groups),
         q_big=q_big,

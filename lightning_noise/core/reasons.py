@@ -1,4 +1,6 @@
-"""Why something is not measured, or should be doubted: a code, a severity, a text and a suggested fix."""
+"""Why something is not measured, or should be doubted: a code, a severity, a text and a suggested
+fix.
+"""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -19,7 +21,8 @@ class Reason(NamedTuple):
     """Why something is not measured, or should be doubted.
 
     Args:
-        code: the same for every reason of a kind; hosts look up their own words by it, tests compare it.
+        code: the same for every reason of a kind; hosts look up their own words by it, tests
+            compare it.
         severity: what follows.
         text: what is the case, in words for the user.
         fix: what to do, as a sentence; "" where there is nothing.

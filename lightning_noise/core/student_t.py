@@ -7,10 +7,12 @@ from statistics import NormalDist
 
 @lru_cache(maxsize=4096)
 def student_t_quantile(probability: float, nu: float) -> float:
-    """The ``probability`` quantile of Student's t with ``nu`` degrees of freedom (real, at least 1).
+    """The ``probability`` quantile of Student's t with ``nu`` degrees of freedom (real, at least
+    1).
 
-    Cornish–Fisher series in 1/nu to fourth order (Abramowitz and Stegun 26.7.5). Below 30 degrees of freedom, where the
-    series is off by up to a few percent, Newton's method on the exact distribution function finishes the work.
+    Cornish–Fisher series in 1/nu to fourth order (Abramowitz and Stegun 26.7.5). Below 30 degrees
+    of freedom, where the series is off by up to a few percent, Newton's method on the exact
+    distribution function finishes the work.
 
     Raises:
         ValueError: ``probability`` outside (0, 1) or ``nu`` below 1.
@@ -19,7 +21,9 @@ def student_t_quantile(probability: float, nu: float) -> float:
     (2.77645, 12.7062)
     """
     if not 0 < probability < 1 or not nu >= 1:
-        raise ValueError(f"need 0 < probability < 1 and nu >= 1, got probability={probability}, nu={nu}.")
+        raise ValueError(
+            f"need 0 < probability < 1 and nu >= 1, got probability={probability}, nu={nu}."
+        )
     if probability < 0.5:
         return -student_t_quantile(1 - probability, nu)
     t = _series(probability, nu)
@@ -37,7 +41,9 @@ def _series(probability: float, nu: float) -> float:
 
 
 def _newton(tail: float, nu: float, t: float) -> float:
-    """Solves ln P(T > t) = ln tail; in the logarithm the tail is concave, so the steps do not overshoot."""
+    """Solves ln P(T > t) = ln tail; in the logarithm the tail is concave, so the steps do not
+    overshoot.
+    """
     log_norm = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi)
     for _ in range(60):
         upper = _upper_tail(t, nu)
@@ -50,7 +56,9 @@ def _newton(tail: float, nu: float, t: float) -> float:
 
 
 def _upper_tail(t: float, nu: float) -> float:
-    """P(T > t) for t >= 0: half the regularised incomplete beta function I_x(nu/2, 1/2) at x = nu / (nu + t²)."""
+    """P(T > t) for t >= 0: half the regularised incomplete beta function I_x(nu/2, 1/2) at x = nu /
+    (nu + t²).
+    """
     x = nu / (nu + t * t)
     a, b = nu / 2, 0.5
     log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x)

@@ -1,6 +1,8 @@
-"""The large-batch model of McCandlish et al. 2018, section 2: what a batch size costs, given a noise scale ``b``.
+"""The large-batch model of McCandlish et al. 2018, section 2: what a batch size costs, given a
+noise scale ``b``.
 
-All batch sizes and noise scales are in the same unit, examples (or whatever the batch dimension counts).
+All batch sizes and noise scales are in the same unit, examples (or whatever the batch dimension
+counts).
 """
 
 import math
@@ -11,7 +13,9 @@ from lightning_noise.core.checks import check_positive
 
 
 class FrontierPoint(NamedTuple):
-    """One point of the Pareto frontier between steps and examples, both relative to their least values."""
+    """One point of the Pareto frontier between steps and examples, both relative to their least
+    values.
+    """
 
     global_size: float
     steps_factor: float
@@ -22,7 +26,8 @@ def steps_factor(global_size: float, b: float) -> float:
     """S/S_min = 1 + b/B: optimizer steps relative to the least possible (eq. 2.7 and section 2.3).
 
     Raises:
-        ValueError: an argument is not a finite positive number (so for all functions of this module).
+        ValueError: an argument is not a finite positive number (so for all functions of this
+            module).
 
     >>> [steps_factor(size, 1000) for size in (250, 1000, 4000)]
     [5.0, 2.0, 1.25]
@@ -52,7 +57,8 @@ def eps_opt(global_size: float, b: float, eps_max: float) -> float:
 
 
 def dl_opt(global_size: float, b: float, dl_max: float) -> float:
-    """Best expected decrease of the loss in one step, dl_max / (1 + b/B) (eq. 2.7), in the unit of the loss.
+    """Best expected decrease of the loss in one step, dl_max / (1 + b/B) (eq. 2.7), in the unit of
+    the loss.
 
     >>> dl_opt(2.8, 2.8, 0.4)
     0.2
@@ -62,9 +68,11 @@ def dl_opt(global_size: float, b: float, dl_max: float) -> float:
 
 
 def gain(b: float, old: float, new: float) -> float:
-    """How much more one step achieves at batch size ``new`` than at ``old``: (1 + b/old)/(1 + b/new).
+    """How much more one step achieves at batch size ``new`` than at ``old``: (1 + b/old)/(1 +
+    b/new).
 
-    It is the AdaScale gain ratio (Johnson et al. 2020, arXiv 2007.05105) and lies between 1 and new/old.
+    It is the AdaScale gain ratio (Johnson et al. 2020, arXiv 2007.05105) and lies between 1 and
+    new/old.
 
     >>> gain(1000, 1000, 4000)
     1.6
@@ -93,10 +101,12 @@ def frontier(b: float, sizes: Iterable[float]) -> list[FrontierPoint]:
 
 
 def gamma(bs: Sequence[float]) -> float:
-    """What an adaptive batch could gain on a run: (Σ sqrt(b))² / (n Σ b) <= 1, 1 meaning nothing (appendix D).
+    """What an adaptive batch could gain on a run: (Σ sqrt(b))² / (n Σ b) <= 1, 1 meaning nothing
+    (appendix D).
 
     Args:
-        bs: noise scales at equally spaced moments of the run, in progress made (steps of the largest possible batch).
+        bs: noise scales at equally spaced moments of the run, in progress made (steps of the
+            largest possible batch).
 
     >>> gamma([100.0, 100.0]), round(gamma([1.0, 10000.0]), 3)
     (1.0, 0.51)

@@ -12,7 +12,9 @@ TINY = -(10**6)  # the bin of a learning rate of zero
 
 
 class Resolved(NamedTuple):
-    """One resolved value on the way: at which measured step, and the value with its interval, in examples."""
+    """One resolved value on the way: at which measured step, and the value with its interval, in
+    examples.
+    """
 
     step: int
     noise_scale: float
@@ -46,17 +48,21 @@ class Stretch:
 
 
 class Trajectory:
-    """First, mean and last resolved value of a run, and what it measured while the learning rate was high.
+    """First, mean and last resolved value of a run, and what it measured while the learning rate
+    was high.
 
-    B_simple is inversely proportional to the temperature, learning rate over batch size (McCandlish et al. 2018, section 2),
-    so that the end of a decaying schedule says little about the run. A learning rate is high if it is at least a third of
-    the greatest one (rounded to bins of 15 %). :attr:`mean` is that of the steps with a high rate.
+    B_simple is inversely proportional to the temperature, learning rate over batch size (McCandlish
+    et al. 2018, section 2), so that the end of a decaying schedule says little about the run. A
+    learning rate is high if it is at least a third of the greatest one (rounded to bins of 15 %).
+    :attr:`mean` is that of the steps with a high rate.
 
     >>> trajectory = Trajectory()
     >>> for step, (b, rate) in enumerate([(100.0, 0.1), (200.0, 0.1), (9000.0, 0.001)]):
     ...     trajectory.add(NoiseEstimate(b, b / 2, b * 2, 1.0, b, True, step, 50.0), rate=rate)
-    >>> trajectory.mean, trajectory.high.last.noise_scale, trajectory.last.noise_scale, trajectory.has_decayed
-    (150.0, 200.0, 9000.0, True)
+    >>> trajectory.mean, trajectory.has_decayed
+    (150.0, True)
+    >>> trajectory.high.last.noise_scale, trajectory.last.noise_scale
+    (200.0, 9000.0)
     """
 
     def __init__(self) -> None:
@@ -66,8 +72,11 @@ class Trajectory:
         self.last_rate: float | None = None
         self._stretches: dict[int, Stretch] = {}
 
-    def add(self, estimate: NoiseEstimate, *, rate: float | None = None, size: float | None = None) -> None:
-        """Adds the estimate after one more measured step; unresolved ones count as an end, not as a value.
+    def add(
+        self, estimate: NoiseEstimate, *, rate: float | None = None, size: float | None = None
+    ) -> None:
+        """Adds the estimate after one more measured step; unresolved ones count as an end, not as a
+        value.
 
         Args:
             estimate: with all steps so far.
@@ -101,7 +110,9 @@ class Trajectory:
 
     @property
     def mean(self) -> float | None:
-        """Mean of the smoothed resolved values over measured steps with a high learning rate, in examples."""
+        """Mean of the smoothed resolved values over measured steps with a high learning rate, in
+        examples.
+        """
         return self.high.mean
 
     @property
@@ -119,7 +130,9 @@ class Trajectory:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`, also that of a version that did not keep learning rates apart."""
+        """Restores :meth:`state_dict`, also that of a version that did not keep learning rates
+        apart.
+        """
         self.first, self.last = _resolved(state["first"]), _resolved(state["last"])
         self.peak_rate, self.last_rate = state.get("rates", (0.0, None))
         if "stretches" in state:
@@ -156,7 +169,14 @@ def _plain(stretch: Stretch) -> dict[str, Any]:
 
 def _stretch(plain: dict[str, Any]) -> Stretch:
     end = None if plain["end"] is None else tuple(plain["end"])
-    return Stretch(**{**plain, "first": _resolved(plain["first"]), "last": _resolved(plain["last"]), "end": end})
+    return Stretch(
+        **{
+            **plain,
+            "first": _resolved(plain["first"]),
+            "last": _resolved(plain["last"]),
+            "end": end,
+        }
+    )
 
 
 def _resolved(plain: list[Any] | None) -> Resolved | None:

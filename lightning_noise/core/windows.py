@@ -1,4 +1,6 @@
-"""Three windows over the same steps: the interval is for an average over the past, and the past is not now."""
+"""Three windows over the same steps: the interval is for an average over the past, and the past is
+not now.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,11 +13,13 @@ SHORT_DECAYS = (0.9, 0.97)
 
 
 class Windows:
-    """Running averages with decays 0.9, 0.97 and ``decay``; the longest one that the shorter ones do not contradict speaks.
+    """Running averages with decays 0.9, 0.97 and ``decay``; the longest one that the shorter ones
+    do not contradict speaks.
 
-    After a fast change the old, large gradients rule a long average for hundreds of steps (33 shown where the truth was 136),
-    while a short one is wide but right. So the window shown is the longest whose rho = |G|²/tr(Σ) lies inside the intervals of
-    all shorter ones. With ``decay`` at most 0.9, or with ``short=()``, there is one window.
+    After a fast change the old, large gradients rule a long average for hundreds of steps (33 shown
+    where the truth was 136), while a short one is wide but right. So the window shown is the
+    longest whose rho = |G|²/tr(Σ) lies inside the intervals of all shorter ones. With ``decay`` at
+    most 0.9, or with ``short=()``, there is one window.
     """
 
     def __init__(self, decay: float, *, short: Sequence[float] | None = None) -> None:
@@ -28,12 +32,16 @@ class Windows:
             average.update(moments, age)
 
     def current(self) -> RunningAverage:
-        """The longest window that no shorter one contradicts (the shortest one, where all others are contradicted)."""
+        """The longest window that no shorter one contradicts (the shortest one, where all others
+        are contradicted).
+        """
         best = self.averages[0]
         bounds: list[tuple[float, float]] = []
         for average in self.averages:
             ratio = ratio_interval(average)
-            if ratio is None:  # nothing measured: it cannot contradict, and is as good as any while all are young
+            if (
+                ratio is None
+            ):  # nothing measured: it cannot contradict, and is as good as any while all are young
                 best = average if not bounds else best
                 continue
             if all(low <= ratio.rho <= high for low, high in bounds):
@@ -50,6 +58,10 @@ class Windows:
         return [average.state_dict() for average in self.averages]
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Restores :meth:`state_dict`; a window with another decay than any saved one starts from the nearest saved one."""
+        """Restores :meth:`state_dict`; a window with another decay than any saved one starts from
+        the nearest saved one.
+        """
         for average in self.averages:
-            average.load_state_dict(min(state, key=lambda saved: abs(saved["decay"] - average.decay)))
+            average.load_state_dict(
+                min(state, key=lambda saved: abs(saved["decay"] - average.decay))
+            )

@@ -5,6 +5,8 @@ from torch import Tensor
 
 
 def sum_over_ranks(table: Tensor) -> Tensor:
-    """Sums a tensor over all ranks, in place: one collective (Lightning's ``strategy.reduce`` adds a barrier)."""
+    """Sums a tensor over all ranks, in place: one collective (Lightning's ``strategy.reduce`` adds
+    a barrier).
+    """
     dist.all_reduce(table)
     return table

@@ -21,14 +21,21 @@ class FabricNoiseScale:
         fabric: that set up the model and the optimizer.
         model, optimizer: as ``fabric.setup`` returns them.
         accumulation: micro-batches per optimizer step.
-        what: as for :class:`~lightning_noise.measure.session.What`: probe, geometries, every_n_steps, decay, …
+        what: as for :class:`~lightning_noise.measure.session.What`: probe, geometries,
+            every_n_steps, decay, …
 
     Raises:
         CannotMeasureError: no step will have two groups of gradients.
     """
 
-    def __init__(self, fabric: Fabric, model: Any, optimizer: Any, *, accumulation: int = 1, **what: Any) -> None:
-        self._fabric, self._optimizer, self._accumulation = fabric, optimizer.optimizer, accumulation
+    def __init__(
+        self, fabric: Fabric, model: Any, optimizer: Any, *, accumulation: int = 1, **what: Any
+    ) -> None:
+        self._fabric, self._optimizer, self._accumulation = (
+            fabric,
+            optimizer.optimizer,
+            accumulation,
+        )
         several = fabric.world_size > 1
         setup = Setup(
             ranks=fabric.world_size,
@@ -51,8 +58,12 @@ class FabricNoiseScale:
         self.session.batch(batch, accumulation=self._accumulation)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """``fabric.backward(loss)``; ``last``: the optimizer steps next. ``loss`` is divided by ``accumulation``."""
-        scaler = getattr(self._fabric.strategy.precision, "scaler", None)  # the "16-mixed" plug-in alone has one
+        """``fabric.backward(loss)``; ``last``: the optimizer steps next. ``loss`` is divided by
+        ``accumulation``.
+        """
+        scaler = getattr(
+            self._fabric.strategy.precision, "scaler", None
+        )  # the "16-mixed" plug-in alone has one
         scale = None if scaler is None else scaler.scale(loss.new_ones(()))
         self.session.backward(loss)
         self._fabric.backward(loss)
@@ -60,7 +71,9 @@ class FabricNoiseScale:
         self.session.batch_done()
 
     def log(self, step: int) -> dict[str, float]:
-        """Reads what waits, on all ranks, and logs it through Fabric's loggers; returns what was logged."""
+        """Reads what waits, on all ranks, and logs it through Fabric's loggers; returns what was
+        logged.
+        """
         self.session.read()
         rate = float(learning_rate(self._optimizer) or 0.0)
         estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}

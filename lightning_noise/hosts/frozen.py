@@ -24,7 +24,11 @@ from lightning_noise.measure.batches import BatchSizeFn, local_size, resolve
 from lightning_noise.measure.frozen_sample import CURVED, Batch, Pause, PauseProbe, Weighted
 from lightning_noise.measure.kept_state import frozen
 from lightning_noise.measure.sampling_plan import Plan
-from lightning_noise.probes.preconditioner import Preconditioner, check_optimizer, weighted_chunk_norms
+from lightning_noise.probes.preconditioner import (
+    Preconditioner,
+    check_optimizer,
+    weighted_chunk_norms,
+)
 
 GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
 LossFn = Callable[[nn.Module, Any], Any]
@@ -34,13 +38,18 @@ class NoiseScales(dict[str, NoiseEstimate]):
     """Noise scales by geometry, as from :func:`measure_noise_scale`.
 
     Args:
-        estimates: by geometry. For "hessian" ``noise_scale`` is B_noise = tr(HΣ)/(GᵀHG), ``signal`` GᵀHG, ``noise`` tr(HΣ).
-        eps_max: |G|²/(GᵀHG), the best learning rate of plain SGD; ``None`` where it is not defined or not resolved.
+        estimates: by geometry. For "hessian" ``noise_scale`` is B_noise = tr(HΣ)/(GᵀHG), ``signal``
+            GᵀHG, ``noise`` tr(HΣ).
+        eps_max: |G|²/(GᵀHG), the best learning rate of plain SGD; ``None`` where it is not defined
+            or not resolved.
         dl_max: |G|⁴/(2GᵀHG), the best decrease of the loss in one step; ``None`` likewise.
-        indefinite: share of probes that met a direction of curvature <= 0; ``None`` without a curvature.
+        indefinite: share of probes that met a direction of curvature <= 0; ``None`` without a
+            curvature.
         examples: used.
-        needed: examples that the wished error needs, by the latest forecast; ``None`` where there is none.
-        passes: passes over the loader begun. With more than one, the interval is about this data set and not about new data.
+        needed: examples that the wished error needs, by the latest forecast; ``None`` where there
+            is none.
+        passes: passes over the loader begun. With more than one, the interval is about this data
+            set and not about new data.
     """
 
     def __init__(
@@ -71,53 +80,76 @@ def measure_noise_scale(
     batch_size_fn: BatchSizeFn | str | None = None,
     progress: bool = True,
 ) -> NoiseScales:
-    """Noise scales of ``module`` at its present weights, from as many batches as the wished error needs.
+    """Noise scales of ``module`` at its present weights, from as many batches as the wished error
+    needs.
 
-    Gradients come from pairs of batches, the curvature from further batches that no gradient has seen. After a pilot of
-    eight probes it says how many examples it will take. Weights, buffers (BatchNorm statistics), ``.grad``, train and eval
-    flags and the random states of torch, numpy and Python are in the end what they were, also after an exception. The passes
-    are those of training: dropout and augmentation count as noise. A loader that ends is started again.
+    Gradients come from pairs of batches, the curvature from further batches that no gradient has
+    seen. After a pilot of eight probes it says how many examples it will take. Weights, buffers
+    (BatchNorm statistics), ``.grad``, train and eval flags and the random states of torch, numpy
+    and Python are in the end what they were, also after an exception. The passes are those of
+    training: dropout and augmentation count as noise. A loader that ends is started again.
 
     Args:
         module: on its device; batches are moved there.
-        loader: yields micro-batches of training data in random order, anything that can be iterated again and again.
-        loss_fn: (module, batch) → mean loss over the batch's examples; for "gauss_newton" (loss, outputs). ``None`` for a
-            LightningModule: what ``training_step`` returns, on a private copy with its logging switched off.
-        geometry: one or several of "euclidean" (B_simple), "hessian" (B_noise), "gauss_newton", "optimizer".
+        loader: yields micro-batches of training data in random order, anything that can be iterated
+            again and again.
+        loss_fn: (module, batch) → mean loss over the batch's examples; for "gauss_newton" (loss,
+            outputs). ``None`` for a LightningModule: what ``training_step`` returns, on a private
+            copy with its logging switched off.
+        geometry: one or several of "euclidean" (B_simple), "hessian" (B_noise), "gauss_newton",
+            "optimizer".
         relative_error: wished standard error of every noise scale, relative to it.
-        max_examples: stops there, wished error or not; the pilot is made whole in any case (32 batches with a curvature).
+        max_examples: stops there, wished error or not; the pilot is made whole in any case (32
+            batches with a curvature).
         optimizer: for "optimizer", in use on the parameters of ``module``.
         batch_size_fn: as in :class:`~lightning_noise.GradientNoiseScale`.
         progress: shows a progress bar.
 
     Returns:
-        A dictionary of :class:`~lightning_noise.NoiseEstimate` by geometry, with more as attributes.
+        A dictionary of :class:`~lightning_noise.NoiseEstimate` by geometry, with more as
+        attributes.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type, out of range or missing; names the way out.
-        DifferencesDisagreeError: there is no double backward, and finite differences cannot be trusted either.
+        TypeError, ValueError: an argument is of the wrong type, out of range or missing; names the
+            way out.
+        DifferencesDisagreeError: there is no double backward, and finite differences cannot be
+            trusted either.
 
     Source: McCandlish et al. 2018 (arXiv 1812.06162), section 2 and appendix A.
 
     >>> model = nn.Linear(2, 1)
     >>> data = torch.utils.data.DataLoader(torch.randn(512, 2), batch_size=16, shuffle=True)
     >>> loss = lambda module, x: (module(x) - 1).square().mean()
-    >>> found = measure_noise_scale(model, data, loss_fn=loss, geometry="hessian", max_examples=2000, progress=False)
+    >>> how = {"geometry": "hessian", "max_examples": 2000, "progress": False}
+    >>> found = measure_noise_scale(model, data, loss_fn=loss, **how)
     >>> found["hessian"].noise_scale > 0, found.eps_max.value > 0, found.indefinite
     (True, True, 0.0)
     """
     names = _check(geometry, relative_error, max_examples, optimizer)
     _check_data(module, loader)
-    size_of, parameters = resolve(batch_size_fn), [p for p in module.parameters() if p.requires_grad]
+    size_of, parameters = (
+        resolve(batch_size_fn),
+        [p for p in module.parameters() if p.requires_grad],
+    )
     if not parameters:
-        raise ValueError("module has no parameter that requires a gradient, so there is no noise scale. Unfreeze some of it.")
+        raise ValueError(
+            "module has no parameter that requires a gradient, so there is no noise scale. "
+            "Unfreeze some of it."
+        )
     loss, subject = _loss_of(module, loss_fn)
-    weighted = _weighted(optimizer, parameters) if optimizer is not None and "optimizer" in names else None
-    own = [p for p in subject.parameters() if p.requires_grad]  # of the private copy, where there is one
+    weighted = (
+        _weighted(optimizer, parameters) if optimizer is not None and "optimizer" in names else None
+    )
+    own = [
+        p for p in subject.parameters() if p.requires_grad
+    ]  # of the private copy, where there is one
     pause = Pause(lambda batch: loss(subject, batch), own, names, weighted)
     device = parameters[0].device
     with _random_state_kept(loader), _iterator_kept(loader), frozen(subject), torch.enable_grad():
-        batches = Batches(loader, lambda batch: Batch(move_data_to_device(batch, device), local_size(batch, size_of)))
+        batches = Batches(
+            loader,
+            lambda batch: Batch(move_data_to_device(batch, device), local_size(batch, size_of)),
+        )
         return _run(pause, batches, names, Plan(relative_error, max_examples), progress)
 
 
@@ -142,12 +174,15 @@ class Batches(Iterator[Batch]):
             found = next(self._iterator, None)
             if found is None:
                 raise ValueError(
-                    f"loader gave no batch in pass {self.passes}. It must yield batches, and again when it is iterated anew."
+                    f"loader gave no batch in pass {self.passes}. It must yield batches, and again "
+                    f"when it is iterated anew."
                 ) from None
         return self._prepare(found)
 
 
-def _run(pause: Pause, batches: Batches, names: Sequence[str], plan: Plan, progress: bool) -> NoiseScales:
+def _run(
+    pause: Pause, batches: Batches, names: Sequence[str], plan: Plan, progress: bool
+) -> NoiseScales:
     tally, more = Tally(names), True
     with show_progress(plan, shown=progress) as bar:
         while more:
@@ -188,7 +223,10 @@ class Tally:
         """Estimates by geometry; eps_max and dl_max of the first curvature."""
         first = next(iter(self._curved.values()), None)
         return NoiseScales(
-            {n: estimate_from(self._flat[n]) if n in self._flat else self._curved[n].estimate() for n in self._names},
+            {
+                n: estimate_from(self._flat[n]) if n in self._flat else self._curved[n].estimate()
+                for n in self._names
+            },
             eps_max=first.eps_max() if first else None,
             dl_max=first.dl_max() if first else None,
             indefinite=first.indefinite if first else None,
@@ -198,27 +236,45 @@ class Tally:
         )
 
 
-def _check(geometry: str | Sequence[str], error: float, most: int, optimizer: Optimizer | None) -> tuple[str, ...]:
-    names = (geometry,) if isinstance(geometry, str) else tuple(geometry) if isinstance(geometry, Iterable) else ()
+def _check(
+    geometry: str | Sequence[str], error: float, most: int, optimizer: Optimizer | None
+) -> tuple[str, ...]:
+    names = (
+        (geometry,)
+        if isinstance(geometry, str)
+        else tuple(geometry)
+        if isinstance(geometry, Iterable)
+        else ()
+    )
     if not names or len(set(names)) < len(names) or any(name not in GEOMETRIES for name in names):
-        raise ValueError(f"geometry must be one or several different ones of {list(GEOMETRIES)}, got {geometry!r}.")
+        raise ValueError(
+            f"geometry must be one or several different ones of {list(GEOMETRIES)}, got "
+            f"{geometry!r}."
+        )
     if isinstance(error, bool) or not isinstance(error, Real) or not 0 < error < math.inf:
         raise ValueError(f"relative_error must be a number > 0, got {error!r}. 0.2 means 20 %.")
     if isinstance(most, bool) or not isinstance(most, Real) or not most > 0:
         raise ValueError(f"max_examples must be a number > 0, got {most!r}.")
     if "optimizer" in names:
         if optimizer is None:
-            raise TypeError("geometry 'optimizer' needs optimizer=, the one in use, whose state holds the preconditioner.")
+            raise TypeError(
+                "geometry 'optimizer' needs optimizer=, the one in use, whose state holds the "
+                "preconditioner."
+            )
         check_optimizer(optimizer)
     return names
 
 
 def _check_data(module: nn.Module, loader: Iterable[Any]) -> None:
     if not isinstance(module, nn.Module):
-        raise TypeError(f"module must be a torch.nn.Module, whose parameters are differentiated, got {module!r}.")
+        raise TypeError(
+            f"module must be a torch.nn.Module, whose parameters are differentiated, got "
+            f"{module!r}."
+        )
     if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
         raise TypeError(
-            f"loader must yield batches when it is iterated, such as a DataLoader or a list of them, got {loader!r}."
+            f"loader must yield batches when it is iterated, such as a DataLoader or a list of "
+            f"them, got {loader!r}."
         )
 
 
@@ -230,11 +286,13 @@ def _loss_of(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.Modu
         return loss_fn, module
     if not isinstance(module, either(L.LightningModule)) or not module.automatic_optimization:
         raise TypeError(
-            "loss_fn is needed for a module that is not a LightningModule with automatic optimization. Pass "
+            "loss_fn is needed for a module that is not a LightningModule with automatic "
+            "optimization. Pass "
             "loss_fn=lambda module, batch: ..., which returns the mean loss over the batch."
         )
     copy = deepcopy(module)
-    copy.log = copy.log_dict = lambda *_, **__: None  # type: ignore[method-assign,assignment]  # there is no step to log at
+    # there is no step to log at
+    copy.log = copy.log_dict = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     return _training_step_loss, copy
 
 
@@ -249,12 +307,15 @@ def _weighted(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Weigh
     for p in parameters:
         if id(p) not in owned or diagonal(p) is None:
             raise ValueError(
-                "geometry 'optimizer' needs an optimizer over all trainable parameters of module that has made a step or was "
-                "restored from a checkpoint: its preconditioner is in its state. Freeze the others, or restore the state."
+                "geometry 'optimizer' needs an optimizer over all trainable parameters of module "
+                "that has made a step or was "
+                "restored from a checkpoint: its preconditioner is in its state. Freeze the "
+                "others, or restore the state."
             )
 
     def norms(index: int, gradient: Tensor) -> list[Tensor]:
-        return weighted_chunk_norms(gradient, diagonal(parameters[index]))  # type: ignore[arg-type]  # checked above, and the state only grows
+        # checked above, and the state only grows
+        return weighted_chunk_norms(gradient, diagonal(parameters[index]))  # type: ignore[arg-type]
 
     return norms
 
@@ -264,7 +325,11 @@ def _random_state_kept(loader: Iterable[Any]) -> Iterator[None]:
     """As Lightning's ``isolate_rng``, and the generators that a DataLoader and its samplers own."""
     batches = getattr(loader, "batch_sampler", None)
     owners = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-    own = {id(g): (g, g.get_state()) for o in owners if isinstance(g := getattr(o, "generator", None), torch.Generator)}
+    own = {
+        id(g): (g, g.get_state())
+        for o in owners
+        if isinstance(g := getattr(o, "generator", None), torch.Generator)
+    }
     states = _collect_rng_states(include_cuda=torch.cuda.is_available())
     try:
         yield
@@ -276,7 +341,9 @@ def _random_state_kept(loader: Iterable[Any]) -> Iterator[None]:
 
 @contextmanager
 def _iterator_kept(loader: Iterable[Any]) -> Iterator[None]:
-    """A DataLoader with persistent workers has one iterator: starting it anew would disturb a training that is under way."""
+    """A DataLoader with persistent workers has one iterator: starting it anew would disturb a
+    training that is under way.
+    """
     if not isinstance(loader, DataLoader) or not loader.persistent_workers:
         yield
         return

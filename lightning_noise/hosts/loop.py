@@ -22,28 +22,36 @@ from lightning_noise.probes.setup import Reduce, Setup
 class Monitor:
     """Measures noise scales of a training loop.
 
-    A loop calls :meth:`micro_batch` around every backward pass and :meth:`step` after the last one of an optimizer step,
-    before clipping, then :meth:`flush` whenever it wants to read. Nothing is read from the device in between.
+    A loop calls :meth:`micro_batch` around every backward pass and :meth:`step` after the last one
+    of an optimizer step, before clipping, then :meth:`flush` whenever it wants to read. Nothing is
+    read from the device in between.
 
-    Several optimizers, and loops whose passes do not follow a pattern (GANs), use :meth:`batch`, :meth:`backward` and
-    ``step(optimizer=…)`` instead: which passes made an optimizer's gradient is inferred from the gradients.
+    Several optimizers, and loops whose passes do not follow a pattern (GANs), use :meth:`batch`,
+    :meth:`backward` and ``step(optimizer=…)`` instead: which passes made an optimizer's gradient is
+    inferred from the gradients.
 
     Args:
         probe: how the groups of a step are seen: a probe, its name, or "auto".
-        geometry: metrics M of gᵀMg: "euclidean" (measured in any case), "hessian", "gauss_newton", "optimizer".
-        optimizers: by name, for several; one alone, where its metric or its learning rate is to be known.
+        geometry: metrics M of gᵀMg: "euclidean" (measured in any case), "hessian", "gauss_newton",
+            "optimizer".
+        optimizers: by name, for several; one alone, where its metric or its learning rate is to be
+            known.
         module: the model, for single examples and for curvatures by ``loss_fn``.
-        accumulation: micro-batches per optimizer step, where it is always the same; curvatures need to know it.
-        loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures where there are fewer than three
-            micro-batches per step.
-        keys: for each number wanted, the names of the parameters it is summed over; ``None``: one key, all parameters.
-        decay: exponential decay per measured step; the longest window is (1 + decay)/(1 − decay) steps.
-        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step, curvatures every 100th.
+        accumulation: micro-batches per optimizer step, where it is always the same; curvatures need
+            to know it.
+        loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures where there are
+            fewer than three micro-batches per step.
+        keys: for each number wanted, the names of the parameters it is summed over; ``None``: one
+            key, all parameters.
+        decay: exponential decay per measured step; the longest window is (1 + decay)/(1 − decay)
+            steps.
+        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
+            curvatures every 100th.
         replicas: ranks that train on different examples and whose gradients are averaged.
         rank: of this process among them.
         reduce: sums a tensor over these ranks; ``None`` for one process.
-        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by as much more: for a batch
-            size that adapts.
+        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by
+            as much more: for a batch size that adapts.
 
     Raises:
         CannotMeasureError: from :meth:`attach`, where no step will have two groups of gradients.
@@ -112,7 +120,9 @@ class Monitor:
 
     @contextmanager
     def attach(self, parameters: Mapping[str, Parameter]) -> Iterator["Monitor"]:
-        """Watches ``parameters`` (name → parameter) inside the context; no hook stays behind after it."""
+        """Watches ``parameters`` (name → parameter) inside the context; no hook stays behind after
+        it.
+        """
         self.watch(parameters)
         try:
             yield self
@@ -120,10 +130,18 @@ class Monitor:
             self.close()
 
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
-        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped while they are frozen."""
+        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped
+        while they are frozen.
+        """
         self._parameters = dict(parameters)
         if self._session is None:
-            self._session = Session(self._what, self._setup, lambda: self._parameters.items(), self._optimizers, self._module)
+            self._session = Session(
+                self._what,
+                self._setup,
+                lambda: self._parameters.items(),
+                self._optimizers,
+                self._module,
+            )
             for sink in self._sinks:
                 self._session.observe(sink)
             if self._state is not None:
@@ -143,7 +161,9 @@ class Monitor:
             RuntimeError: before :meth:`attach`.
         """
         if self._session is None:
-            raise RuntimeError("Monitor.attach(parameters) must be called first: it names the parameters to watch.")
+            raise RuntimeError(
+                "Monitor.attach(parameters) must be called first: it names the parameters to watch."
+            )
         return self._session
 
     @property
@@ -154,11 +174,13 @@ class Monitor:
 
     @contextmanager
     def micro_batch(self, size: float, weight: float = 1.0, batch: Any = None) -> Iterator[None]:
-        """Around the passes over a micro-batch of ``size`` examples whose loss is multiplied by ``weight``.
+        """Around the passes over a micro-batch of ``size`` examples whose loss is multiplied by
+        ``weight``.
 
-        For K equal micro-batches, each loss divided by K, the weight is 1/K. A short last step needs no other weight: the
-        weights of a step are normalised by their sum. An exception inside abandons the step in progress. Curvatures, and the
-        check that examples do not mix, need :meth:`backward` inside; curvatures by ``loss_fn`` need ``batch``.
+        For K equal micro-batches, each loss divided by K, the weight is 1/K. A short last step
+        needs no other weight: the weights of a step are normalised by their sum. An exception
+        inside abandons the step in progress. Curvatures, and the check that examples do not mix,
+        need :meth:`backward` inside; curvatures by ``loss_fn`` need ``batch``.
         """
         self.begin(size, weight, batch)
         try:
@@ -170,7 +192,9 @@ class Monitor:
         self.end()
 
     def begin(self, size: float | None, weight: float = 1.0, batch: Any = None) -> None:
-        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be determined."""
+        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be
+        determined.
+        """
         step = self._track.optimizer_steps
         self._size, self._weight = size, weight
         self.session.curvature.batch(batch, size, accumulation=self._setup.accumulation, step=step)
@@ -212,7 +236,9 @@ class Monitor:
 
     @contextmanager
     def batch(self, size: float) -> Iterator[None]:
-        """Around everything that is done with one batch of ``size`` examples, several optimizer steps included."""
+        """Around everything that is done with one batch of ``size`` examples, several optimizer
+        steps included.
+        """
         self.session.batch(None, size=size)
         try:
             yield
@@ -230,7 +256,8 @@ class Monitor:
 
         Args:
             optimizer: which one is about to step, where there are several.
-            loss_scale: factor on the loss that is still in the gradients, on their device (so that nothing has to be read).
+            loss_scale: factor on the loss that is still in the gradients, on their device (so that
+                nothing has to be read).
             learning_rate: of the step; taken from the optimizer where the monitor knows it.
         """
         if self._several:
@@ -250,7 +277,9 @@ class Monitor:
         return self.session.pending
 
     def flush(self) -> int:
-        """Reads all that waits: the only collective and the only wait for the device. Returns the number of measured steps."""
+        """Reads all that waits: the only collective and the only wait for the device. Returns the
+        number of measured steps.
+        """
         return self.session.read()
 
     def forget_unread(self) -> None:
@@ -278,7 +307,9 @@ class Monitor:
 
     @property
     def global_size(self) -> float | None:
-        """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
+        """Examples that one optimizer step uses: the median of the latest steps, so that a short
+        last one does not show.
+        """
         return self.session.tally.global_size
 
     @property
@@ -292,7 +323,9 @@ class Monitor:
         return self._track.optimizer_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values. Reads waiting rows first: call it on all ranks."""
+        """Everything measured, as plain Python values. Reads waiting rows first: call it on all
+        ranks.
+        """
         return self.session.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,6 @@
-"""Multiplies the learning rate around the optimizer's step and only there: schedulers, checkpoints, loggers see their own."""
+"""Multiplies the learning rate around the optimizer's step and only there: schedulers, checkpoints,
+loggers see their own.
+"""
 
 import math
 from typing import Any
@@ -16,14 +18,17 @@ def optimizer_kinds(optimizer: Optimizer) -> list[str]:
 
 
 class LearningRateFactor:
-    """A factor on the learning rates of all groups of one optimizer, in force only inside ``optimizer.step``.
+    """A factor on the learning rates of all groups of one optimizer, in force only inside
+    ``optimizer.step``.
 
-    The rates are multiplied in a step pre-hook and put back, bit for bit, in the post-hook. Whatever a scheduler, a
-    checkpoint or LearningRateMonitor reads and writes between two steps is therefore untouched, and every scheduler stays
-    right, also those that compute the next rate from the last one. A rate that is a tensor keeps its place in memory.
-    Where a GradScaler skips a step for overflow, the hooks do not run at all.
+    The rates are multiplied in a step pre-hook and put back, bit for bit, in the post-hook.
+    Whatever a scheduler, a checkpoint or LearningRateMonitor reads and writes between two steps is
+    therefore untouched, and every scheduler stays right, also those that compute the next rate from
+    the last one. A rate that is a tensor keeps its place in memory. Where a GradScaler skips a step
+    for overflow, the hooks do not run at all.
 
-    While the step runs (Lightning runs ``training_step`` inside it) ``param_groups`` show the multiplied rate.
+    While the step runs (Lightning runs ``training_step`` inside it) ``param_groups`` show the
+    multiplied rate.
 
     Args:
         optimizer: a torch optimizer.
@@ -44,7 +49,10 @@ class LearningRateFactor:
         self._factor = 1.0
         self._depth = 0  # a step that calls the step of its parent class runs the hooks of both
         self._saved: list[tuple[dict[str, Any], Any, Tensor | None]] = []
-        self._handles = (optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after))
+        self._handles = (
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        )
 
     @property
     def factor(self) -> float:
@@ -82,7 +90,9 @@ class LearningRateFactor:
             self.restore()
 
     def restore(self) -> None:
-        """Puts the rates back if a step ended in an exception, which no post-hook sees; does nothing otherwise."""
+        """Puts the rates back if a step ended in an exception, which no post-hook sees; does
+        nothing otherwise.
+        """
         self._depth = 0
         for group, rate, value in self._saved:
             if value is None:

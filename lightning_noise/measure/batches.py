@@ -34,17 +34,21 @@ class BatchSize(NamedTuple):
 
 
 class BatchSizes:
-    """Counts the examples of batches by the user's function, or by the length of their first tensor.
+    """Counts the examples of batches by the user's function, or by the length of their first
+    tensor.
 
     Args:
         batch_size_fn: batch → number of examples (tokens, nodes, …), or its dotted path.
         warn: how to report a batch whose size cannot be determined.
 
     Attributes:
-        known: whether the size of a batch has been determined; until then it is an error if it cannot be.
+        known: whether the size of a batch has been determined; until then it is an error if it
+            cannot be.
     """
 
-    def __init__(self, batch_size_fn: BatchSizeFn | str | None, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, batch_size_fn: BatchSizeFn | str | None, warn: Callable[[str], None]
+    ) -> None:
         self._fn = resolve(batch_size_fn)
         self._warn = warn
         self.known = False
@@ -66,7 +70,9 @@ class BatchSizes:
         return BatchSize(size, rows(batch, size) if self._fn is not None else None)
 
 
-def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_size_fn") -> Callable[..., Any] | None:
+def resolve(
+    function: Callable[..., Any] | str | None, argument: str = "batch_size_fn"
+) -> Callable[..., Any] | None:
     """A callable from a callable or from a dotted path.
 
     Raises:
@@ -78,7 +84,8 @@ def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_si
         found = pkgutil.resolve_name(function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{argument}={function!r} cannot be imported ({error}). Give a dotted path such as 'my_package.count'."
+            f"{argument}={function!r} cannot be imported ({error}). Give a dotted path such as "
+            f"'my_package.count'."
         ) from error
     if not callable(found):
         raise ValueError(f"{argument}={function!r} must name a callable, but it is {found!r}.")
@@ -86,7 +93,8 @@ def resolve(function: Callable[..., Any] | str | None, argument: str = "batch_si
 
 
 def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
-    """Number of examples in a batch: what ``batch_size_fn`` says, else the length of the first tensor that has one.
+    """Number of examples in a batch: what ``batch_size_fn`` says, else the length of the first
+    tensor that has one.
 
     Raises:
         BatchSizeError: it cannot be told, or the function does not return a finite number above 0.
@@ -100,8 +108,10 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
         if found is not None:
             return found
         raise BatchSizeError(
-            f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it holds no tensor with a first "
-            "dimension. Pass batch_size_fn, a function from the batch to its number of examples (or tokens)."
+            f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it "
+            f"holds no tensor with a first "
+            "dimension. Pass batch_size_fn, a function from the batch to its number of examples "
+            "(or tokens)."
         )
     try:
         size = batch_size_fn(batch)
@@ -109,23 +119,32 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
     except Exception as error:  # the user's function may raise anything
         raise BatchSizeError(f"batch_size_fn raised {type(error).__name__}: {error}") from error
     if isinstance(size, bool) or not isinstance(size, Real) or not math.isfinite(size) or size <= 0:
-        raise BatchSizeError(f"batch_size_fn must return a finite number > 0, but it returned {size!r}.")
+        raise BatchSizeError(
+            f"batch_size_fn must return a finite number > 0, but it returned {size!r}."
+        )
     return float(size) if not isinstance(size, int) else size
 
 
 def rows(batch: Any, size: float | None = None) -> int | None:
-    """Length of the first tensor of a batch that has one; of a packed sequence, its number of sequences.
+    """Length of the first tensor of a batch that has one; of a packed sequence, its number of
+    sequences.
 
     Where the length of any tensor is ``size``, which the user's function gave, it is that.
     """
-    lengths = [len(leaf) for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0]
+    lengths = [
+        len(leaf)
+        for leaf in leaves(batch)
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0
+    ]
     return int(size) if size is not None and size in lengths else next(iter(lengths), None)
 
 
 def leaves(batch: Any) -> Iterator[Any]:
     """All that a nested batch, or a nest of loaders, holds."""
     if isinstance(batch, PackedSequence):
-        batch = batch.batch_sizes.new_empty(int(batch.batch_sizes[0]))  # on the host, whatever the data are on
+        batch = batch.batch_sizes.new_empty(
+            int(batch.batch_sizes[0])
+        )  # on the host, whatever the data are on
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if is_dataclass(batch) and not isinstance(batch, type):

@@ -1,4 +1,6 @@
-"""Curvature while training: Hessian-vector products at their own cadence, from the passes that are made anyway."""
+"""Curvature while training: Hessian-vector products at their own cadence, from the passes that are
+made anyway.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,10 +31,15 @@ from lightning_noise.probes.second_derivatives import (
 from lightning_noise.probes.setup import Setup
 
 SOURCE = "curvature"
-PIECES = 4  # of a batch where there is no accumulation: two for the gradients, two for the curvature
-WIDTH = 9  # numbers of one geometry in a row: moments in its metric and in the Euclidean one, and the indefinite share
+PIECES = (
+    4  # of a batch where there is no accumulation: two for the gradients, two for the curvature
+)
+# numbers of one geometry in a row: moments in its metric and in the Euclidean one, and the
+# indefinite share
+WIDTH = 9
 FIX = (
-    "Accumulate gradients over three micro-batches or more, or pass loss_fn, (module, batch) -> mean loss, by which a batch "
+    "Accumulate gradients over three micro-batches or more, or pass loss_fn, (module, batch) -> "
+    "mean loss, by which a batch "
     "can be taken to pieces; or use measure_noise_scale at a checkpoint."
 )
 LossFn = Callable[[Any, Any], Any]
@@ -41,9 +48,10 @@ LossFn = Callable[[Any, Any], Any]
 class CurvatureChannel:
     """Probes "hessian" and "gauss_newton" in the first of every so many optimizer steps.
 
-    With K >= 3 micro-batches per step the gradients of K − 1 are compared under the curvature of the K-th, through the graph
-    that its loss has anyway. With fewer, and ``loss_fn``, the batch is taken to pieces before its forward pass. Weights,
-    gradients, buffers and random state of the run stay what they are.
+    With K >= 3 micro-batches per step the gradients of K − 1 are compared under the curvature of
+    the K-th, through the graph that its loss has anyway. With fewer, and ``loss_fn``, the batch is
+    taken to pieces before its forward pass. Weights, gradients, buffers and random state of the run
+    stay what they are.
 
     Args:
         geometries: "hessian", "gauss_newton" or both.
@@ -103,7 +111,8 @@ class CurvatureChannel:
             self._probe_batch(batch)
 
     def before_backward(self, loss: Tensor, scale: Callable[[], float]) -> None:
-        """A graph is there. If it is the last of the step its Hessian is taken, and the graph left for the backward pass.
+        """A graph is there. If it is the last of the step its Hessian is taken, and the graph left
+        for the backward pass.
 
         ``scale`` gives the factor on every micro-batch's mean loss; it may wait for the device.
         """
@@ -113,7 +122,9 @@ class CurvatureChannel:
         found = self._forms_of_batch
         if "hessian" in self.geometries and "hessian" not in found:
             try:
-                found["hessian"] = hessian_forms(loss, self._parameters, gradients.vectors()) / scale()
+                found["hessian"] = (
+                    hessian_forms(loss, self._parameters, gradients.vectors()) / scale()
+                )
             except NoSecondDerivativeError as error:
                 self._without_double_backward = True
                 if self._loss_fn is None:
@@ -150,7 +161,9 @@ class CurvatureChannel:
             pause = Pause(loss, self._parameters, names)
             vectors = self._gradients.vectors()
             with self._disagreeing():
-                self._forms_of_batch = {n: torch.stack([pause.form(n, batch, v) for v in vectors]) for n in names}
+                self._forms_of_batch = {
+                    n: torch.stack([pause.form(n, batch, v) for v in vectors]) for n in names
+                }
 
     def _probe_pieces(self, batch: Any, size: float) -> None:
         """Before the forward pass of a batch without accumulation: a probe from pieces of it."""
@@ -195,7 +208,9 @@ class CurvatureChannel:
             self._take({})
 
     def _take(self, probes: Mapping[str, CurvatureProbe]) -> None:
-        """Notes one probe as a row of numbers; one that cannot be used is a row too, so that all ranks have as many."""
+        """Notes one probe as a row of numbers; one that cannot be used is a row too, so that all
+        ranks have as many.
+        """
         self._due = False
         self._gradients = None
         numbers: list[float] = []
@@ -220,7 +235,8 @@ class CurvatureChannel:
 
 
 def split(batch: Any, pieces: int) -> list[tuple[Any, int]] | None:
-    """(piece, rows) of a batch whose tensors all have as many rows; tensors of other lengths and the rest are shared by all.
+    """(piece, rows) of a batch whose tensors all have as many rows; tensors of other lengths and
+    the rest are shared by all.
 
     >>> [(part["x"].tolist(), rows) for part, rows in split({"x": torch.arange(5), "n": 3}, 2)]
     [([0, 1, 2], 3), ([3, 4], 2)]
@@ -242,13 +258,16 @@ def split(batch: Any, pieces: int) -> list[tuple[Any, int]] | None:
     ]
 
 
-def curvature_reason(setup: Setup, geometries: Sequence[str], loss_fn: LossFn | None) -> Reason | None:
+def curvature_reason(
+    setup: Setup, geometries: Sequence[str], loss_fn: LossFn | None
+) -> Reason | None:
     """Why a curvature cannot be measured in a run; ``None`` where it can."""
     if setup.manual:
         return Reason(
             "curvature_manual",
             Severity.REFUSE,
-            f"geometry {geometries[0]!r} needs a loop that announces its steps, but this one steps by itself",
+            f"geometry {geometries[0]!r} needs a loop that announces its steps, but this one steps "
+            f"by itself",
             "Use measure_noise_scale at a checkpoint, with a loss_fn for each optimizer.",
         )
     most = max(setup.accumulation, setup.most_accumulation)
@@ -257,7 +276,8 @@ def curvature_reason(setup: Setup, geometries: Sequence[str], loss_fn: LossFn | 
         return Reason(
             "curvature_groups",
             Severity.REFUSE,
-            f"geometry {geometries[0]!r} needs the gradients of two micro-batches and the curvature of a third, but {there} "
+            f"geometry {geometries[0]!r} needs the gradients of two micro-batches and the "
+            f"curvature of a third, but {there} "
             "per step and no loss_fn",
             FIX,
         )
@@ -268,7 +288,8 @@ def _no_pieces(geometry: str) -> Reason:
     return Reason(
         "curvature_pieces",
         Severity.REFUSE,
-        f"geometry {geometry!r} needs {PIECES} pieces of a batch along its first dimension, but it holds no tensor with so "
+        f"geometry {geometry!r} needs {PIECES} pieces of a batch along its first dimension, but it "
+        f"holds no tensor with so "
         "many rows",
         "Accumulate gradients over three micro-batches or more.",
     )
@@ -279,10 +300,17 @@ def _no_double_backward(error: Exception | None) -> Reason:
         "no_double_backward",
         Severity.REFUSE,
         f"geometry 'hessian' needs second derivatives, and the loss has none ({error})",
-        "Pass loss_fn, (module, batch) -> mean loss, whose central differences take their place; or leave out the geometry. "
-        "For attention, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the training step has them too.",
+        "Pass loss_fn, (module, batch) -> mean loss, whose central differences take their place; "
+        "or leave out the geometry. "
+        "For attention, torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the training step has "
+        "them too.",
     )
 
 
 def _reentrant(error: Exception) -> Reason:
-    return Reason("reentrant_checkpoint", Severity.REFUSE, str(error).rstrip("."), "Or leave out the geometry.")
+    return Reason(
+        "reentrant_checkpoint",
+        Severity.REFUSE,
+        str(error).rstrip("."),
+        "Or leave out the geometry.",
+    )

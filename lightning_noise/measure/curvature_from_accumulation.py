@@ -1,4 +1,6 @@
-"""A curvature probe from the micro-batches of one optimizer step, with the accumulating ``.grad`` as their mean gradient."""
+"""A curvature probe from the micro-batches of one optimizer step, with the accumulating ``.grad``
+as their mean gradient.
+"""
 
 from collections.abc import Sequence
 
@@ -13,7 +15,8 @@ CONTRASTS = 2  # buffers of the gradient's size
 
 
 class Accumulated:
-    """Gradients of the first K − 1 of K micro-batches: their sum is ``.grad``, their contrasts are kept in two buffers.
+    """Gradients of the first K − 1 of K micro-batches: their sum is ``.grad``, their contrasts are
+    kept in two buffers.
 
     The K-th micro-batch gives the curvature, so that no gradient has seen its examples.
 
@@ -37,7 +40,8 @@ class Accumulated:
     def add(self, size: float) -> None:
         """``.grad`` now holds one micro-batch of ``size`` examples more.
 
-        From the sums S_i that it holds one after the other, Σ s_i g_i = Σ (s_i − s_(i+1)) S_i: no gradient need be kept.
+        From the sums S_i that it holds one after the other, Σ s_i g_i = Σ (s_i − s_(i+1)) S_i: no
+        gradient need be kept.
         """
         at = len(self._sizes)
         self._sizes.append(size)
@@ -50,7 +54,11 @@ class Accumulated:
     def vectors(self) -> list[list[Tensor]]:
         """The sum of all gradients and the contrasts, as they are scaled in ``.grad``."""
         dense = [
-            torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.layout != torch.strided else p.grad
+            torch.zeros_like(p)
+            if p.grad is None
+            else p.grad.to_dense()
+            if p.grad.layout != torch.strided
+            else p.grad
             for p in self._parameters
         ]
         return [dense, *self._contrasts]
@@ -65,7 +73,9 @@ class Accumulated:
         flat = [float(inner(v, v)) / scale**2 for v in self.vectors()]
         curved = [form / scale**2 for form in forms.tolist()]
         c_mean = sum(1 / b for b in self._sizes) / self._groups**2
-        c_contrasts = [sum(s * s / b for s, b in zip(row, self._sizes, strict=True)) for row in self._rows]
+        c_contrasts = [
+            sum(s * s / b for s, b in zip(row, self._sizes, strict=True)) for row in self._rows
+        ]
         euclidean = moments_from_forms(flat[0] / self._groups**2, c_mean, flat[1:], c_contrasts)
         moments = moments_from_forms(curved[0] / self._groups**2, c_mean, curved[1:], c_contrasts)
         return CurvatureProbe(moments, euclidean, float(min(curved) <= 0))

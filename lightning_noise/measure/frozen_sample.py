@@ -1,4 +1,6 @@
-"""One probe at frozen weights: the gradients of many examples, and the curvature of further ones."""
+"""One probe at frozen weights: the gradients of many examples, and the curvature of
+further ones.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +23,9 @@ from lightning_noise.probes.second_derivatives import (
 
 CURVED = ("hessian", "gauss_newton")
 Loss = Callable[[Any], Any]  # batch → mean loss over its examples, or (loss, outputs)
-Weighted = Callable[[int, Tensor], list[Tensor]]  # (index of the parameter, gradient) → chunk norms of P^(1/2)·gradient
+Weighted = Callable[
+    [int, Tensor], list[Tensor]
+]  # (index of the parameter, gradient) → chunk norms of P^(1/2)·gradient
 
 
 class Batch(NamedTuple):
@@ -46,7 +50,8 @@ class PauseProbe(NamedTuple):
 
 
 class Pause:
-    """Takes probes at frozen weights, with two buffers of the gradient's size whatever the number of examples.
+    """Takes probes at frozen weights, with two buffers of the gradient's size whatever the number
+    of examples.
 
     Args:
         loss: batch → mean loss; with ``gauss_newton`` (loss, outputs).
@@ -56,7 +61,11 @@ class Pause:
     """
 
     def __init__(
-        self, loss: Loss, parameters: Sequence[Parameter], geometries: Sequence[str], weighted: Weighted | None = None
+        self,
+        loss: Loss,
+        parameters: Sequence[Parameter],
+        geometries: Sequence[str],
+        weighted: Weighted | None = None,
     ) -> None:
         self._loss = loss
         self._parameters = list(parameters)
@@ -67,11 +76,16 @@ class Pause:
         self._metrics = metrics
 
     def probe(self, batches: Iterator[Batch], pairs: int) -> PauseProbe:
-        """One probe from so many pairs of micro-batches, and for a curvature from further ones, about three for four pairs.
+        """One probe from so many pairs of micro-batches, and for a curvature from further ones,
+        about three for four pairs.
 
-        Both micro-batches of a pair add to the mean gradient; the difference between them has none of the true gradient in it.
+        Both micro-batches of a pair add to the mean gradient; the difference between them has none
+        of the true gradient in it.
         """
-        squares = {name: torch.zeros((), dtype=torch.float64, device=self._device) for name in self._metrics}
+        squares = {
+            name: torch.zeros((), dtype=torch.float64, device=self._device)
+            for name in self._metrics
+        }
         mean: list[Tensor] = []
         forms: list[dict[str, float]] = []  # uᵀMu of a contrast, by geometry
         c_contrasts: list[float] = []
@@ -88,7 +102,9 @@ class Pause:
             part.div_(size)
         c_small, c_big = 2 * pairs / size, 1 / size  # Σ w_i/b_i with w_i = b_i/n
         flat = {
-            name: Moments(float(squares[name]) / size, float(self._square(mean, norms)), c_small, c_big)
+            name: Moments(
+                float(squares[name]) / size, float(self._square(mean, norms)), c_small, c_big
+            )
             for name, norms in self._metrics.items()
         }
         along, used = self._curvature(batches, max(1, pairs // 4) if self._curved else 0, mean)
@@ -109,7 +125,9 @@ class Pause:
     def _pair(
         self, batches: Iterator[Batch], mean: list[Tensor], squares: dict[str, Tensor]
     ) -> tuple[list[Tensor], tuple[float, float]]:
-        """Difference of two micro-batches' gradients, and their sizes; adds b_i g_i to ``mean``, b_i|g_i|² to ``squares``."""
+        """Difference of two micro-batches' gradients, and their sizes; adds b_i g_i to ``mean``,
+        b_i|g_i|² to ``squares``.
+        """
         first, second = next(batches), next(batches)
         contrast = self._take(first, mean, squares)
         for a, b in zip(contrast, self._take(second, mean, squares), strict=True):
@@ -127,20 +145,34 @@ class Pause:
         return gradient
 
     def _square(self, gradient: Sequence[Tensor], norms: Weighted) -> Tensor:
-        return sum_of_squares([part for i, g in enumerate(gradient) for part in norms(i, g)], self._device)
+        return sum_of_squares(
+            [part for i, g in enumerate(gradient) for part in norms(i, g)], self._device
+        )
 
     def _gradient(self, content: Any) -> list[Tensor]:
         loss, _ = _split(self._loss(content))
         refuse_reentrant(loss)
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         found = [g.detach() for g in gradients]
-        return [g.to_dense() if g.layout != torch.strided else g for g in found] if self._curved else found
+        return (
+            [g.to_dense() if g.layout != torch.strided else g for g in found]
+            if self._curved
+            else found
+        )
 
-    # ---- curvature ------------------------------------------------------------------------------------------------------
+    # ---- curvature ------------------------------------------------------------------------------
 
-    def _curvature(self, batches: Iterator[Batch], count: int, vector: list[Tensor]) -> tuple[dict[str, float], float]:
-        """The form of ``vector`` by geometry, over so many micro-batches that no gradient has seen, and their examples."""
-        totals = {name: torch.zeros((), dtype=torch.float64, device=self._device) for name in self._curved if count}
+    def _curvature(
+        self, batches: Iterator[Batch], count: int, vector: list[Tensor]
+    ) -> tuple[dict[str, float], float]:
+        """The form of ``vector`` by geometry, over so many micro-batches that no gradient has seen,
+        and their examples.
+        """
+        totals = {
+            name: torch.zeros((), dtype=torch.float64, device=self._device)
+            for name in self._curved
+            if count
+        }
         size = 0.0
         for _ in range(count):
             batch = next(batches)
@@ -170,24 +202,33 @@ class Pause:
 
 
 GAUSS_NEWTON_OUTPUTS = (
-    "geometry 'gauss_newton' needs a loss_fn that returns (loss, outputs), the outputs being the tensor that the loss was "
+    "geometry 'gauss_newton' needs a loss_fn that returns (loss, outputs), the outputs being the "
+    "tensor that the loss was "
     "computed from, but it returned a loss alone. Use geometry='hessian', which needs no outputs."
 )
 
 
 def _split(returned: Any) -> tuple[Tensor, Tensor | None]:
-    loss, outputs = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    loss, outputs = (
+        returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    )
     if not isinstance(loss, Tensor) or loss.numel() != 1:
-        raise TypeError(f"loss_fn must return the mean loss as a tensor with one number, or (loss, outputs), got {returned!r}.")
+        raise TypeError(
+            f"loss_fn must return the mean loss as a tensor with one number, or (loss, outputs), "
+            f"got {returned!r}."
+        )
     if not loss.requires_grad:
         raise ValueError(
-            "loss_fn must return a loss that depends on the module's parameters, but it has no graph: it was detached."
+            "loss_fn must return a loss that depends on the module's parameters, but it has no "
+            "graph: it was detached."
         )
     return loss.reshape(()), outputs
 
 
 def _random_state(device: torch.device) -> Any:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), torch.cuda.get_rng_state(
+        device
+    ) if device.type == "cuda" else None
 
 
 def _set_random_state(device: torch.device, state: Any) -> None:

@@ -10,7 +10,9 @@ import torch
 
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Restores the global random state of torch (CUDA included), Python and, where it is loaded, NumPy."""
+    """Restores the global random state of torch (CUDA included), Python and, where it is loaded,
+    NumPy.
+    """
     numpy = sys.modules.get("numpy")
     python, arrays = random.getstate(), numpy.random.get_state() if numpy is not None else None
     on_host = torch.get_rng_state()

@@ -9,13 +9,20 @@ from torch import nn
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Puts ``module`` in train mode and back again, with its buffers and gradients as they were, also after an exception.
+    """Puts ``module`` in train mode and back again, with its buffers and gradients as they were,
+    also after an exception.
 
-    A module that is in train mode already keeps the flags of its parts: one that the user put in eval mode stays there.
+    A module that is in train mode already keeps the flags of its parts: one that the user put in
+    eval mode stays there.
     """
     parts = list(module.modules())
     flags = [part.training for part in parts]
-    buffers = [(part, name, b, b.detach().clone()) for part in parts for name, b in part._buffers.items() if b is not None]
+    buffers = [
+        (part, name, b, b.detach().clone())
+        for part in parts
+        for name, b in part._buffers.items()
+        if b is not None
+    ]
     gradients = [(p, p.grad) for p in module.parameters()]
     try:
         if not module.training:

@@ -5,16 +5,20 @@ from collections.abc import Iterable
 from lightning_noise.core.moments import Key
 
 
-def list_keys(names: Iterable[str], per_layer: bool | int, geometry: str = "euclidean") -> dict[Key, list[str]]:
+def list_keys(
+    names: Iterable[str], per_layer: bool | int, geometry: str = "euclidean"
+) -> dict[Key, list[str]]:
     """Each key with the names of the parameters it is summed over; the headline comes first.
 
     Args:
         names: dotted parameter names, as from ``named_parameters()``.
-        per_layer: ``True`` for every module that owns parameters, a number n for the first n parts of the dotted name.
+        per_layer: ``True`` for every module that owns parameters, a number n for the first n parts
+            of the dotted name.
 
     >>> list_keys(["net.0.weight", "net.0.bias", "net.2.weight"], per_layer=1)[Key(layer="net")]
     ['net.0.weight', 'net.0.bias', 'net.2.weight']
-    >>> [key.layer for key in list_keys(["net.0.weight", "net.0.bias", "net.2.weight"], per_layer=True)]
+    >>> names = ["net.0.weight", "net.0.bias", "net.2.weight"]
+    >>> [key.layer for key in list_keys(names, per_layer=True)]
     ['', 'net.0', 'net.2']
     """
     names = list(names)

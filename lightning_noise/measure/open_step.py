@@ -10,7 +10,8 @@ class OpenStep:
     Args:
         measured: whether a probe watches this step.
         sizes: examples in each micro-batch so far.
-        unknown: whether the size of a micro-batch could not be determined; then the step cannot be used.
+        unknown: whether the size of a micro-batch could not be determined; then the step cannot be
+            used.
     """
 
     measured: bool

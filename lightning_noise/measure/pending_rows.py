@@ -1,4 +1,6 @@
-"""Rows that wait on the device until somebody reads them: one collective and one copy to the host for many steps."""
+"""Rows that wait on the device until somebody reads them: one collective and one copy to the host
+for many steps.
+"""
 
 import math
 from typing import NamedTuple
@@ -62,7 +64,8 @@ class PendingRows:
     """Partial rows of this rank, summed over the ranks when they are read.
 
     Args:
-        reduce: sums a tensor over all ranks; ``None`` for one process. Every rank must append the same rows in the same order.
+        reduce: sums a tensor over all ranks; ``None`` for one process. Every rank must append the
+            same rows in the same order.
         rank: of this process among ``ranks`` replicas.
     """
 
@@ -94,7 +97,9 @@ class PendingRows:
         self._examples = dict.fromkeys(self._examples, 0.0)
 
     def flush(self, device: torch.device) -> Flushed:
-        """Sums all that waits over the ranks and hands it out. One collective, if anything waits."""
+        """Sums all that waits over the ranks and hands it out. One collective, if
+        anything waits.
+        """
         if not self._rows and not self._counted:
             return Flushed([], {})
         rows, sources = self._rows, list(self._examples)
@@ -114,11 +119,15 @@ class PendingRows:
         return Flushed(found, totals)
 
     def _pack(self, device: torch.device) -> Tensor:
-        """For each source the ranks' latest first values and the examples, then each row's size and values."""
+        """For each source the ranks' latest first values and the examples, then each row's size and
+        values.
+        """
         latest = {row.source: row.values for row in self._rows}
         sizes = [math.nan if row.fault == NO_SIZE else row.size for row in self._rows]
         counts = [*self._examples.values(), *sizes]
-        on_device = torch.tensor(counts, dtype=torch.float64, device=device)  # one copy from the host
+        on_device = torch.tensor(
+            counts, dtype=torch.float64, device=device
+        )  # one copy from the host
         parts = []
         for index, source in enumerate(self._examples):
             own = on_device.new_zeros(self._ranks)
@@ -131,7 +140,9 @@ class PendingRows:
 
 
 def _read(row: PendingRow, size: float, values: list[float]) -> ReadRow:
-    """A size that one rank cannot determine makes the sum NaN, so that all ranks give the same reason."""
+    """A size that one rank cannot determine makes the sum NaN, so that all ranks give the same
+    reason.
+    """
     fault = row.fault
     if math.isnan(size):
         size, fault = 0.0, NO_SIZE

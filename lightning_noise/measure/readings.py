@@ -1,4 +1,6 @@
-"""What has been read so far: one average per key, steps skipped and why, sizes in use; plain Python, no device."""
+"""What has been read so far: one average per key, steps skipped and why, sizes in use; plain
+Python, no device.
+"""
 
 import math
 from collections import Counter, deque
@@ -39,7 +41,8 @@ class Reading(NamedTuple):
         moments: of the step, summed over the ranks.
         size: examples that the step used.
         learning_rate: of the step; ``None`` where it is not known.
-        estimate: from all steps so far; ``None`` for single layers, where it is made on demand only.
+        estimate: from all steps so far; ``None`` for single layers, where it is made on demand
+            only.
     """
 
     key: Key
@@ -80,14 +83,18 @@ class Tally:
         self.twins = self.twins or _twins(totals.by_rank)
 
     def next_epoch(self, *, whole: bool) -> None:
-        """An epoch begins. ``whole``: the one before used every example of a finite data set once, so its size is known."""
+        """An epoch begins. ``whole``: the one before used every example of a finite data set once,
+        so its size is known.
+        """
         if whole:
             self.data_size = self.examples - self.epoch_began
         self.epoch_began = self.examples
 
     @property
     def global_size(self) -> float | None:
-        """Examples that one optimizer step uses: the median of the latest steps, so that a short last one does not show."""
+        """Examples that one optimizer step uses: the median of the latest steps, so that a short
+        last one does not show.
+        """
         return median_high(self.sizes) if self.sizes else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,7 +120,8 @@ class Readings:
     """Takes the rows that are read and keeps what follows from them.
 
     Args:
-        decay_by_examples: a decay is that of a step of the first size, and larger steps decay by as much more.
+        decay_by_examples: a decay is that of a step of the first size, and larger steps decay by as
+            much more.
 
     Attributes:
         averages: by key, curvatures included.
@@ -159,7 +167,9 @@ class Readings:
             elif key == Key(optimizer=name) and reason:
                 tally.skipped[reason] += 1
 
-    def note(self, key: Key, moments: Moments, row: ReadRow, data_size: float | None = None) -> None:
+    def note(
+        self, key: Key, moments: Moments, row: ReadRow, data_size: float | None = None
+    ) -> None:
         """Tells trajectories and sinks what has just been added to an average."""
         estimate = None
         if key in self.trajectories:
@@ -175,7 +185,9 @@ class Readings:
             KeyError: no such key is measured.
         """
         tally = self.tallies.get(key.optimizer)
-        return self.averages[key].estimate(confidence, tally.data_size if tally is not None else None)
+        return self.averages[key].estimate(
+            confidence, tally.data_size if tally is not None else None
+        )
 
     def windows(self, key: Key) -> Windows:
         """The average of a key that is not a curvature.
@@ -204,7 +216,9 @@ class Readings:
         return {"averages": averages, "tallies": tallies}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`; before or after :meth:`open`. Keys that are not measured now are left out."""
+        """Restores :meth:`state_dict`; before or after :meth:`open`. Keys that are not measured now
+        are left out.
+        """
         self._loaded = {Key(*saved["key"]): saved for saved in state["averages"]}
         self._loaded_tallies = dict(state["tallies"])
         if self.averages:
@@ -223,7 +237,8 @@ class Readings:
 
 
 def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:
-    """Two ranks whose squared gradient norms are equal to the last bit: only the same examples give that.
+    """Two ranks whose squared gradient norms are equal to the last bit: only the same examples give
+    that.
 
     >>> _twins([0.25, 0.5, 0.125, 0.5]), _twins([0.25, 0.5]), _twins([0.0, 0.0])
     ((1, 3), None, None)
@@ -237,7 +252,9 @@ def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:
 
 
 def _unusable(moments: Moments, fault: str | None) -> str | None:
-    """Why a key's record cannot be used; ``None`` if it can, "" if the step simply was not this key's."""
+    """Why a key's record cannot be used; ``None`` if it can, "" if the step simply was not this
+    key's.
+    """
     if not moments.is_finite:
         return fault or NOT_FINITE
     if moments.c_small == 0:

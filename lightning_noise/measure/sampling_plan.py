@@ -12,9 +12,10 @@ STAGE = 8  # probes: the least that an interval should rest on
 class Plan:
     """Decides after every stage what the next one is, and says how many examples the whole needs.
 
-    |G|² and GᵀHG get more precise with the square of a probe's examples until it holds about a noise scale of them, the traces
-    only with the number of probes. So while the first is the less precise one, probes double in size; then their number is what
-    the forecast says. A stage uses no more than all before it did, since an early forecast is an order of magnitude.
+    |G|² and GᵀHG get more precise with the square of a probe's examples until it holds about a
+    noise scale of them, the traces only with the number of probes. So while the first is the less
+    precise one, probes double in size; then their number is what the forecast says. A stage uses no
+    more than all before it did, since an early forecast is an order of magnitude.
 
     Args:
         target: wished standard error of the noise scale, relative to it.
@@ -30,7 +31,8 @@ class Plan:
         self.needed: float | None = None  # examples in all, by the latest forecast
 
     def next_stage(self, averages: Sequence[RunningAverage], probe_examples: float) -> bool:
-        """Sets ``pairs`` and ``probes`` of the next stage; False where the error is reached or the examples are used up.
+        """Sets ``pairs`` and ``probes`` of the next stage; False where the error is reached or the
+        examples are used up.
 
         Args:
             averages: of everything measured, one a geometry.
@@ -42,7 +44,11 @@ class Plan:
         if self.needed is not None and self.needed <= self.used:
             return False
         left = self.max_examples - self.used
-        grown = any(gradient_rules_error(a) for a, e in zip(averages, errors, strict=True) if e is None or e > self.target)
+        grown = any(
+            gradient_rules_error(a)
+            for a, e in zip(averages, errors, strict=True)
+            if e is None or e > self.target
+        )
         if grown and left >= 2 * probe_examples * STAGE:
             self.pairs *= 2
             probe_examples *= 2
@@ -50,10 +56,16 @@ class Plan:
             self.stage_examples = self.probes * probe_examples
             return True
         wished = self.used if self.needed is None else min(self.needed - self.used, self.used)
-        self.probes = int(min(max(STAGE, math.ceil(wished / probe_examples)), left / probe_examples))
+        self.probes = int(
+            min(max(STAGE, math.ceil(wished / probe_examples)), left / probe_examples)
+        )
         self.stage_examples = self.probes * probe_examples
         return self.probes > 0
 
     def _forecast(self, errors: Sequence[float | None]) -> float | None:
         known = [error for error in errors if error is not None]
-        return self.used * max(1.0, *(e / self.target for e in known)) ** 2 if known and len(known) == len(errors) else None
+        return (
+            self.used * max(1.0, *(e / self.target for e in known)) ** 2
+            if known and len(known) == len(errors)
+            else None
+        )

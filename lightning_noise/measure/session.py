@@ -1,4 +1,6 @@
-"""The one object that whoever drives a training loop talks to: passes and steps in, readings out."""
+"""The one object that whoever drives a training loop talks to: passes and steps in,
+readings out.
+"""
 
 import copy
 import warnings
@@ -19,7 +21,12 @@ from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
 from lightning_noise.measure.batches import BatchSize, BatchSizeFn, BatchSizes
-from lightning_noise.measure.curvature_channel import SOURCE, CurvatureChannel, LossFn, curvature_reason
+from lightning_noise.measure.curvature_channel import (
+    SOURCE,
+    CurvatureChannel,
+    LossFn,
+    curvature_reason,
+)
 from lightning_noise.measure.layer_keys import list_keys
 from lightning_noise.measure.pending_rows import PendingRows, ReadRow
 from lightning_noise.measure.readings import Average, Readings, Sink, Tally
@@ -41,13 +48,18 @@ class What:
     Args:
         probe: "auto", the name of a probe, or a probe.
         geometries: metrics M of gᵀMg; the Euclidean one is measured in any case.
-        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step, curvatures every 100th.
+        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
+            curvatures every 100th.
         decay: exponential decay per measured step.
-        per_layer: True for every module that owns parameters; a number n for the first n parts of their names.
-        keys: for each number wanted, the names of the parameters it is summed over; ``None``: as ``per_layer`` says.
-        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the first tensor is not it.
+        per_layer: True for every module that owns parameters; a number n for the first n parts of
+            their names.
+        keys: for each number wanted, the names of the parameters it is summed over; ``None``: as
+            ``per_layer`` says.
+        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the
+            first tensor is not it.
         loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures.
-        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by as much more.
+        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by
+            as much more.
     """
 
     probe: str | Probe = "auto"
@@ -69,15 +81,16 @@ class What:
 class Session:
     """Measures the noise scales of a training loop.
 
-    Around every batch a loop calls :meth:`batch` before the forward pass, :meth:`backward` before the backward pass and
-    :meth:`backward_done` after it; :meth:`stepping` before the optimizer steps; and :meth:`read` whenever it wants to know.
-    Nothing is read from the device in between.
+    Around every batch a loop calls :meth:`batch` before the forward pass, :meth:`backward` before
+    the backward pass and :meth:`backward_done` after it; :meth:`stepping` before the optimizer
+    steps; and :meth:`read` whenever it wants to know. Nothing is read from the device in between.
 
     Args:
         what: what to measure.
         setup: the facts of the run.
         parameters: gives the named parameters of the model.
-        optimizers: by name; one optimizer is named "", and may be ``None`` where all parameters are its.
+        optimizers: by name; one optimizer is named "", and may be ``None`` where all parameters are
+            its.
         module: the model, for single examples and for curvatures by ``loss_fn``.
         warn: how to report what a user should know at once.
 
@@ -131,10 +144,16 @@ class Session:
 
     def _track(self, name: str, averages: dict[Key, Average]) -> Track:
         trained = self.trained(name)
-        wanted = self.what.probe if not averages else copy.deepcopy(self.what.probe)  # a probe watches one optimizer
+        wanted = (
+            self.what.probe if not averages else copy.deepcopy(self.what.probe)
+        )  # a probe watches one optimizer
         probe, offer = choose(wanted, self.setup, self._module, trained)
         layers = trained if name else dict(self._named())  # those unfrozen later are numbered too
-        keys = list_keys(layers, self.what.per_layer) if self.what.keys is None else dict(self.what.keys)
+        keys = (
+            list_keys(layers, self.what.per_layer)
+            if self.what.keys is None
+            else dict(self.what.keys)
+        )
         diagonal = None
         if "optimizer" in self.what.geometries:
             keys[Key("optimizer")] = list(layers)
@@ -154,7 +173,9 @@ class Session:
             optimizer=self._optimizers[name],
         )
 
-    def _curvature(self, warn: Callable[[str], None], averages: dict[Key, Average]) -> "CurvatureChannel | NoCurvature":
+    def _curvature(
+        self, warn: Callable[[str], None], averages: dict[Key, Average]
+    ) -> "CurvatureChannel | NoCurvature":
         if not self.what.curved:
             return NoCurvature()
         reason = curvature_reason(self.setup, self.what.curved, self.what.loss_fn)
@@ -187,7 +208,9 @@ class Session:
 
     @contextmanager
     def open(self, state: Mapping[str, Any] | None = None) -> Iterator["Session"]:
-        """Measures inside the context, from a state that was saved before; no hook stays behind after it."""
+        """Measures inside the context, from a state that was saved before; no hook stays behind
+        after it.
+        """
         if state:
             self.load_state_dict(state)
         self.watch()
@@ -197,12 +220,16 @@ class Session:
             self.close()
 
     def watch(self) -> None:
-        """Looks for the parameters that are trained now; call it again where parameters may have been frozen or unfrozen."""
+        """Looks for the parameters that are trained now; call it again where parameters may have
+        been frozen or unfrozen.
+        """
         for track in self.tracks:
             track.watch(self.trained(track.name))
 
     def close(self) -> None:
-        """Removes every hook and forgets the step in progress. What was measured, and rows that wait, stay."""
+        """Removes every hook and forgets the step in progress. What was measured, and rows that
+        wait, stay.
+        """
         self.curvature.close()
         for track in self.tracks:
             track.close()
@@ -233,7 +260,11 @@ class Session:
         self._steps.batch()
 
     def _refuse_batch(self, rows: int | None, accumulation: int) -> None:
-        if self.setup.manual or accumulation > 1 or any(self.readings.steps(track.name) for track in self.tracks):
+        if (
+            self.setup.manual
+            or accumulation > 1
+            or any(self.readings.steps(track.name) for track in self.tracks)
+        ):
             return
         reasons = [track.probe.accepts(rows, self.setup) for track in self.tracks]
         found = [reason for reason in reasons if reason is not None]
@@ -242,14 +273,17 @@ class Session:
 
     @property
     def size(self) -> float | None:
-        """Examples of the latest batch, in the user's unit; ``None`` where it cannot be determined."""
+        """Examples of the latest batch, in the user's unit; ``None`` where it cannot be
+        determined.
+        """
         return self._size
 
     def backward(self, loss: Tensor, *, loss_scale: Tensor | float | None = None) -> None:
         """The backward pass from ``loss`` is about to begin.
 
         Args:
-            loss: mean loss over the batch, divided by ``accumulation``, times ``loss_scale``; its graph stays as it is.
+            loss: mean loss over the batch, divided by ``accumulation``, times ``loss_scale``; its
+                graph stays as it is.
             loss_scale: factor of mixed precision; a tensor is not read unless a curvature is due.
         """
         scale = 1.0 if loss_scale is None else loss_scale
@@ -260,7 +294,8 @@ class Session:
         """The backward pass is over.
 
         Args:
-            last: whether the optimizer steps next; gradients are then read, still scaled and not yet clipped.
+            last: whether the optimizer steps next; gradients are then read, still scaled and not
+                yet clipped.
             loss_scale: factor that mixed precision has put on the loss; a tensor is not read.
 
         Raises:
@@ -289,7 +324,9 @@ class Session:
         return len(self._rows)
 
     def read(self) -> int:
-        """Reads all that waits: the only collective and the only wait for the device. Returns the number of measurements."""
+        """Reads all that waits: the only collective and the only wait for the device. Returns the
+        number of measurements.
+        """
         flushed = self._rows.flush(self.tracks[0].device)
         for name, totals in flushed.totals.items():
             self.readings.tallies[name].add(totals)
@@ -322,7 +359,11 @@ class Session:
     def curvatures(self) -> dict[str, CurvatureAverage]:
         """Averages of curvatures, by geometry."""
         found = {key.geometry: average for key, average in self.readings.averages.items()}
-        return {name: average for name, average in found.items() if isinstance(average, CurvatureAverage)}
+        return {
+            name: average
+            for name, average in found.items()
+            if isinstance(average, CurvatureAverage)
+        }
 
     @property
     def tally(self) -> Tally:
@@ -343,10 +384,14 @@ class Session:
     # What changes in a run
 
     def next_epoch(self, *, whole: bool) -> None:
-        """An epoch begins; ``whole``: the one before used every example of a finite data set once."""
+        """An epoch begins; ``whole``: the one before used every example of a finite
+        data set once.
+        """
         for tally in self.readings.tallies.values():
             tally.next_epoch(whole=whole)
-        self._watches_anew = True  # at the next batch: whoever freezes or unfreezes does so until then
+        self._watches_anew = (
+            True  # at the next batch: whoever freezes or unfreezes does so until then
+        )
 
     def resized(self) -> None:
         """The batch size changes from here on: the size in use is that of the steps that follow."""
@@ -355,7 +400,9 @@ class Session:
             tally.sizes.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values. Reads what waits first: call it on all ranks."""
+        """Everything measured, as plain Python values. Reads what waits first: call it on all
+        ranks.
+        """
         self.read()
         steps = {track.name: track.optimizer_steps for track in self.tracks}
         return {"steps": steps, **self.readings.state_dict()}
@@ -392,8 +439,10 @@ def _preconditioner(probe: Probe, optimizer: Optimizer | None) -> Diagonal:
                 Reason(
                     "no_whole_gradients",
                     Severity.REFUSE,
-                    f"geometry 'optimizer' weighs whole gradients, and probe {probe.name!r} sees none",
-                    "Accumulate gradients and use the micro_batches probe, use several ranks, or measure_noise_scale.",
+                    f"geometry 'optimizer' weighs whole gradients, and probe {probe.name!r} sees "
+                    f"none",
+                    "Accumulate gradients and use the micro_batches probe, use several ranks, or "
+                    "measure_noise_scale.",
                 )
             ]
         )

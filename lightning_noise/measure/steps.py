@@ -1,4 +1,6 @@
-"""Which backward passes make up an optimizer's step: announced by the host, or inferred from the gradients."""
+"""Which backward passes make up an optimizer's step: announced by the host, or inferred from the
+gradients.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -20,21 +22,25 @@ LAST_PASS_ONLY = "last_pass_only"
 NO_PASS = "no_pass"
 TEXTS = {  # code: what is the case, and the fix
     TWO_PASSES: (
-        "two backward passes over one batch made the gradient of one step of {name}: they are terms of one loss and not "
+        "two backward passes over one batch made the gradient of one step of {name}: they are "
+        "terms of one loss and not "
         "groups of examples",
         "Add the losses up and make one backward pass.",
     ),
     SHARED: (
-        "{name} steps on a backward pass that {other} has stepped on before, and they share parameters: its gradient belongs "
+        "{name} steps on a backward pass that {other} has stepped on before, and they share "
+        "parameters: its gradient belongs "
         "to weights that are gone",
         "Give each optimizer parameters of its own, or a backward pass of its own.",
     ),
     NOT_ZEROED: (
-        "the gradient of {name} was not zeroed after its last step, so that it holds examples seen before",
+        "the gradient of {name} was not zeroed after its last step, so that it holds examples seen "
+        "before",
         "Call its zero_grad() before the backward pass.",
     ),
     IN_PART: (
-        "the gradient of {name} was zeroed in part between two backward passes of one step, so that its parts belong to "
+        "the gradient of {name} was zeroed in part between two backward passes of one step, so "
+        "that its parts belong to "
         "different examples",
         "Call its zero_grad() for all of its parameters, or for none.",
     ),
@@ -48,11 +54,13 @@ TEXTS = {  # code: what is the case, and the fix
     ),
 }
 SEVERAL_STEPS = (
-    "{name} stepped several times within one batch: the number holds if each of these steps used as many examples as "
+    "{name} stepped several times within one batch: the number holds if each of these steps used "
+    "as many examples as "
     "that batch has"
 )
 SEVERAL_PASSES = (
-    "{name} evaluates the gradient several times per step: only the first evaluation, at the weights before the step, is "
+    "{name} evaluates the gradient several times per step: only the first evaluation, at the "
+    "weights before the step, is "
     "measured and counted"
 )
 
@@ -65,7 +73,9 @@ class Steps(ABC):
         """A batch begins; its forward pass is still to come."""
 
     @abstractmethod
-    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor | None) -> None:
+    def begin(
+        self, size: float | None, weight: float, examples: int | None, loss: Tensor | None
+    ) -> None:
         """A backward pass over ``size`` examples begins, from ``loss``."""
 
     @abstractmethod
@@ -84,8 +94,9 @@ class Steps(ABC):
 class AnnouncedSteps(Steps):
     """Steps of one optimizer where the host knows which backward pass is the last before it steps.
 
-    An optimizer that evaluates its closure several times per step (SAM) makes several backward passes over one batch. The
-    first one, at the weights before the step, is measured and the others are ignored.
+    An optimizer that evaluates its closure several times per step (SAM) makes several backward
+    passes over one batch. The first one, at the weights before the step, is measured and the others
+    are ignored.
     """
 
     def __init__(self, track: Track) -> None:
@@ -97,10 +108,14 @@ class AnnouncedSteps(Steps):
     def batch(self) -> None:
         """Tells a probe that watches forward passes that one begins."""
         self._seen = False
-        self._rate = learning_rate(self._track.optimizer)  # inside the step an adaptive factor may be on it
+        self._rate = learning_rate(
+            self._track.optimizer
+        )  # inside the step an adaptive factor may be on it
         self._track.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor | None) -> None:
+    def begin(
+        self, size: float | None, weight: float, examples: int | None, loss: Tensor | None
+    ) -> None:
         """Opens the gate of the probe."""
         if self._seen:
             self._track.notes.add(SEVERAL_PASSES.format(name=_kind(self._track.optimizer)))
@@ -110,7 +125,8 @@ class AnnouncedSteps(Steps):
             self._track.watch_loss(loss)
 
     def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
-        """Closes the gate; after the last pass reads the gradient, still scaled and not yet clipped.
+        """Closes the gate; after the last pass reads the gradient, still scaled and not yet
+        clipped.
 
         Raises:
             CannotMeasureError: what a probe can only find out in its first backward pass.
@@ -129,7 +145,9 @@ class AnnouncedSteps(Steps):
             raise refusal
 
     def step(self, optimizer: Optimizer | None) -> None:  # noqa: ARG002  # there is one
-        """A step whose last backward pass never came (``training_step`` returned ``None``) cannot be used."""
+        """A step whose last backward pass never came (``training_step`` returned ``None``) cannot
+        be used.
+        """
         self._track.discard()
 
     def rest(self) -> None:
@@ -140,9 +158,10 @@ class AnnouncedSteps(Steps):
 class FoundSteps(Steps):
     """Steps of any number of optimizers that a training loop makes by itself (manual optimization).
 
-    A backward pass counts for an optimizer if it changed the gradient of one of its parameters, until the gradient is zeroed.
-    Passes over several batches are micro-batches, whatever the loop divides their losses by: the optimizer's gradient is
-    taken as their mean. What cannot be right is refused in an optimizer's first step, and skipped and counted later.
+    A backward pass counts for an optimizer if it changed the gradient of one of its parameters,
+    until the gradient is zeroed. Passes over several batches are micro-batches, whatever the loop
+    divides their losses by: the optimizer's gradient is taken as their mean. What cannot be right
+    is refused in an optimizer's first step, and skipped and counted later.
 
     Args:
         tracks: each with its optimizer.
@@ -158,15 +177,25 @@ class FoundSteps(Steps):
         for one in self._followed.values():
             one.track.prepare()
 
-    def begin(self, size: float | None, weight: float, examples: int | None, loss: Tensor | None) -> None:  # noqa: ARG002
-        """Opens the gates of all probes: whose pass it is, and with several optimizers whose loss, shows when it is over."""
+    def begin(
+        self,
+        size: float | None,
+        weight: float,  # noqa: ARG002  # not known here
+        examples: int | None,
+        loss: Tensor | None,
+    ) -> None:
+        """Opens the gates of all probes: whose pass it is, and with several optimizers whose loss,
+        shows when it is over.
+        """
         self._pass += 1
         known = loss if len(self._followed) == 1 else None
         for one in self._followed.values():
             one.begin(size, examples, known)
 
-    def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:  # noqa: ARG002  # not known here
-        """Closes the gates and reads the gradients that this pass has changed, still scaled and not yet clipped.
+    # not known here
+    def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:  # noqa: ARG002
+        """Closes the gates and reads the gradients that this pass has changed, still scaled and not
+        yet clipped.
 
         Raises:
             CannotMeasureError: what a probe can only find out in its first backward pass.
@@ -218,7 +247,9 @@ class _Followed:
         self._stepped: Stamps = ()
         self._open = False
         self._size: float | None = None  # examples of the pass that is open
-        self._fault: str | None = None  # the code of what is wrong with the gradient as it was found
+        self._fault: str | None = (
+            None  # the code of what is wrong with the gradient as it was found
+        )
         self._counted = 0  # the latest batch whose examples were counted
         self._first = True
 
@@ -227,8 +258,12 @@ class _Followed:
         return [p for group in self._optimizer.param_groups for p in group["params"]]
 
     def _stamps(self) -> Stamps:
-        """What changes when a gradient is made, added to, zeroed or removed; nothing is read from the device."""
-        return tuple(None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters)
+        """What changes when a gradient is made, added to, zeroed or removed; nothing is read from
+        the device.
+        """
+        return tuple(
+            None if p.grad is None else (id(p.grad), p.grad._version) for p in self.parameters
+        )
 
     def begin(self, size: float | None, examples: int | None, loss: Tensor | None) -> None:
         if not any(p.requires_grad for p in self.parameters):
@@ -238,7 +273,9 @@ class _Followed:
             self._passes = []
             self._fault = IN_PART if self._zeroed_in_part() else None
         elif not self._passes:
-            left = self._before == self._stepped and any(stamp is not None for stamp in self._before)
+            left = self._before == self._stepped and any(
+                stamp is not None for stamp in self._before
+            )
             self._fault = NOT_ZEROED if left else None
         self._open, self._size = True, size
         self.track.begin(size, 1.0, examples=examples)
@@ -318,7 +355,9 @@ def _kind(optimizer: Optimizer | None) -> str:
 
 
 def learning_rate(optimizer: Optimizer | None) -> Tensor | float | None:
-    """Learning rate of the first parameter group; a copy where it is a tensor, which is not read here."""
+    """Learning rate of the first parameter group; a copy where it is a tensor, which is not read
+    here.
+    """
     if optimizer is None or not optimizer.param_groups:
         return None
     rate = optimizer.param_groups[0].get("lr")

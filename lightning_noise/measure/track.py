@@ -59,7 +59,9 @@ class Track:
     # What is watched
 
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
-        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped while they are frozen."""
+        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped
+        while they are frozen.
+        """
         self._parameters = dict(parameters)
 
     @property
@@ -106,10 +108,14 @@ class Track:
             self._detach()
         return self._open
 
-    def begin(self, size: float | None, weight: float = 1.0, *, examples: int | None = None) -> None:
-        """A backward pass over ``size`` examples begins; ``None``: their number cannot be determined.
+    def begin(
+        self, size: float | None, weight: float = 1.0, *, examples: int | None = None
+    ) -> None:
+        """A backward pass over ``size`` examples begins; ``None``: their number cannot be
+        determined.
 
-        ``examples`` is the length of the batch dimension, where ``size`` counts something else (tokens).
+        ``examples`` is the length of the batch dimension, where ``size`` counts something else
+        (tokens).
         """
         step = self._open or self._open_step()
         known = size if size is not None and math.isfinite(size) and size > 0 else None
@@ -129,7 +135,9 @@ class Track:
             self.probe.end()
 
     def rest(self) -> None:
-        """The passes over a micro-batch are over: no hook stays on a layer until the next begins."""
+        """The passes over a micro-batch are over: no hook stays on a layer until the
+        next begins.
+        """
         if self.probe.watches_forward:
             self.probe.rest()
 
@@ -142,8 +150,10 @@ class Track:
         """All backward passes of an optimizer step are done and ``.grad`` is still as they left it.
 
         Args:
-            loss_scale: factor on the loss that is still in the gradients, on their device (so that nothing has to be read).
-            learning_rate: of the step, so that the end of a decaying schedule can be told from the rest of a run.
+            loss_scale: factor on the loss that is still in the gradients, on their device (so that
+                nothing has to be read).
+            learning_rate: of the step, so that the end of a decaying schedule can be told from the
+                rest of a run.
         """
         used = self._open.local_size if self._open is not None else 0.0
         row, fault = self.take(loss_scale=loss_scale)
@@ -152,7 +162,8 @@ class Track:
     def take(self, *, loss_scale: Tensor | float | None = None) -> tuple[Tensor | None, str | None]:
         """What the probe has seen since it was last asked, and why it cannot be used.
 
-        For a host that learns only later whether the optimizer steps on it (see :meth:`commit`); :meth:`step` does both.
+        For a host that learns only later whether the optimizer steps on it (see :meth:`commit`);
+        :meth:`step` does both.
         """
         step = self._open
         if step is None or not step.measured:
@@ -176,7 +187,8 @@ class Track:
         new: float,
         learning_rate: Tensor | float | None = None,
     ) -> None:
-        """The optimizer steps on the gradient that ``row`` (keys, 4) describes; ``None``: it cannot be used.
+        """The optimizer steps on the gradient that ``row`` (keys, 4) describes; ``None``: it cannot
+        be used.
 
         Args:
             row: of this replica, loss scale divided out.
@@ -193,12 +205,16 @@ class Track:
         if step.measured:
             self._append(row if fault is None else None, used, fault, learning_rate)
 
-    def _append(self, row: Tensor | None, used: float, fault: str | None, rate: Tensor | float | None = None) -> None:
+    def _append(
+        self, row: Tensor | None, used: float, fault: str | None, rate: Tensor | float | None = None
+    ) -> None:
         values = unusable(len(self.keys), self.device) if row is None else row
         self._rows.append(PendingRow(self.name, values.flatten(), used, fault, rate))
 
     def cancel(self) -> None:
-        """The backward pass that was begun is none of this optimizer's: as if it had never been begun."""
+        """The backward pass that was begun is none of this optimizer's: as if it had never been
+        begun.
+        """
         if self._open is None:
             return
         self._open.sizes.pop()
@@ -207,7 +223,9 @@ class Track:
             self.probe.discard()
 
     def discard(self) -> None:
-        """The optimizer is about to step though :meth:`step` was not called: the step in progress cannot be used."""
+        """The optimizer is about to step though :meth:`step` was not called: the step in progress
+        cannot be used.
+        """
         step = self.abandon()
         if step is None:
             return
@@ -224,5 +242,7 @@ class Track:
 
     @property
     def refusal(self) -> NoiseScaleError | None:
-        """Why the probe can never give a right number, as far as its first backward pass has shown."""
+        """Why the probe can never give a right number, as far as its first backward
+        pass has shown.
+        """
         return self.probe.refusal

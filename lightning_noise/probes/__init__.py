@@ -1,1 +1,3 @@
-"""Floor 2: torch. Probes watch a backward pass and hand out squared gradient norms; no Lightning here."""
+"""Floor 2: torch. Probes watch a backward pass and hand out squared gradient norms; no Lightning
+here.
+"""

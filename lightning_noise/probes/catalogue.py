@@ -25,14 +25,19 @@ class Chosen(NamedTuple):
     offer: Offer
 
 
-def choose(wanted: str | Probe, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]) -> Chosen:
-    """The probe to use: ``wanted`` by name or instance, or for "auto" the first one that makes an offer.
+def choose(
+    wanted: str | Probe, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]
+) -> Chosen:
+    """The probe to use: ``wanted`` by name or instance, or for "auto" the first one that makes an
+    offer.
 
-    Ranks come before micro-batches (two norms of the gradient in all, and nearly the precision of more groups), and these
-    before single examples. A probe that cannot promise two groups in every step is taken where no other can.
+    Ranks come before micro-batches (two norms of the gradient in all, and nearly the precision of
+    more groups), and these before single examples. A probe that cannot promise two groups in every
+    step is taken where no other can.
 
     Raises:
-        CannotMeasureError: no step will have two groups of gradients, with every probe's reason and fix.
+        CannotMeasureError: no step will have two groups of gradients, with every probe's reason and
+            fix.
 
     >>> model = nn.Linear(2, 1)
     >>> parameters = dict(model.named_parameters())

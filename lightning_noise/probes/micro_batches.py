@@ -1,4 +1,6 @@
-"""Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and reduction."""
+"""Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and
+reduction.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,25 +20,31 @@ from lightning_noise.probes.words import count
 ONE_GROUP = "one_group"
 TEXTS = {
     ONE_GROUP: (
-        "two groups of gradients are needed per step, but there is one: one rank, and one micro-batch per step",
-        "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or use more ranks.",
+        "two groups of gradients are needed per step, but there is one: one rank, and one "
+        "micro-batch per step",
+        "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or "
+        "use more ranks.",
     )
 }
 
 
 class MicroBatches(Probe):
-    """Probe whose groups are the micro-batches of a step on every rank: for gradient accumulation and for plain DDP.
+    """Probe whose groups are the micro-batches of a step on every rank: for gradient accumulation
+    and for plain DDP.
 
-    A hook on a parameter fires before the gradient is accumulated into ``.grad`` and before any strategy reduces it, so it
-    sees the micro-batch's own gradient, also inside ``no_sync`` and with ``torch.compile``. Gradients taken outside
-    ``begin``…``end``, such as gradient penalties by ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives
-    in several parts in one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of its
-    parts: the first such step is passed over, in later ones the parts are held and added up.
+    A hook on a parameter fires before the gradient is accumulated into ``.grad`` and before any
+    strategy reduces it, so it sees the micro-batch's own gradient, also inside ``no_sync`` and with
+    ``torch.compile``. Gradients taken outside ``begin``…``end``, such as gradient penalties by
+    ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives in several parts in
+    one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of
+    its parts: the first such step is passed over, in later ones the parts are held and added up.
 
-    Weights need not sum to 1: Lightning divides every micro-batch loss by ``accumulate_grad_batches``, in a short last window
-    too. So they are normalised by their sum, which is the same on all ranks.
+    Weights need not sum to 1: Lightning divides every micro-batch loss by
+    ``accumulate_grad_batches``, in a short last window too. So they are normalised by their sum,
+    which is the same on all ranks.
 
-    The cost is one norm of the gradient a micro-batch, one or two percent of a training step on few examples.
+    The cost is one norm of the gradient a micro-batch, one or two percent of a training step on few
+    examples.
     """
 
     name = "micro_batches"
@@ -66,7 +74,8 @@ class MicroBatches(Probe):
         unknown = setup.manual or setup.accumulation == 0
         if unknown and setup.ranks == 1:
             return Offer(
-                "the backward passes between two steps on 1 rank are the groups, and steps on one pass are skipped",
+                "the backward passes between two steps on 1 rank are the groups, and steps on one "
+                "pass are skipped",
                 certain=False,
             )
         accumulation = max(1, setup.accumulation)
@@ -107,21 +116,27 @@ class MicroBatches(Probe):
             if not self._open:
                 return
             if name in self._in_parts:
-                self._parts.setdefault(name, []).append(grad.detach().clone())  # accumulation may reuse its memory
+                self._parts.setdefault(name, []).append(
+                    grad.detach().clone()
+                )  # accumulation may reuse its memory
             elif name in self._seen:
                 self._in_parts.add(name)
                 self._fault = (
-                    f"the gradient of {name!r} arrived in several parts in one backward pass (reentrant checkpointing of a "
+                    f"the gradient of {name!r} arrived in several parts in one backward pass "
+                    f"(reentrant checkpointing of a "
                     "shared parameter); from the next step on the parts are added up first"
                 )
             else:
                 self._seen.add(name)
-                self._norms.see(name, grad)  # type: ignore[union-attr]  # hooks live only inside attach
+                # hooks live only inside attach
+                self._norms.see(name, grad)  # type: ignore[union-attr]
 
         return see
 
     def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
-        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
+        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
+        ``weight``.
+        """
         self._size, self._weight = size, weight
         self._seen.clear()
         self._parts = {}
@@ -137,11 +152,17 @@ class MicroBatches(Probe):
         self._parts = {}
         square = self._norms.total()  # (keys,) |weight · g_i|², scaled
         if self._weight > 0:
-            self._square = square / self._weight if self._square is None else self._square + square / self._weight
+            self._square = (
+                square / self._weight
+                if self._square is None
+                else self._square + square / self._weight
+            )
             self._groups.append((self._size, self._weight))
 
     def row(self) -> Tensor | None:
-        """Moments of the step, shape (keys, 4); reads the big norm from ``.grad``. ``None`` where no group was seen."""
+        """Moments of the step, shape (keys, 4); reads the big norm from ``.grad``. ``None`` where
+        no group was seen.
+        """
         groups, square, fault = self._groups, self._square, self._fault
         self._reset()
         self._last_fault = fault

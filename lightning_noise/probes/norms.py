@@ -1,8 +1,9 @@
-"""Squared norms of large tensors to nine digits, at the price of one pass in the tensor's own precision.
+"""Squared norms of large tensors to nine digits, at the price of one pass in the tensor's own
+precision.
 
-|G|² is a small difference of two squared norms, so a norm that is off by 1e-3 (as a flat fp32 sum over millions of numbers
-is) may be off by more than the answer. Norms of chunks of about a thousand numbers in fp32 are good to 1e-7; their squares are
-summed in fp64.
+|G|² is a small difference of two squared norms, so a norm that is off by 1e-3 (as a flat fp32 sum
+over millions of numbers is) may be off by more than the answer. Norms of chunks of about a thousand
+numbers in fp32 are good to 1e-7; their squares are summed in fp64.
 """
 
 from collections.abc import Iterable
@@ -14,9 +15,11 @@ CHUNK = 1024  # numbers a chunk: long enough to cost nothing, short enough for f
 
 
 def chunk_norms(tensor: Tensor) -> list[Tensor]:
-    """Norms of the tensor's chunks, as one or two 1-d tensors on its device; no copy of a dense tensor, no synchronisation.
+    """Norms of the tensor's chunks, as one or two 1-d tensors on its device; no copy of a dense
+    tensor, no synchronisation.
 
-    Half-precision input is accumulated in fp32, fp64 in fp64. Sparse tensors are coalesced first (repeated indices add up).
+    Half-precision input is accumulated in fp32, fp64 in fp64. Sparse tensors are coalesced first
+    (repeated indices add up).
     """
     flat = _flat(tensor)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
@@ -42,7 +45,8 @@ def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Tensor:
 def squared_norm(tensor: Tensor) -> Tensor:
     """``|tensor|²`` as an fp64 scalar on the tensor's device.
 
-    Any floating dtype, any stride, dense or sparse. Relative error below 1e-6 on 24 M fp32 numbers (a flat norm: 3e-3).
+    Any floating dtype, any stride, dense or sparse. Relative error below 1e-6 on 24 M fp32 numbers
+    (a flat norm: 3e-3).
 
     >>> round(float(squared_norm(torch.full((3, 5), 2.0))), 4)
     60.0
@@ -53,11 +57,15 @@ def squared_norm(tensor: Tensor) -> Tensor:
 def _flat(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
-        tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.to_dense()
+        tensor = (
+            tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.to_dense()
+        )
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_contiguous() and _is_dense(tensor):
-        return tensor.as_strided((tensor.numel(),), (1,))  # transposed or channels-last: same numbers, another order
+        return tensor.as_strided(
+            (tensor.numel(),), (1,)
+        )  # transposed or channels-last: same numbers, another order
     return tensor.reshape(-1)
 
 

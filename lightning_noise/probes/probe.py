@@ -1,4 +1,6 @@
-"""The contract of a probe: a way to see the gradients of the groups of examples that make up one optimizer step."""
+"""The contract of a probe: a way to see the gradients of the groups of examples that make up one
+optimizer step.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +36,10 @@ class Context(NamedTuple):
     """What a probe is given when it is attached.
 
     Args:
-        replicas: ranks that the row is to be a part of, see :func:`~lightning_noise.probes.rows.replicated`.
-        diagonal: the optimizer's preconditioner of a parameter, where keys of geometry "optimizer" are measured.
+        replicas: ranks that the row is to be a part of, see
+            :func:`~lightning_noise.probes.rows.replicated`.
+        diagonal: the optimizer's preconditioner of a parameter, where keys of geometry "optimizer"
+            are measured.
         tap: shows gradient buckets, where the strategy has one.
     """
 
@@ -47,14 +51,15 @@ class Context(NamedTuple):
 class Probe(ABC):
     """A way to see the gradients of the groups that make up one optimizer step.
 
-    A host calls, in order: :meth:`attach` (a context, entered for as long as passes are to be seen); at the first
-    micro-batch of a step :meth:`starts`; for every micro-batch :meth:`listen` before its forward pass, :meth:`begin` before
-    its backward pass (:meth:`watch_loss` after that), :meth:`end` after it; and after the last one :meth:`row`, before
-    gradients are unscaled, clipped or used. A probe never changes a gradient, never waits for the device in a step and never
-    draws from the global random state.
+    A host calls, in order: :meth:`attach` (a context, entered for as long as passes are to be
+    seen); at the first micro-batch of a step :meth:`starts`; for every micro-batch :meth:`listen`
+    before its forward pass, :meth:`begin` before its backward pass (:meth:`watch_loss` after that),
+    :meth:`end` after it; and after the last one :meth:`row`, before gradients are unscaled, clipped
+    or used. A probe never changes a gradient, never waits for the device in a step and never draws
+    from the global random state.
 
-    A probe of your own derives from this class and needs :meth:`attach`, :meth:`begin`, :meth:`end` and :meth:`row`; the
-    other methods have defaults.
+    A probe of your own derives from this class and needs :meth:`attach`, :meth:`begin`, :meth:`end`
+    and :meth:`row`; the other methods have defaults.
 
     Attributes:
         name: for messages, and to ask for it by name.
@@ -74,7 +79,9 @@ class Probe(ABC):
         model: nn.Module | None,  # noqa: ARG002
         parameters: Mapping[str, Parameter],  # noqa: ARG002
     ) -> Offer | Reason:
-        """Whether this probe can serve the run, and from what groups; a :class:`Reason` with its fix where it cannot."""
+        """Whether this probe can serve the run, and from what groups; a :class:`Reason` with its
+        fix where it cannot.
+        """
         return Offer("given by the user")
 
     @abstractmethod
@@ -84,7 +91,9 @@ class Probe(ABC):
         keys: Mapping[Key, Sequence[str]],
         context: Context = Context(),
     ) -> AbstractContextManager[None]:
-        """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the names it is summed over."""
+        """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the
+        names it is summed over.
+        """
 
     def starts(self, step: int) -> None:  # noqa: B027
         """A measured optimizer step begins; ``step`` counts all optimizer steps."""
@@ -93,21 +102,29 @@ class Probe(ABC):
         """The forward pass of a micro-batch is about to begin."""
 
     def rest(self) -> None:  # noqa: B027
-        """The passes over a micro-batch are over: nothing may stay on the model's layers until the next begins."""
+        """The passes over a micro-batch are over: nothing may stay on the model's layers until the
+        next begins.
+        """
 
     def accepts(self, rows: int | None, setup: Setup) -> Reason | None:  # noqa: ARG002
-        """Why a first micro-batch with so many rows along dimension 0 cannot be measured; ``None`` where it can."""
+        """Why a first micro-batch with so many rows along dimension 0 cannot be measured; ``None``
+        where it can.
+        """
         return None
 
     @abstractmethod
     def begin(self, size: float, weight: float, examples: int | None = None) -> None:
-        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by ``weight``.
+        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by
+        ``weight``.
 
-        ``examples`` is the length of the batch dimension, where ``size`` counts something else (tokens).
+        ``examples`` is the length of the batch dimension, where ``size`` counts something else
+        (tokens).
         """
 
     def watch_loss(self, loss: Tensor) -> None:  # noqa: B027
-        """The loss of the micro-batch that was begun, before its backward pass; its graph must stay as it is."""
+        """The loss of the micro-batch that was begun, before its backward pass; its graph must stay
+        as it is.
+        """
 
     @abstractmethod
     def end(self) -> None:
@@ -118,9 +135,12 @@ class Probe(ABC):
         """Moments of the step just seen, and a fresh start for the next.
 
         Returns:
-            fp64 tensor of shape (keys, 4), columns as in :class:`~lightning_noise.core.moments.Moments`, on the gradients'
-            device: the part of this replica, so that the sum over all of them is the step's row. ``q_big`` is taken from
-            ``.grad``, which the strategy has averaged over all replicas. ``None`` where the step cannot be used.
+            fp64 tensor of shape (keys, 4), columns as in
+            :class:`~lightning_noise.core.moments.Moments`, on the gradients'
+            device: the part of this replica, so that the sum over all of them is the step's row.
+                ``q_big`` is taken from
+            ``.grad``, which the strategy has averaged over all replicas. ``None`` where the step
+            cannot be used.
         """
 
     def fault(self) -> str | None:
@@ -134,9 +154,13 @@ class Probe(ABC):
 
     @property
     def refusal(self) -> NoiseScaleError | None:
-        """Why no step can be used as things stand, known only after a first backward pass; ``None`` where all is well."""
+        """Why no step can be used as things stand, known only after a first backward pass; ``None``
+        where all is well.
+        """
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Reasons for doubt to report with the number: what is left out, or could not be checked."""
+        """Reasons for doubt to report with the number: what is left out, or could not
+        be checked.
+        """
         return ()

@@ -17,11 +17,14 @@ from lightning_noise.probes.rows import replicated, step_row
 from lightning_noise.probes.setup import Setup
 from lightning_noise.probes.words import count
 
-CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]  # (state, bucket) → the reduced buffer
+CommHook = Callable[
+    [Any, Any], torch.futures.Future[Tensor]
+]  # (state, bucket) → the reduced buffer
 
 
 class BucketTap:
-    """Shows DDP's gradient buckets to whoever listens, before the communication hook gets them; else costs one call a bucket.
+    """Shows DDP's gradient buckets to whoever listens, before the communication hook gets them;
+    else costs one call a bucket.
 
     >>> tap = BucketTap()
     >>> with tap.listening(lambda bucket: print("saw", bucket)):
@@ -47,9 +50,12 @@ class BucketTap:
             self._listeners.remove(listener)
 
     def before(self, hook: CommHook) -> CommHook:
-        """``hook`` for ``DistributedDataParallel.register_comm_hook``, with this tap in front; its state goes through to it."""
+        """``hook`` for ``DistributedDataParallel.register_comm_hook``, with this tap in front; its
+        state goes through to it.
+        """
 
-        # torch insists on a parameter of this very name, without an annotation or with a class that not every build has
+        # torch insists on a parameter of this very name, without an annotation or with a class that
+        # not every build has
         def tapped(state, bucket):  # type: ignore[no-untyped-def]
             self(bucket)
             return hook(state, bucket)
@@ -59,9 +65,11 @@ class BucketTap:
 
 
 def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
-    """What DDP does without a communication hook, bit for bit: times 1/world size, then the sum over ``process_group``.
+    """What DDP does without a communication hook, bit for bit: times 1/world size, then the sum
+    over ``process_group``.
 
-    torch's own ``allreduce_hook`` divides instead, which rounds differently where the world size is not a power of two.
+    torch's own ``allreduce_hook`` divides instead, which rounds differently where the world size is
+    not a power of two.
     """
 
     def mean(_: Any, bucket: Any) -> torch.futures.Future[Tensor]:
@@ -74,12 +82,15 @@ def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
 
 
 class Ranks(Probe):
-    """Probe whose groups are the ranks of DDP, each with its gradient accumulated over the micro-batches of the step.
+    """Probe whose groups are the ranks of DDP, each with its gradient accumulated over the
+    micro-batches of the step.
 
-    The cheapest one: a norm of each bucket in the backward pass that synchronises, and one of the reduced gradient.
+    The cheapest one: a norm of each bucket in the backward pass that synchronises, and one of the
+    reduced gradient.
 
     Args:
-        tap: in front of DDP's communication hook; ``ddp_noise`` and ``NoiseStrategyMixin`` bring their own.
+        tap: in front of DDP's communication hook; ``ddp_noise`` and ``NoiseStrategyMixin`` bring
+            their own.
     """
 
     name = "ranks"
@@ -109,17 +120,22 @@ class Ranks(Probe):
             return Reason(
                 "no_buckets",
                 Severity.SKIP,
-                "the ranks probe reads the buckets of DDP before they are reduced, and nothing shows them",
-                "Use a strategy that does, or the micro_batches probe, which needs no such strategy.",
+                "the ranks probe reads the buckets of DDP before they are reduced, and nothing "
+                "shows them",
+                "Use a strategy that does, or the micro_batches probe, which needs no such "
+                "strategy.",
             )
         if setup.ranks < 2:
             return Reason(
                 "one_rank",
                 Severity.SKIP,
-                "the ranks probe needs two groups of gradients per step, that is two ranks, but there is one",
+                "the ranks probe needs two groups of gradients per step, that is two ranks, but "
+                "there is one",
                 "Use more ranks, the examples probe, or the micro_batches probe with accumulation.",
             )
-        return Offer(f"{count(setup.ranks, 'rank')} are {setup.ranks} groups, read from the buckets of DDP")
+        return Offer(
+            f"{count(setup.ranks, 'rank')} are {setup.ranks} groups, read from the buckets of DDP"
+        )
 
     @contextmanager
     def attach(
@@ -135,7 +151,10 @@ class Ranks(Probe):
         """
         tap = context.tap or self.tap
         if tap is None:
-            raise RuntimeError("Ranks has no BucketTap: use strategy='ddp_noise' or NoiseStrategyMixin, or give it one.")
+            raise RuntimeError(
+                "Ranks has no BucketTap: use strategy='ddp_noise' or NoiseStrategyMixin, or give "
+                "it one."
+            )
         self._replicas = context.replicas
         self._norms = KeyedNorms(parameters, keys, context.diagonal)
         self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
@@ -156,14 +175,18 @@ class Ranks(Probe):
         self._seen = True
         names = [self._names.get(id(p)) for p in bucket.parameters()]
         if self._one_cell and None not in names:
-            self._norms.add(0, bucket.buffer())  # (P,) this rank's accumulated gradient, not divided by the world size
+            self._norms.add(
+                0, bucket.buffer()
+            )  # (P,) this rank's accumulated gradient, not divided by the world size
             return
         for name, gradient in zip(names, bucket.gradients(), strict=True):
             if name is not None:
                 self._norms.see(name, gradient)
 
     def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
-        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by ``weight``."""
+        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
+        ``weight``.
+        """
         if weight > 0:
             self._groups.append((size, weight))
         self._open = True
@@ -173,7 +196,9 @@ class Ranks(Probe):
         self._open = False
 
     def row(self) -> Tensor | None:
-        """Moments of the step, shape (keys, 4), as of one replica; ``None`` where no bucket was seen."""
+        """Moments of the step, shape (keys, 4), as of one replica; ``None`` where no bucket was
+        seen.
+        """
         groups, seen = self._groups, self._seen
         self._reset()
         if not seen or not groups or self._norms is None:

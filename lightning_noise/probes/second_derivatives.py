@@ -1,4 +1,6 @@
-"""Quadratic forms vᵀHv of a loss's Hessian (or Gauss-Newton matrix) H, for a few vectors v of the size of the gradient."""
+"""Quadratic forms vᵀHv of a loss's Hessian (or Gauss-Newton matrix) H, for a few vectors v of the
+size of the gradient.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -34,11 +36,14 @@ class ReentrantCheckpointError(RuntimeError):
 
 
 class DifferencesDisagreeError(RuntimeError):
-    """Central differences at two lengths are further apart than a tenth, so neither can be trusted."""
+    """Central differences at two lengths are further apart than a tenth, so neither can
+    be trusted.
+    """
 
 
 def inner(left: Vector, right: Vector) -> Tensor:
-    """Σ left·right over all tensors as an fp64 scalar on their device, summed by chunks: a flat fp32 sum is off by 1e-3.
+    """Σ left·right over all tensors as an fp64 scalar on their device, summed by chunks: a flat
+    fp32 sum is off by 1e-3.
 
     >>> float(inner([torch.ones(2, 2), torch.ones(1)], [torch.full((2, 2), 3.0), torch.ones(1)]))
     13.0
@@ -49,19 +54,24 @@ def inner(left: Vector, right: Vector) -> Tensor:
         if products.dtype not in (torch.float32, torch.float64):
             products = products.float()
         whole = products.numel() // CHUNK * CHUNK
-        total += products[:whole].view(-1, CHUNK).sum(1).double().sum() + products[whole:].double().sum()
+        total += (
+            products[:whole].view(-1, CHUNK).sum(1).double().sum() + products[whole:].double().sum()
+        )
     return total
 
 
 def hessian_forms(loss: Tensor, parameters: Vector, vectors: Sequence[Vector]) -> Tensor:
-    """vᵀHv for each vector by double backward through ``loss``, fp64 of shape (vectors,). The graph stays for a later backward.
+    """vᵀHv for each vector by double backward through ``loss``, fp64 of shape (vectors,). The graph
+    stays for a later backward.
 
     Raises:
-        NoSecondDerivativeError: an operator has no double backward (attention on CPU, compiled code).
+        NoSecondDerivativeError: an operator has no double backward (attention on CPU, compiled
+            code).
         ReentrantCheckpointError: the graph holds a reentrant checkpoint.
 
     >>> x = torch.tensor([1.0, 1.0], requires_grad=True)
-    >>> hessian_forms((x[0] ** 2 + 4 * x[1] ** 2) / 2, [x], [[torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 0.0])]])
+    >>> vectors = [[torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 0.0])]]
+    >>> hessian_forms((x[0] ** 2 + 4 * x[1] ** 2) / 2, [x], vectors)
     tensor([5., 1.], dtype=torch.float64)
     """
     refuse_reentrant(loss)
@@ -72,11 +82,17 @@ def hessian_forms(loss: Tensor, parameters: Vector, vectors: Sequence[Vector]) -
 
 
 def _form(first: Sequence[Tensor | None], parameters: Vector, vector: Vector) -> Tensor:
-    parts = [(g * v).sum() for g, v in zip(first, vector, strict=True) if g is not None and g.requires_grad]
+    parts = [
+        (g * v).sum()
+        for g, v in zip(first, vector, strict=True)
+        if g is not None and g.requires_grad
+    ]
     if not parts:  # the gradient does not depend on the parameters: no curvature at all
         return torch.zeros((), dtype=torch.float64, device=parameters[0].device)
     slope = torch.stack(parts).sum()
-    product = torch.autograd.grad(slope, parameters, retain_graph=True, materialize_grads=True)  # Hv
+    product = torch.autograd.grad(
+        slope, parameters, retain_graph=True, materialize_grads=True
+    )  # Hv
     return inner(vector, product)
 
 
@@ -129,13 +145,19 @@ def naming_failures() -> Iterator[None]:
 
 def _lacks_double_backward(error: BaseException) -> bool:
     text = str(error)
-    return "is not implemented" in text or "double backward" in text or "differentiate twice" in text
+    return (
+        "is not implemented" in text or "double backward" in text or "differentiate twice" in text
+    )
 
 
-def gauss_newton_forms(loss: Tensor, outputs: Tensor, parameters: Vector, vectors: Sequence[Vector]) -> Tensor:
-    """(Jv)ᵀ(∂²loss/∂outputs²)(Jv) for each vector, J the Jacobian of ``outputs``; never negative for a convex loss.
+def gauss_newton_forms(
+    loss: Tensor, outputs: Tensor, parameters: Vector, vectors: Sequence[Vector]
+) -> Tensor:
+    """(Jv)ᵀ(∂²loss/∂outputs²)(Jv) for each vector, J the Jacobian of ``outputs``; never negative
+    for a convex loss.
 
-    ``loss`` must have been computed from ``outputs`` and depend on the parameters only through them.
+    ``loss`` must have been computed from ``outputs`` and depend on the parameters only through
+    them.
 
     Raises:
         NoSecondDerivativeError, ReentrantCheckpointError: as :func:`hessian_forms`.
@@ -145,13 +167,22 @@ def gauss_newton_forms(loss: Tensor, outputs: Tensor, parameters: Vector, vector
     with naming_failures():
         (slope,) = torch.autograd.grad(loss, outputs, create_graph=True, allow_unused=True)
         if slope is None:
-            raise ValueError("loss_fn must return (loss, outputs) with the loss computed from these very outputs.")
-        return torch.stack([_gauss_newton_form(slope, outputs, parameters, vector) for vector in vectors])
+            raise ValueError(
+                "loss_fn must return (loss, outputs) with the loss computed from these very "
+                "outputs."
+            )
+        return torch.stack(
+            [_gauss_newton_form(slope, outputs, parameters, vector) for vector in vectors]
+        )
 
 
-def _gauss_newton_form(slope: Tensor, outputs: Tensor, parameters: Vector, vector: Vector) -> Tensor:
+def _gauss_newton_form(
+    slope: Tensor, outputs: Tensor, parameters: Vector, vector: Vector
+) -> Tensor:
     dummy = torch.zeros_like(outputs, requires_grad=True)
-    pulled = torch.autograd.grad(outputs, parameters, dummy, create_graph=True, allow_unused=True)  # Jᵀ·dummy
+    pulled = torch.autograd.grad(
+        outputs, parameters, dummy, create_graph=True, allow_unused=True
+    )  # Jᵀ·dummy
     refuse_opaque([g for g in pulled if g is not None])
     parts = [(g * v).sum() for g, v in zip(pulled, vector, strict=True) if g is not None]
     (moved,) = torch.autograd.grad(torch.stack(parts).sum(), dummy, retain_graph=True)  # Jv
@@ -161,14 +192,18 @@ def _gauss_newton_form(slope: Tensor, outputs: Tensor, parameters: Vector, vecto
     return inner([moved], [bent])
 
 
-def difference_forms(gradient: Callable[[], Vector], parameters: Vector, vectors: Sequence[Vector]) -> Tensor:
-    """vᵀHv from central differences of ``gradient`` at two lengths, where there is no double backward.
+def difference_forms(
+    gradient: Callable[[], Vector], parameters: Vector, vectors: Sequence[Vector]
+) -> Tensor:
+    """vᵀHv from central differences of ``gradient`` at two lengths, where there is no double
+    backward.
 
-    The parameters are moved and put back to the last bit, also after an exception. ``gradient`` must give the same randomness
-    at every call.
+    The parameters are moved and put back to the last bit, also after an exception. ``gradient``
+    must give the same randomness at every call.
 
     Raises:
-        DifferencesDisagreeError: the two lengths give values further apart than a tenth of the larger.
+        DifferencesDisagreeError: the two lengths give values further apart than a tenth of the
+            larger.
     """
     return torch.stack([_difference_form(gradient, parameters, vector) for vector in vectors])
 
@@ -187,17 +222,23 @@ def _difference_form(gradient: Callable[[], Vector], parameters: Vector, vector:
     far, near = (float(value) for value in found)
     if not abs(far - near) <= DISAGREE * max(abs(far), abs(near)):
         raise DifferencesDisagreeError(
-            f"central differences of the loss at two step lengths give {far:.4g} and {near:.4g} for the curvature, which are "
-            f"further apart than {DISAGREE:.0%}. Use float64, a larger batch, or operators that have a double backward."
+            f"central differences of the loss at two step lengths give {far:.4g} and {near:.4g} "
+            f"for the curvature, which are "
+            f"further apart than {DISAGREE:.0%}. Use float64, a larger batch, or operators that "
+            f"have a double backward."
         )
     return found[1]
 
 
-def _gradient_at(gradient: Callable[[], Vector], parameters: Vector, vector: Vector, step: float) -> Vector:
+def _gradient_at(
+    gradient: Callable[[], Vector], parameters: Vector, vector: Vector, step: float
+) -> Vector:
     kept = [p.data for p in parameters]
     try:
         for p, v in zip(parameters, vector, strict=True):
-            p.data = p.data.add(v, alpha=step)  # another storage, not a change in place: a graph that waits stays valid
+            p.data = p.data.add(
+                v, alpha=step
+            )  # another storage, not a change in place: a graph that waits stays valid
         return gradient()
     finally:
         for p, original in zip(parameters, kept, strict=True):

@@ -1,4 +1,6 @@
-"""The facts of a run that decide how its gradients can be seen, stated once by whoever drives the measurement."""
+"""The facts of a run that decide how its gradients can be seen, stated once by whoever drives the
+measurement.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,10 +20,13 @@ class Setup:
         ranks: replicas that train on different examples and whose gradients are averaged.
         rank: of this process among them.
         reduce: sums a tensor over the ranks; ``None`` for one process.
-        accumulation: least number of micro-batches per optimizer step on one rank; 0 where it is not known.
+        accumulation: least number of micro-batches per optimizer step on one rank; 0 where it is
+            not known.
         most_accumulation: greatest such number, where a schedule changes it; 0 where it does not.
-        manual: whether the training loop steps by itself, so that nobody knows how many micro-batches a step will have.
-        tap: shows DDP's gradient buckets before they are reduced; ``None`` where the strategy does not.
+        manual: whether the training loop steps by itself, so that nobody knows how many
+            micro-batches a step will have.
+        tap: shows DDP's gradient buckets before they are reduced; ``None`` where the strategy does
+            not.
         seed: of the random signs of sketches.
         forward_context: what a forward pass must run in (autocast).
     """

@@ -31,7 +31,9 @@ def new_figure() -> "tuple[Figure, Axes]":
         from matplotlib.figure import Figure
     except ImportError as error:
         fix = "pip install 'lightning-noise[plots]'"
-        raise NoMatplotlibError(f"figures need matplotlib, which is not installed: {fix}") from error
+        raise NoMatplotlibError(
+            f"figures need matplotlib, which is not installed: {fix}"
+        ) from error
     figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

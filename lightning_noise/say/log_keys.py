@@ -1,4 +1,6 @@
-"""From estimates to log keys: what is logged under ``noise_scale/…``; a value that cannot be determined has no key."""
+"""From estimates to log keys: what is logged under ``noise_scale/…``; a value that cannot be
+determined has no key.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -38,7 +40,9 @@ def name_of(geometry: str) -> str:
     return {"euclidean": "b_simple", "hessian": "b_noise"}.get(geometry, f"b_{geometry}")
 
 
-def optimizer_values(estimates: Mapping[Key, NoiseEstimate], optimizer: str, in_use: InUse) -> dict[str, float]:
+def optimizer_values(
+    estimates: Mapping[Key, NoiseEstimate], optimizer: str, in_use: InUse
+) -> dict[str, float]:
     """What is logged of one optimizer, by key; empty until a step has been measured."""
     headline = estimates[Key(optimizer=optimizer)]
     if not headline.steps:

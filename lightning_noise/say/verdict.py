@@ -1,4 +1,6 @@
-"""The few lines that a run ends with: the noise scale, what the batch size in use costs, and every reason for doubt."""
+"""The few lines that a run ends with: the noise scale, what the batch size in use costs, and every
+reason for doubt.
+"""
 
 from typing import NamedTuple
 
@@ -74,9 +76,11 @@ def _values(findings: Verdict) -> str:
     average, end = f"{number(trajectory.mean)} on average", f"{_at_end(estimate)} at the end"
     if trajectory.has_decayed:
         average += f" {WHILE_HIGH}"
-        end += f", at a learning rate of {number(trajectory.last_rate)}, which makes the noise scale large"
+        rate = number(trajectory.last_rate)
+        end += f", at a learning rate of {rate}, which makes the noise scale large"
     return (
-        f"{number(first.noise_scale)} [{number(first.low)}, {number(first.high)}] at the start (step {first.step}), "
+        f"{number(first.noise_scale)} [{number(first.low)}, {number(first.high)}] at the start "
+        f"(step {first.step}), "
         f"{average}, {end} ({unit}, 95 % interval)"
     )
 
@@ -99,7 +103,9 @@ class _Basis(NamedTuple):
 
 
 def _basis(findings: Verdict) -> _Basis:
-    """The end of the run, or the end of its part with a high learning rate where the rate has decayed since."""
+    """The end of the run, or the end of its part with a high learning rate where the rate has
+    decayed since.
+    """
     way, estimate, size = findings.trajectory, findings.estimate, findings.global_size
     if not way.has_decayed or way.high.end is None or size is None:
         used = f"batch size in use {number(size)} at learning rate {number(findings.learning_rate)}"
@@ -109,7 +115,10 @@ def _basis(findings: Verdict) -> _Basis:
     value = f"not resolved, at least {number(low)}" if low else "not measured"
     if b_simple is not None:
         value = f"{number(b_simple)} [{number(low)}, {number(high)}]"
-    used = f"batch size in use {number(size)} {WHILE_HIGH}, that is until step {step}, where the noise scale was {value}"
+    used = (
+        f"batch size in use {number(size)} {WHILE_HIGH}, that is until step {step}, where the "
+        f"noise scale was {value}"
+    )
     return _Basis(size, b_simple, low, used)
 
 
@@ -121,10 +130,16 @@ def _costs(findings: Verdict) -> list[str]:
         b = findings.trajectory.mean
         used += f"; with the average of {number(b)}"
     if b is None or b <= 0:
-        at_least = f": at least {number(steps_factor(size, low))} times the least steps" if low else ""
+        at_least = (
+            f": at least {number(steps_factor(size, low))} times the least steps" if low else ""
+        )
         return [used + at_least]
-    cost = f"{number(steps_factor(size, b))} times the least steps, {number(examples_factor(size, b))} times the least examples"
-    return [f"{used}: {cost}", f"{_change(b, size, size / 2, 'halving')}; {_change(b, size, size * 2, 'doubling')}"]
+    steps, examples = number(steps_factor(size, b)), number(examples_factor(size, b))
+    cost = f"{steps} times the least steps, {examples} times the least examples"
+    return [
+        f"{used}: {cost}",
+        f"{_change(b, size, size / 2, 'halving')}; {_change(b, size, size * 2, 'doubling')}",
+    ]
 
 
 def _change(b: float, old: float, new: float, word: str) -> str:
@@ -144,20 +159,32 @@ def cautions(findings: Verdict) -> list[str]:
     if estimate.steps and average.n_eff < LEAST_N_EFF:
         found.append("an interval needs five measured steps, so nothing can be said yet")
     elif not estimate.resolved and estimate.steps and not findings.trajectory.has_decayed:
-        found.append(f"|G|² is not resolved from zero at the end, so there is no upper bound; {_until_resolved(average)}")
+        found.append(
+            f"|G|² is not resolved from zero at the end, so there is no upper bound; "
+            f"{_until_resolved(average)}"
+        )
     if average.n_eff >= LEAST_N_EFF and average.dominance > 1 / 3:
         found.append(
-            f"one step holds {100 * average.dominance:.0f} % of the second moment of the trace: rare, very large "
+            f"one step holds {100 * average.dominance:.0f} % of the second moment of the trace: "
+            f"rare, very large "
             f"{unit} rule the average, and no interval can be trusted"
         )
-    if findings.data_size and estimate.low is not None and estimate.low > findings.data_size * LARGE_SHARE:
+    if (
+        findings.data_size
+        and estimate.low is not None
+        and estimate.low > findings.data_size * LARGE_SHARE
+    ):
         found.append(
-            f"b_simple is of the order of the data set ({number(findings.data_size)} {unit}) or larger: the gradient of the "
+            f"b_simple is of the order of the data set ({number(findings.data_size)} {unit}) or "
+            f"larger: the gradient of the "
             "whole data set is nearly zero, and the number says nothing about new data"
         )
     if findings.twins is not None:
         found.append(twins_text(findings.twins))
-    found += [f"steps passed over: {count}, {reason}" for reason, count in sorted(findings.skipped.items())]
+    found += [
+        f"steps passed over: {count}, {reason}"
+        for reason, count in sorted(findings.skipped.items())
+    ]
     return [*found, *findings.warnings]
 
 
@@ -176,16 +203,26 @@ def curvature_line(geometry: str, average: CurvatureAverage) -> str:
     if average.average.n_eff >= LEAST_N_EFF and estimate.low is None:
         return f"{geometry}: {name} is not defined or not resolved here ({parts}; {seen})"
     eps, dl = average.eps_max(), average.dl_max()
-    more = "" if eps is None else f", eps_max {number(eps.value)} [{number(eps.low)}, {number(eps.high)}]"
-    more += "" if dl is None else f", dl_max {number(dl.value)} [{number(dl.low)}, {number(dl.high)}]"
+    more = (
+        ""
+        if eps is None
+        else f", eps_max {number(eps.value)} [{number(eps.low)}, {number(eps.high)}]"
+    )
+    more += (
+        "" if dl is None else f", dl_max {number(dl.value)} [{number(dl.low)}, {number(dl.high)}]"
+    )
     return f"{geometry}: {name} {_at_end(estimate)}{more} ({seen})"
 
 
 def twins_text(twins: tuple[int, int]) -> str:
-    """What is wrong when two ranks had gradient norms that are equal to the last bit, and what to look at."""
+    """What is wrong when two ranks had gradient norms that are equal to the last bit, and what to
+    look at.
+    """
     return (
-        f"ranks {twins[0]} and {twins[1]} drew the same examples (equal gradient norms), so their gradients are not "
-        "independent and the number is wrong: is a DistributedSampler missing, or every rank seeded alike?"
+        f"ranks {twins[0]} and {twins[1]} drew the same examples (equal gradient norms), so their "
+        f"gradients are not "
+        "independent and the number is wrong: is a DistributedSampler missing, or every rank "
+        "seeded alike?"
     )
 
 
@@ -195,5 +232,12 @@ def _until_resolved(average: RunningAverage) -> str:
         return "no forecast of when it will be"
     window = (1 + average.decay) / (1 - average.decay) if average.decay < 1 else float("inf")
     if wait > window:
-        return f"that takes an average over about {number(wait)} steps like these: raise decay, or use larger batches"
-    return f"about {number(wait)} steps like these resolve it" if wait > average.n_eff else "a few more steps may resolve it"
+        return (
+            f"that takes an average over about {number(wait)} steps like these: raise decay, or "
+            "use larger batches"
+        )
+    return (
+        f"about {number(wait)} steps like these resolve it"
+        if wait > average.n_eff
+        else "a few more steps may resolve it"
+    )

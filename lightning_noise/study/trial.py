@@ -14,7 +14,11 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from lightning_noise.hosts.lightning.callback import GradientNoiseScale
-from lightning_noise.hosts.lightning.two_packages import MisconfigurationException, either, package_of
+from lightning_noise.hosts.lightning.two_packages import (
+    MisconfigurationException,
+    either,
+    package_of,
+)
 from lightning_noise.say.log_keys import name_of
 from lightning_noise.study.goal_watch import WatchGoals
 from lightning_noise.study.task import RERUN, Outcome, Recipe, Task
@@ -107,12 +111,18 @@ def _data_arguments(data: Any) -> dict[str, Any]:
 
 
 def _trajectory(noise: GradientNoiseScale | None) -> dict[str, float]:
-    """Noise scales at the start (first resolved), on average and at the end, in examples; what was not resolved is absent."""
+    """Noise scales at the start (first resolved), on average and at the end, in examples; what was
+    not resolved is absent.
+    """
     found: dict[str, float] = {}
     for key, way in (noise.trajectories() if noise is not None else {}).items():
         name = name_of(key.geometry) + (f"_{key.optimizer}" if key.optimizer else "")
         if way.first is not None and way.mean is not None and way.last is not None:
-            found |= {f"{name}_start": way.first.noise_scale, f"{name}_average": way.mean, f"{name}_end": way.last.noise_scale}
+            found |= {
+                f"{name}_start": way.first.noise_scale,
+                f"{name}_average": way.mean,
+                f"{name}_end": way.last.noise_scale,
+            }
     return found
 
 

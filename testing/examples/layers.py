@@ -22,7 +22,11 @@ class Case(NamedTuple):
             layer = self.make().double()
             for parameter in layer.parameters():
                 nn.init.normal_(parameter)
-            x = torch.randint(self.ids, self.shape) if self.ids else torch.randn(self.shape, dtype=torch.float64)
+            x = (
+                torch.randint(self.ids, self.shape)
+                if self.ids
+                else torch.randn(self.shape, dtype=torch.float64)
+            )
         return layer, x
 
 
@@ -35,26 +39,62 @@ CASES = [
     Case("linear on an image", lambda: nn.Linear(4, 6), (3, 2, 3, 2, 4)),
     Case("linear to one", lambda: nn.Linear(6, 1), (3, 4, 6)),
     Case("conv1d", lambda: nn.Conv1d(3, 4, 3), (4, 3, 9)),
-    Case("conv1d, stride, dilation, padding", lambda: nn.Conv1d(3, 4, 3, stride=2, dilation=2, padding=3), (4, 3, 11)),
+    Case(
+        "conv1d, stride, dilation, padding",
+        lambda: nn.Conv1d(3, 4, 3, stride=2, dilation=2, padding=3),
+        (4, 3, 11),
+    ),
     Case("conv1d same, even kernel", lambda: nn.Conv1d(3, 4, 4, padding="same"), (4, 3, 9)),
     Case("conv1d, many channels", lambda: nn.Conv1d(8, 4, 3, padding=1), (4, 8, 9)),
     Case("conv2d", lambda: nn.Conv2d(3, 4, 3), (4, 3, 6, 5)),
     Case("conv2d without bias", lambda: nn.Conv2d(3, 4, 3, bias=False), (4, 3, 6, 5)),
     Case("conv2d 1x1", lambda: nn.Conv2d(6, 4, 1), (4, 6, 4, 3)),
     Case("conv2d, one output position", lambda: nn.Conv2d(3, 4, 5), (4, 3, 5, 5)),
-    Case("conv2d, odd everything", lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (2, 3), groups=2), (3, 4, 9, 8)),
-    Case("conv2d, odd and wide", lambda: nn.Conv2d(24, 6, (3, 2), (2, 3), (2, 1), (1, 2), groups=3), (3, 24, 9, 8)),
+    Case(
+        "conv2d, odd everything",
+        lambda: nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 2), (2, 3), groups=2),
+        (3, 4, 9, 8),
+    ),
+    Case(
+        "conv2d, odd and wide",
+        lambda: nn.Conv2d(24, 6, (3, 2), (2, 3), (2, 1), (1, 2), groups=3),
+        (3, 24, 9, 8),
+    ),
     Case("conv2d, padding beyond the kernel", lambda: nn.Conv2d(4, 3, 2, padding=3), (3, 4, 4, 3)),
     Case("conv2d, stride beyond the kernel", lambda: nn.Conv2d(4, 3, 2, stride=3), (3, 4, 8, 7)),
     Case("conv2d, depthwise", lambda: nn.Conv2d(6, 6, 3, padding=1, groups=6), (3, 6, 5, 5)),
-    Case("conv2d, depthwise, two each", lambda: nn.Conv2d(6, 12, 3, padding=1, groups=6), (3, 6, 5, 5)),
-    Case("conv2d same", lambda: nn.Conv2d(4, 3, (3, 4), dilation=(2, 1), padding="same"), (3, 4, 7, 6)),
+    Case(
+        "conv2d, depthwise, two each",
+        lambda: nn.Conv2d(6, 12, 3, padding=1, groups=6),
+        (3, 6, 5, 5),
+    ),
+    Case(
+        "conv2d same",
+        lambda: nn.Conv2d(4, 3, (3, 4), dilation=(2, 1), padding="same"),
+        (3, 4, 7, 6),
+    ),
     Case("conv2d valid", lambda: nn.Conv2d(4, 3, 2, padding="valid"), (3, 4, 5, 5)),
-    Case("conv2d reflect", lambda: nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"), (3, 3, 6, 5)),
-    Case("conv2d replicate, same", lambda: nn.Conv2d(9, 4, (2, 3), padding="same", padding_mode="replicate"), (3, 9, 6, 5)),
-    Case("conv2d circular, stride", lambda: nn.Conv2d(3, 4, 3, 2, 1, padding_mode="circular"), (3, 3, 6, 5)),
+    Case(
+        "conv2d reflect",
+        lambda: nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"),
+        (3, 3, 6, 5),
+    ),
+    Case(
+        "conv2d replicate, same",
+        lambda: nn.Conv2d(9, 4, (2, 3), padding="same", padding_mode="replicate"),
+        (3, 9, 6, 5),
+    ),
+    Case(
+        "conv2d circular, stride",
+        lambda: nn.Conv2d(3, 4, 3, 2, 1, padding_mode="circular"),
+        (3, 3, 6, 5),
+    ),
     Case("conv3d", lambda: nn.Conv3d(2, 3, 2), (3, 2, 4, 3, 5)),
-    Case("conv3d, odd", lambda: nn.Conv3d(4, 6, (2, 3, 1), (1, 2, 2), (1, 0, 2), (2, 1, 1), groups=2), (2, 4, 5, 6, 4)),
+    Case(
+        "conv3d, odd",
+        lambda: nn.Conv3d(4, 6, (2, 3, 1), (1, 2, 2), (1, 0, 2), (2, 1, 1), groups=2),
+        (2, 4, 5, 6, 4),
+    ),
     Case("conv3d, many channels", lambda: nn.Conv3d(16, 2, 2, padding=1), (2, 16, 3, 3, 2)),
     Case("embedding", lambda: nn.Embedding(9, 4), (5, 12), ids=9),
     Case("embedding, padding", lambda: nn.Embedding(9, 4, padding_idx=2), (5, 12), ids=9),

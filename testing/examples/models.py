@@ -24,9 +24,18 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Embedding and head share one table; ``recompute`` checkpoints the blocks: "" (not), "reentrant" or "graph"."""
+    """Embedding and head share one table; ``recompute`` checkpoints the blocks: "" (not),
+    "reentrant" or "graph".
+    """
 
-    def __init__(self, tokens: int = 20, width: int = 16, layers: int = 2, length: int = 7, recompute: str = "") -> None:
+    def __init__(
+        self,
+        tokens: int = 20,
+        width: int = 16,
+        layers: int = 2,
+        length: int = 7,
+        recompute: str = "",
+    ) -> None:
         super().__init__()
         self.table, self.places = nn.Embedding(tokens, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, 4) for _ in range(layers))
@@ -37,12 +46,20 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table(ids) + self.places(torch.arange(ids.shape[1]).expand_as(ids))
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=self.recompute == "reentrant") if self.recompute else block(x)
+            x = (
+                checkpoint(block, x, use_reentrant=self.recompute == "reentrant")
+                if self.recompute
+                else block(x)
+            )
         return self.head(self.norm(x))
 
     def loss(self, ids: Tensor) -> Tensor:
-        """Sum over the next tokens of every sequence, divided by the length: add up the examples, divide by their number."""
-        lost = functional.cross_entropy(self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        """Sum over the next tokens of every sequence, divided by the length: add up the examples,
+        divide by their number.
+        """
+        lost = functional.cross_entropy(
+            self(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+        )
         return lost / (ids.shape[1] - 1)
 
 
@@ -65,12 +82,20 @@ def resnet(classes: int = 5) -> nn.Module:
     """Three residual blocks."""
     blocks = Residual(10, 10, 1), Residual(10, 12, 2), Residual(12, 16, 2)
     stem = nn.Conv2d(3, 10, 3, padding=1), nn.GroupNorm(5, 10), nn.ReLU(inplace=True)
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes))
+    return nn.Sequential(
+        *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, classes)
+    )
 
 
 def mlp(inputs: int = 12, hidden: int = 20, classes: int = 5) -> nn.Module:
     """Two hidden layers."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
 
 
 class Vision(nn.Module):

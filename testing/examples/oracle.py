@@ -1,4 +1,6 @@
-"""The slow truth: a loop of single-example ``backward()``; and one measured step of the probe, to compare with it."""
+"""The slow truth: a loop of single-example ``backward()``; and one measured step of the probe, to
+compare with it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -27,7 +29,9 @@ class Truth(NamedTuple):
 
 
 def loop(model: nn.Module, contributions: Sequence[Loss]) -> Truth:
-    """Runs one backward pass an example; ``contributions[i]`` is what example i adds to the loss."""
+    """Runs one backward pass an example; ``contributions[i]`` is what example i adds to
+    the loss.
+    """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     small = dict.fromkeys(parameters, 0.0)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -35,7 +39,13 @@ def loop(model: nn.Module, contributions: Sequence[Loss]) -> Truth:
         model.zero_grad()
         contribution().backward()
         for name, p in parameters.items():
-            grad = torch.zeros_like(p) if p.grad is None else p.grad.to_dense() if p.grad.is_sparse else p.grad
+            grad = (
+                torch.zeros_like(p)
+                if p.grad is None
+                else p.grad.to_dense()
+                if p.grad.is_sparse
+                else p.grad
+            )
             small[name] += float(grad.double().square().sum())
             total[name] += grad
     model.zero_grad()
@@ -64,7 +74,11 @@ def step(probe: Examples, model: nn.Module, loss: Loss, size: float) -> dict[str
         loss().backward()
         probe.end()
         row = probe.row()
-    return None if row is None else {key.layer: Moments(*values) for key, values in zip(keys, row.tolist(), strict=True)}
+    return (
+        None
+        if row is None
+        else {key.layer: Moments(*values) for key, values in zip(keys, row.tolist(), strict=True)}
+    )
 
 
 def losses(layer: nn.Module, x: Tensor) -> tuple[Loss, list[Loss]]:
@@ -99,13 +113,19 @@ def close(found: float, truth: float, tolerance: float, scale: float) -> bool:
     return abs(found - truth) <= tolerance * max(abs(truth), 1e-6 * scale)
 
 
-def assert_agrees(found: dict[str, Moments] | None, truth: Truth, examples: int, tolerance: float = 1e-10) -> None:
+def assert_agrees(
+    found: dict[str, Moments] | None, truth: Truth, examples: int, tolerance: float = 1e-10
+) -> None:
     """Every parameter's moments, and their sum, are the loop's."""
     assert found is not None
     scale = sum(truth.small.values()) * examples
     for name in truth.small:
         wanted = truth.moments(examples, [name])
-        assert close(found[name].q_small, wanted.q_small, tolerance, scale), (name, found[name], wanted)
+        assert close(found[name].q_small, wanted.q_small, tolerance, scale), (
+            name,
+            found[name],
+            wanted,
+        )
         assert close(found[name].q_big, wanted.q_big, tolerance, scale), (name, found[name], wanted)
         assert found[name][2:] == wanted[2:]
     whole = truth.moments(examples, list(truth.small))

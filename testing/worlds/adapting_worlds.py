@@ -19,14 +19,19 @@ GROW = {8: 16, 16: 32, 32: 12}  # local 4, 8, 16, 6 on two ranks
 
 
 class Kept(Keeper):
-    """Notes the epoch of the sampler, and hands out loaders that Lightning copies for every rank."""
+    """Notes the epoch of the sampler, and hands out loaders that Lightning copies for
+    every rank.
+    """
 
     def train_dataloader(self):
         return numbered(shuffle=True)
 
     def on_train_batch_start(self, batch, batch_idx):
         if batch_idx == 0:
-            self.sampler_epochs = (*getattr(self, "sampler_epochs", ()), self.trainer.train_dataloader.sampler.epoch)
+            self.sampler_epochs = (
+                *getattr(self, "sampler_epochs", ()),
+                self.trainer.train_dataloader.sampler.epoch,
+            )
 
 
 class OneRank:
@@ -62,17 +67,27 @@ def everything():
         found[strategy] = story(module, callback, strategy=strategy)
         found[strategy]["sampler epochs"] = module.sampler_epochs
     loader = numbered()
-    found["passed"] = story(Keeper(), adapting(GROW, max_local_size=8), loader, strategy="ddp_noise")
+    found["passed"] = story(
+        Keeper(), adapting(GROW, max_local_size=8), loader, strategy="ddp_noise"
+    )
     found["passed"]["loader"] = loader.batch_size
-    own = DataLoader(Numbered(), batch_size=4, sampler=DistributedSampler(Numbered(), shuffle=False))
-    found["own sampler"] = story(Keeper(), adapting(GROW), own, strategy="ddp", use_distributed_sampler=False)
+    own = DataLoader(
+        Numbered(), batch_size=4, sampler=DistributedSampler(Numbered(), shuffle=False)
+    )
+    found["own sampler"] = story(
+        Keeper(), adapting(GROW), own, strategy="ddp", use_distributed_sampler=False
+    )
     found["own sampler"]["loader"] = own.batch_size
     stream = DataLoader(Stream(48), batch_size=4)
     found["stream"] = story(Keeper(), adapting(GROW), stream, strategy="ddp")
     workers = numbered(num_workers=1, persistent_workers=True)
     found["workers"] = story(Keeper(), adapting(GROW), workers, strategy="ddp", epochs=2)
-    found["static graph"] = refusal(adapting(GROW), strategy=L.pytorch.strategies.DDPStrategy(static_graph=True))
-    found["policy fails"] = refusal(GradientNoiseScale(adaptive_batch_size=lambda estimate, size: 1 // 0), strategy="ddp")
+    found["static graph"] = refusal(
+        adapting(GROW), strategy=L.pytorch.strategies.DDPStrategy(static_graph=True)
+    )
+    found["policy fails"] = refusal(
+        GradientNoiseScale(adaptive_batch_size=lambda estimate, size: 1 // 0), strategy="ddp"
+    )
     found["resumed"] = resumed()
     return found
 
@@ -86,11 +101,20 @@ def refusal(callback, **settings):
 
 
 def resumed():
-    """The state after an epoch's checkpoint, loaded in a new run; the folder is the same on both ranks."""
+    """The state after an epoch's checkpoint, loaded in a new run; the folder is the same on both
+    ranks.
+    """
     folder = Path(os.environ["ADAPTING_FOLDER"])
     saver = ModelCheckpoint(folder, save_top_k=-1, filename="{epoch}", every_n_epochs=1)
     torch.manual_seed(0)
-    run(Kept(), adapting(GROW), devices=2, strategy="ddp", callbacks=[saver], enable_checkpointing=True)
+    run(
+        Kept(),
+        adapting(GROW),
+        devices=2,
+        strategy="ddp",
+        callbacks=[saver],
+        enable_checkpointing=True,
+    )
     module, callback = Kept(), adapting(GROW)
     again = trainer(callback, epochs=4, accumulate=1, devices=2, strategy="ddp")
     again.fit(module, ckpt_path=folder / "epoch=1.ckpt")

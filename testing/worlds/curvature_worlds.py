@@ -16,7 +16,15 @@ def run(*callbacks, strategy="ddp_noise"):
     module = Still(torch.optim.Adam, lr=1e-3)
     own = range(int(os.environ["RANK"]), 960, 2)
     data = DataLoader(Subset(Endless(module.population, 960), own), batch_size=4)
-    trainer = fit(module, data, *callbacks, accumulate=4, strategy=strategy, devices=2, use_distributed_sampler=False)
+    trainer = fit(
+        module,
+        data,
+        *callbacks,
+        accumulate=4,
+        strategy=strategy,
+        devices=2,
+        use_distributed_sampler=False,
+    )
     return trainer, [p.detach().clone() for p in module.parameters()]
 
 
@@ -34,7 +42,11 @@ def together():
         "identical": all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True)),
         "weights": measured,
         "state": callback.state_dict()["session"],
-        "logged": {name: float(v) for name, v in trainer.callback_metrics.items() if "hessian" in name or "b_optim" in name},
+        "logged": {
+            name: float(v)
+            for name, v in trainer.callback_metrics.items()
+            if "hessian" in name or "b_optim" in name
+        },
         "ranks": callback.estimate(Key("optimizer")),
         "micro_batches": other.estimate(Key("optimizer")),
     }

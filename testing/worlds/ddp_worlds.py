@@ -1,4 +1,6 @@
-"""What the processes of a distributed test do; each function runs on every rank and returns plain values."""
+"""What the processes of a distributed test do; each function runs on every rank and returns plain
+values.
+"""
 
 import contextlib
 import io
@@ -11,17 +13,35 @@ import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, post_localSGD_hook, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import (
+    default_hooks,
+    post_localSGD_hook,
+    powerSGD_hook,
+)
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseScaleMetric, NoiseStrategyMixin
+from lightning_noise import (
+    GradientNoiseScale,
+    Key,
+    NoiseDDPStrategy,
+    NoiseScaleMetric,
+    NoiseStrategyMixin,
+)
 from testing import string_hook
 from testing.gans import Gan, gan_data
 from testing.reference import probes
 from testing.toys import Regression, data, trainer
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast", "reduce", "barrier", "reduce_scatter")
+COLLECTIVES = (
+    "all_reduce",
+    "all_gather",
+    "all_gather_into_tensor",
+    "broadcast",
+    "reduce",
+    "barrier",
+    "reduce_scatter",
+)
 
 
 class Frozen(Regression):
@@ -32,7 +52,8 @@ class Frozen(Regression):
 
 
 def shard(sizes, *, dtype=torch.float32, seed=1, poison=None):
-    """A loader of this rank's micro-batches: ``sizes[rank]`` lists their sizes, drawn in turn from one common stream.
+    """A loader of this rank's micro-batches: ``sizes[rank]`` lists their sizes, drawn in turn from
+    one common stream.
 
     ``poison`` = (rank, index) makes one micro-batch infinite.
     """
@@ -61,7 +82,17 @@ class Listed(Dataset):
         return self.batches[index]
 
 
-def measure(strategy, sizes, *, accumulate=1, module=None, noise=None, poison=None, dtype=torch.float64, **arguments):
+def measure(
+    strategy,
+    sizes,
+    *,
+    accumulate=1,
+    module=None,
+    noise=None,
+    poison=None,
+    dtype=torch.float64,
+    **arguments,
+):
     """One epoch under a strategy; the estimate, the state and what was printed."""
     arguments["precision"] = 64 if dtype == torch.float64 else 32
     callback = GradientNoiseScale(**(noise or {}))
@@ -78,7 +109,13 @@ def measure(strategy, sizes, *, accumulate=1, module=None, noise=None, poison=No
     with contextlib.redirect_stdout(out):
         run.fit(Frozen() if module is None else module, shard(sizes, dtype=dtype, poison=poison))
     e = callback.estimate()
-    return {"trace": e.noise, "grad_sq": e.signal, "steps": e.steps, "state": callback.state_dict(), "out": out.getvalue()}
+    return {
+        "trace": e.noise,
+        "grad_sq": e.signal,
+        "steps": e.steps,
+        "state": callback.state_dict(),
+        "out": out.getvalue(),
+    }
 
 
 class Unused(Frozen):
@@ -144,21 +181,31 @@ def estimates():
         "examples": measure("ddp", two, accumulate=2, noise={"probe": "examples"}),
         "examples, mixin": measure("ddp_noise", two, accumulate=2, noise={"probe": "examples"}),
         "layers": measure("ddp_noise", two, accumulate=2, noise={"per_layer": True}),
-        "unused": measure("ddp_noise_find_unused_parameters_true", two, accumulate=2, module=Unused()),
-        "unused, plain": measure("ddp_find_unused_parameters_true", two, accumulate=2, module=Unused(), noise={}),
+        "unused": measure(
+            "ddp_noise_find_unused_parameters_true", two, accumulate=2, module=Unused()
+        ),
+        "unused, plain": measure(
+            "ddp_find_unused_parameters_true", two, accumulate=2, module=Unused(), noise={}
+        ),
         "compiled inside": measure("ddp_noise", two, accumulate=2, module=CompiledInside()),
         "compiled around": measure("ddp_noise", two, accumulate=2, module=compiled),
         "own strategy": measure(Mine(), two, accumulate=2),
         "own strategy, hook calls": len(string_hook.CALLS),
-        "large fp32": measure("ddp_noise", equal_sizes(8, 1), module=Frozen(width=3000), dtype=torch.float32),
+        "large fp32": measure(
+            "ddp_noise", equal_sizes(8, 1), module=Frozen(width=3000), dtype=torch.float32
+        ),
         "many steps": measure("ddp", [[2] * 12] * WORLD, accumulate=2),
         "one rank overflows": measure("ddp", [[2] * 12] * WORLD, accumulate=2, poison=(1, 11)),
-        "one rank overflows, ranks": measure("ddp_noise", [[2] * 12] * WORLD, accumulate=2, poison=(1, 11)),
+        "one rank overflows, ranks": measure(
+            "ddp_noise", [[2] * 12] * WORLD, accumulate=2, poison=(1, 11)
+        ),
     }
 
 
 def interleaved(size, micro_batches):
-    """Micro-batches whose union on each rank is that of one micro-batch of 12: blocks are dealt to a rank in one piece."""
+    """Micro-batches whose union on each rank is that of one micro-batch of 12: blocks are dealt to
+    a rank in one piece.
+    """
     return [[size] * micro_batches] * WORLD
 
 
@@ -192,16 +239,24 @@ def counting(state, bucket):
 
 
 def user_hooks():
-    """The user's own communication hooks run behind the tap, and the tap sees gradients before they are compressed."""
+    """The user's own communication hooks run behind the tap, and the tap sees gradients before they
+    are compressed.
+    """
     two, results = equal_sizes(4, 1), {}
     results["none"] = measure("ddp_noise", two)
-    results["counting fp16"] = measure(NoiseDDPStrategy(ddp_comm_state="my state", ddp_comm_hook=counting), two)
+    results["counting fp16"] = measure(
+        NoiseDDPStrategy(ddp_comm_state="my state", ddp_comm_hook=counting), two
+    )
     results["calls"] = list(CALLS)
     state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
-    results["powerSGD"] = measure(NoiseDDPStrategy(ddp_comm_state=state, ddp_comm_hook=powerSGD_hook.powerSGD_hook), two)
+    results["powerSGD"] = measure(
+        NoiseDDPStrategy(ddp_comm_state=state, ddp_comm_hook=powerSGD_hook.powerSGD_hook), two
+    )
     results["powerSGD iterations"] = state.iter
     wrapped = NoiseDDPStrategy(
-        ddp_comm_state=None, ddp_comm_hook=default_hooks.allreduce_hook, ddp_comm_wrapper=default_hooks.fp16_compress_wrapper
+        ddp_comm_state=None,
+        ddp_comm_hook=default_hooks.allreduce_hook,
+        ddp_comm_wrapper=default_hooks.fp16_compress_wrapper,
     )
     results["wrapped"] = measure(wrapped, two)
     return results
@@ -211,7 +266,14 @@ def gan(strategy, probe="auto", **arguments):
     """A GAN whose weights do not move; every rank has every WORLD-th batch of the common stream."""
     batches = list(gan_data(dtype=torch.float64))[RANK::WORLD]
     callback = GradientNoiseScale(probe=probe)
-    run = trainer(callback, strategy=strategy, devices=WORLD, accumulate=1, use_distributed_sampler=False, precision=64)
+    run = trainer(
+        callback,
+        strategy=strategy,
+        devices=WORLD,
+        accumulate=1,
+        use_distributed_sampler=False,
+        precision=64,
+    )
     module = Gan(lr=0.0, **arguments).double()
     try:
         run.fit(module, DataLoader(Listed(batches), batch_size=None))
@@ -220,7 +282,10 @@ def gan(strategy, probe="auto", **arguments):
     found = {name: callback.estimate(Key(optimizer=name)) for name in ("Adam", "Adam-1")}
     return {
         "probes": probes(callback),
-        "skipped": {name: state["skipped"] for name, state in callback.state_dict()["session"]["tallies"].items()},
+        "skipped": {
+            name: state["skipped"]
+            for name, state in callback.state_dict()["session"]["tallies"].items()
+        },
         **{name: (e.noise, e.signal, e.steps) for name, e in found.items()},
     }
 
@@ -257,7 +322,13 @@ def warnings_and_refusals():
     same = DataLoader(TensorDataset(*data(examples=16).dataset.tensors), batch_size=4)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run = trainer(GradientNoiseScale(), strategy="ddp", devices=WORLD, accumulate=1, use_distributed_sampler=False)
+        run = trainer(
+            GradientNoiseScale(),
+            strategy="ddp",
+            devices=WORLD,
+            accumulate=1,
+            use_distributed_sampler=False,
+        )
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             run.fit(Frozen(), same)
@@ -265,18 +336,26 @@ def warnings_and_refusals():
     out_padded = io.StringIO()
     with contextlib.redirect_stdout(out_padded):
         padded.fit(Frozen(), data(examples=4 * WORLD + 1))
-    state = post_localSGD_hook.PostLocalSGDState(process_group=None, subgroup=subgroup, start_localSGD_iter=10)
+    state = post_localSGD_hook.PostLocalSGDState(
+        process_group=None, subgroup=subgroup, start_localSGD_iter=10
+    )
     local_sgd = NoiseDDPStrategy(
-        ddp_comm_state=state, ddp_comm_hook=post_localSGD_hook.post_localSGD_hook, model_averaging_period=2
+        ddp_comm_state=state,
+        ddp_comm_hook=post_localSGD_hook.post_localSGD_hook,
+        model_averaging_period=2,
     )
     return {
         "same examples": out.getvalue(),
-        "same examples, warned": [str(w.message) for w in caught if "same examples" in str(w.message)],
+        "same examples, warned": [
+            str(w.message) for w in caught if "same examples" in str(w.message)
+        ],
         "padding": out_padded.getvalue(),
         "batch norm": measure("ddp_noise", equal_sizes(4, 2), module=BatchNorm())["out"],
         "ranks without the mixin": refused("ddp", probe="ranks"),
         "static graph": refused(NoiseDDPStrategy(static_graph=True)),
-        "static graph without accumulation": refused(NoiseDDPStrategy(static_graph=True), accumulate=1),
+        "static graph without accumulation": refused(
+            NoiseDDPStrategy(static_graph=True), accumulate=1
+        ),
         "post-local SGD": refused(local_sgd),
     }
 
@@ -295,7 +374,9 @@ def counted():
 
 
 def collectives():
-    """Collectives of 40 steps, logged every 10, with and without the callback; and those of the metric."""
+    """Collectives of 40 steps, logged every 10, with and without the callback; and those of the
+    metric.
+    """
     results = {}
     for name, strategy, callbacks in (
         ("ddp", "ddp", []),
@@ -304,7 +385,12 @@ def collectives():
         ("mixin and callback", "ddp_noise", [GradientNoiseScale()]),
     ):
         run = trainer(
-            *callbacks, strategy=strategy, devices=WORLD, accumulate=1, log_every_n_steps=10, use_distributed_sampler=False
+            *callbacks,
+            strategy=strategy,
+            devices=WORLD,
+            accumulate=1,
+            log_every_n_steps=10,
+            use_distributed_sampler=False,
         )
         with counted() as calls:
             run.fit(Frozen(), shard([[2] * 40] * WORLD))
@@ -314,7 +400,9 @@ def collectives():
     draws = torch.randn(100, WORLD, 5, generator=generator, dtype=torch.float64) + 0.5
     for step in range(100):
         own, mean = draws[step, RANK], draws[step].mean(dim=0)
-        metric.update((own @ own) / WORLD, (mean @ mean) / WORLD, 1 / (WORLD * 4), 1 / (WORLD**2 * 4))
+        metric.update(
+            (own @ own) / WORLD, (mean @ mean) / WORLD, 1 / (WORLD * 4), 1 / (WORLD**2 * 4)
+        )
     with counted() as calls:
         results["metric"] = {name: float(value) for name, value in metric.compute().items()}
     results["metric collectives"] = list(calls)
@@ -336,4 +424,7 @@ def everything():
 
 def weights_only():
     """For a world of three."""
-    return {"weights": weights_after_twenty_steps(), "estimates": {"uneven": measure("ddp_noise", [[4], [3], [6]])}}
+    return {
+        "weights": weights_after_twenty_steps(),
+        "estimates": {"uneven": measure("ddp_noise", [[4], [3], [6]])},
+    }

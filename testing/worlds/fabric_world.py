@@ -38,7 +38,12 @@ def by_trainer(probe, accumulation):
     """The same with a Trainer."""
     module, callback = Regression(), GradientNoiseScale(probe)
     strategy = "ddp" if WORLD > 1 else "auto"
-    arguments = {"strategy": strategy, "devices": WORLD, "use_distributed_sampler": False, "precision": "64-true"}
+    arguments = {
+        "strategy": strategy,
+        "devices": WORLD,
+        "use_distributed_sampler": False,
+        "precision": "64-true",
+    }
     run = trainer(callback, accumulate=accumulation, **arguments)
     run.fit(module, shard(SIZES[:WORLD], dtype=torch.float64))
     return callback.estimate(), [p.detach().clone() for p in module.parameters()]

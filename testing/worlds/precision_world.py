@@ -13,12 +13,18 @@ WORLD = int(os.environ.get("WORLD_SIZE", 1))
 
 
 def scaler(init_scale=1024.0, **arguments):
-    """precision="16-mixed" with a scaler that works on the CPU, where Lightning would turn to bf16."""
-    return MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=init_scale, **arguments))
+    """precision="16-mixed" with a scaler that works on the CPU, where Lightning would
+    turn to bf16.
+    """
+    return MixedPrecision(
+        "16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=init_scale, **arguments)
+    )
 
 
 def overflow():
-    """A loss scale far too high, brought down by the scaler step by step while this rank trains on its share."""
+    """A loss scale far too high, brought down by the scaler step by step while this rank trains on
+    its share.
+    """
     results = {}
     for strategy in ("ddp", "ddp_noise"):
         callback = GradientNoiseScale()

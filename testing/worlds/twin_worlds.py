@@ -80,13 +80,22 @@ def everything():
     estimates = {
         "ddp_noise": measure("ddp_noise", two, module=TwinRegression(), **twin),
         "ddp": measure("ddp", two, module=TwinRegression(), **twin),
-        "ddp_noise, unused": measure("ddp_noise_find_unused_parameters_true", two, module=TwinRegression(), **twin),
+        "ddp_noise, unused": measure(
+            "ddp_noise_find_unused_parameters_true", two, module=TwinRegression(), **twin
+        ),
         "own strategy": measure(Mine(), two, module=TwinRegression(), **twin),
     }
     reference = {name: measure(name, two, accumulate=2) for name in ("ddp_noise", "ddp")}
     folder = tempfile.mkdtemp()
     logger = TensorBoardLogger(folder)
-    run = trainer(GradientNoiseScale(), package=pl, strategy="ddp_noise", devices=WORLD, logger=logger, log_every_n_steps=2)
+    run = trainer(
+        GradientNoiseScale(),
+        package=pl,
+        strategy="ddp_noise",
+        devices=WORLD,
+        logger=logger,
+        log_every_n_steps=2,
+    )
     run.fit(TwinRegression(), data(examples=64 * WORLD))
     return {
         "estimates": estimates,
@@ -99,6 +108,8 @@ def everything():
         },
         "logged": {name: float(value) for name, value in run.callback_metrics.items()},
         "folder": logger.log_dir,
-        "static graph": refused(type(trainer(package=pl, strategy="ddp_noise").strategy)(static_graph=True)),
+        "static graph": refused(
+            type(trainer(package=pl, strategy="ddp_noise").strategy)(static_graph=True)
+        ),
         "version": (pl.__version__, L.__version__),
     }

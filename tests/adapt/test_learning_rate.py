@@ -27,18 +27,30 @@ UNKNOWN = NoiseEstimate(None, None, None, 0.0, 0.0, False, 0, 0.0)
         ("linear", 100, 400, RESOLVED, 0.5, 4.0),
         ("sqrt", 100, 400, RESOLVED, 1.0, 2.0),
         (None, 100, 400, RESOLVED, 1.0, 1.0),
-        (lambda old, new, estimate: new / old * estimate.noise_scale / 2000, 100, 400, RESOLVED, 1.0, 2.0),
+        (
+            lambda old, new, estimate: new / old * estimate.noise_scale / 2000,
+            100,
+            400,
+            RESOLVED,
+            1.0,
+            2.0,
+        ),
     ],
 )
 def test_factor(rule, old, new, estimate, alpha, expected):
-    assert learning_rate_factor(rule, old, new, estimate, alpha=alpha) == pytest.approx(expected, rel=1e-12)
+    assert learning_rate_factor(rule, old, new, estimate, alpha=alpha) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_the_chosen_end_of_the_interval_gives_the_smaller_rate(alpha):
     for old, new in ((64, 512), (512, 64)):
         chosen = learning_rate_factor("optimal", old, new, RESOLVED, alpha=alpha)
-        every = [((1 + b / old) / (1 + b / new)) ** alpha for b in (RESOLVED.low, RESOLVED.noise_scale, RESOLVED.high)]
+        every = [
+            ((1 + b / old) / (1 + b / new)) ** alpha
+            for b in (RESOLVED.low, RESOLVED.noise_scale, RESOLVED.high)
+        ]
         assert chosen == pytest.approx(min(every), rel=1e-12)
 
 
@@ -46,7 +58,9 @@ def test_one_factor_from_the_start_returns_to_one():
     sizes = [32, 64, 256, 128, 32]
     factors = [learning_rate_factor("optimal", sizes[0], size, RESOLVED) for size in sizes]
     assert factors[0] == factors[-1] == 1.0
-    product = math.prod(learning_rate_factor("optimal", a, b, RESOLVED) for a, b in itertools.pairwise(sizes))
+    product = math.prod(
+        learning_rate_factor("optimal", a, b, RESOLVED) for a, b in itertools.pairwise(sizes)
+    )
     assert product < 0.99
 
 
@@ -55,7 +69,10 @@ def test_a_callable_that_returns_no_factor_is_named(returned):
     def mine(old, new, estimate):
         return returned
 
-    with pytest.raises(ValueError, match=rf"learning_rate=mine must return a finite number > 0 .*returned {returned!r}"):
+    with pytest.raises(
+        ValueError,
+        match=rf"learning_rate=mine must return a finite number > 0 .*returned {returned!r}",
+    ):
         learning_rate_factor(mine, 1, 2, RESOLVED)
 
 

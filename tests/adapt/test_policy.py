@@ -42,7 +42,12 @@ CASES = [
         "grow: b_simple is 1843 [1500, 2260], predicted gain 9 %",
     ),
     Case(
-        "holds the size", TrackNoiseScale(), seen(400.0, 99, 600), 100, 100, "keep: b_simple is 400 [99, 600], which does not"
+        "holds the size",
+        TrackNoiseScale(),
+        seen(400.0, 99, 600),
+        100,
+        100,
+        "keep: b_simple is 400 [99, 600], which does not",
     ),
     Case("just excludes it", TrackNoiseScale(), seen(400.0, 101, 600), 100, 200, "grow: "),
     Case("shrinks", TrackNoiseScale(shrink=True), seen(100.0), 150, 150, "keep: "),
@@ -57,7 +62,12 @@ CASES = [
     Case("upper end holds", TrackNoiseScale(shrink=True), seen(100.0, 50, 161), 160, 160, "keep: "),
     # ---- direction
     Case(
-        "may not shrink", TrackNoiseScale(), seen(10.0), 160, 160, "keep: b_simple is 10 [9, 11], but shrinking is not allowed"
+        "may not shrink",
+        TrackNoiseScale(),
+        seen(10.0),
+        160,
+        160,
+        "keep: b_simple is 10 [9, 11], but shrinking is not allowed",
     ),
     # ---- enough steps
     Case(
@@ -69,7 +79,14 @@ CASES = [
         "keep: 9.9 effective steps are measured, a decision needs",
     ),
     Case("ten steps, rounded", TrackNoiseScale(), seen(1000.0, n_eff=10 - 1e-12), 10, 20, "grow: "),
-    Case("nothing measured", TrackNoiseScale(), seen(None), 10, 10, "keep: the noise scale is not measured yet"),
+    Case(
+        "nothing measured",
+        TrackNoiseScale(),
+        seen(None),
+        10,
+        10,
+        "keep: the noise scale is not measured yet",
+    ),
     # ---- predicted gain: a factor 1.558 away is 5 %
     Case(
         "1.55 away",
@@ -91,7 +108,14 @@ CASES = [
     Case("greater least gain", TrackNoiseScale(min_gain=0.2), seen(200.0), 100, 100, "keep: "),
     Case("0.64 away", TrackNoiseScale(shrink=True), seen(65.0), 100, 100, "keep: "),
     # ---- not resolved: the lower end is the target, for growing only
-    Case("unresolved", TrackNoiseScale(), seen(None, 180), 100, 180, "grow: b_simple is at least 180, predicted gain 9 %"),
+    Case(
+        "unresolved",
+        TrackNoiseScale(),
+        seen(None, 180),
+        100,
+        180,
+        "grow: b_simple is at least 180, predicted gain 9 %",
+    ),
     Case(
         "a value without an upper end",
         TrackNoiseScale(),
@@ -110,7 +134,14 @@ CASES = [
     ),
     # ---- greatest change
     Case("doubles at most", TrackNoiseScale(), seen(1e5), 16, 32, "grow: "),
-    Case("quarters at most", TrackNoiseScale(shrink=True, max_change=4), seen(2.0), 101, 26, "shrink: "),
+    Case(
+        "quarters at most",
+        TrackNoiseScale(shrink=True, max_change=4),
+        seen(2.0),
+        101,
+        26,
+        "shrink: ",
+    ),
     Case(
         "cap on a small size",
         TrackNoiseScale(max_change=1.5),
@@ -119,7 +150,14 @@ CASES = [
         1,
         "keep: b_simple is 1000 [900, 1100], but there is no whole",
     ),
-    Case("a slow climb still counts its goal", TrackNoiseScale(max_change=1.1), seen(1e3), 100, 110, "grow: "),
+    Case(
+        "a slow climb still counts its goal",
+        TrackNoiseScale(max_change=1.1),
+        seen(1e3),
+        100,
+        110,
+        "grow: ",
+    ),
     # ---- limits
     Case(
         "greatest",
@@ -138,7 +176,14 @@ CASES = [
         "keep: b_simple is 10000 [9000, 11000], but the size in use is at the",
     ),
     Case("above greatest", TrackNoiseScale(greatest=64), seen(1e4), 100, 100, "keep: "),
-    Case("shrinks to greatest", TrackNoiseScale(greatest=30, shrink=True), seen(40.0), 100, 50, "shrink: "),
+    Case(
+        "shrinks to greatest",
+        TrackNoiseScale(greatest=30, shrink=True),
+        seen(40.0),
+        100,
+        50,
+        "shrink: ",
+    ),
     Case("least", TrackNoiseScale(least=60, shrink=True), seen(1.0), 100, 60, "shrink: "),
     Case(
         "at least",
@@ -190,9 +235,16 @@ CASES = [
         "keep: b_simple is 100 [90, 110], target 1000, but the predicted gain of 4 %",
     ),
     Case(
-        "exchange rate unresolved", ExchangeRate(100), seen(None, 400), 100, 200, "grow: b_simple is at least 400, target 200"
+        "exchange rate unresolved",
+        ExchangeRate(100),
+        seen(None, 400),
+        100,
+        200,
+        "grow: b_simple is at least 400, target 200",
     ),
-    Case("exchange rate shrinks", ExchangeRate(100, shrink=True), seen(100.0), 400, 200, "shrink: "),
+    Case(
+        "exchange rate shrinks", ExchangeRate(100, shrink=True), seen(100.0), 400, 200, "shrink: "
+    ),
 ]
 
 
@@ -204,11 +256,15 @@ def test_decision(case):
     assert isinstance(decision, Decision) and isinstance(decision.global_size, int)
 
 
-@pytest.mark.parametrize("policy", [TrackNoiseScale(0.7), ExchangeRate(300.0)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "policy", [TrackNoiseScale(0.7), ExchangeRate(300.0)], ids=lambda p: type(p).__name__
+)
 @pytest.mark.parametrize("b", [3.0, 300.0, 40000.0])
 def test_cost_is_least_at_the_target(policy, b):
     target = policy.target(b)
-    assert policy.cost(b, target) < min(policy.cost(b, target * 0.99), policy.cost(b, target * 1.01))
+    assert policy.cost(b, target) < min(
+        policy.cost(b, target * 0.99), policy.cost(b, target * 1.01)
+    )
 
 
 @given(
@@ -225,7 +281,11 @@ def test_no_decision_passes_a_limit(b, size, least, greatest, max_change, shrink
     policy = ExchangeRate(b, **options) if exchange else TrackNoiseScale(**options)
     new, reason = policy(seen(b), size)
     verb = reason.split(":")[0]
-    assert (new > size, new < size, new == size) == (verb == "grow", verb == "shrink", verb == "keep")
+    assert (new > size, new < size, new == size) == (
+        verb == "grow",
+        verb == "shrink",
+        verb == "keep",
+    )
     assert size / max_change <= new <= size * max_change
     if new > size:
         assert new <= greatest
@@ -258,14 +318,26 @@ def test_least_none_is_the_starting_size():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TrackNoiseScale(0), "fraction must be a finite number > 0; 1.0 is B_simple itself, got 0"),
+        (
+            lambda: TrackNoiseScale(0),
+            "fraction must be a finite number > 0; 1.0 is B_simple itself, got 0",
+        ),
         (lambda: ExchangeRate(-1), "rate must be a finite number > 0, in examples a step, got -1"),
         (lambda: ExchangeRate(math.inf), "rate must be"),
         (lambda: TrackNoiseScale(least=0), "least must be None or a finite number >= 1, got 0"),
         (lambda: TrackNoiseScale(greatest=0.5), "greatest must be None or"),
-        (lambda: TrackNoiseScale(least=9, greatest=8), "least must not be above greatest, got least=9, greatest=8"),
-        (lambda: TrackNoiseScale(max_change=1), "max_change must be a finite number > 1; 2.0 doubles at most, got 1"),
-        (lambda: TrackNoiseScale(min_gain=-0.1), "min_gain must be a finite number >= 0; 0.05 is 5 %, got -0.1"),
+        (
+            lambda: TrackNoiseScale(least=9, greatest=8),
+            "least must not be above greatest, got least=9, greatest=8",
+        ),
+        (
+            lambda: TrackNoiseScale(max_change=1),
+            "max_change must be a finite number > 1; 2.0 doubles at most, got 1",
+        ),
+        (
+            lambda: TrackNoiseScale(min_gain=-0.1),
+            "min_gain must be a finite number >= 0; 0.05 is 5 %, got -0.1",
+        ),
         (lambda: TrackNoiseScale()(seen(1.0), 0), "global_size must be a finite number > 0, got 0"),
     ],
 )
@@ -276,7 +348,11 @@ def test_values_out_of_range(make, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"fraction": "1"}, "fraction"), ({"shrink": 1}, "shrink must be a bool, got 1"), ({"max_change": True}, "max_change")],
+    [
+        ({"fraction": "1"}, "fraction"),
+        ({"shrink": 1}, "shrink must be a bool, got 1"),
+        ({"max_change": True}, "max_change"),
+    ],
 )
 def test_values_of_the_wrong_type(options, message):
     with pytest.raises(TypeError, match=message):

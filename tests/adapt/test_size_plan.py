@@ -1,4 +1,6 @@
-"""From a wanted size to one that loaders and ranks can do: a table of cases, and what no case may break."""
+"""From a wanted size to one that loaders and ranks can do: a table of cases, and what no case may
+break.
+"""
 
 import pytest
 
@@ -32,7 +34,9 @@ PLANS = [  # wanted, current, start, bounds → local, accumulation
 def test_plans(wanted, current, start, limits, expected):
     plan, note = plan_for(wanted, BatchPlan(*current), BatchPlan(*start), Bounds(**limits))
     assert (plan.local_size, plan.accumulation) == expected
-    assert bool(note) == (plan.global_size != wanted or "epoch_local" in limits or plan.accumulation != start[1])
+    assert bool(note) == (
+        plan.global_size != wanted or "epoch_local" in limits or plan.accumulation != start[1]
+    )
 
 
 def test_plans_never_pass_the_limits_nor_the_size_wanted():
@@ -42,7 +46,10 @@ def test_plans_never_pass_the_limits_nor_the_size_wanted():
             for fitted in (plan_for, plan_within_epoch):
                 plan, _ = fitted(wanted, current, start, Bounds(most, examples))
                 low, high = sorted((max(wanted, 1), current.global_size))
-                assert low <= plan.global_size <= high or plan.global_size == start.accumulation * ranks
+                assert (
+                    low <= plan.global_size <= high
+                    or plan.global_size == start.accumulation * ranks
+                )
                 assert plan.local_size <= (most or plan.local_size) and plan.accumulation >= 2
                 assert plan.local_size * plan.accumulation <= (examples or plan.global_size)
 

@@ -1,4 +1,6 @@
-"""The adaptive benchmark, run small: its search, its book, and what the report says of runs with known figures."""
+"""The adaptive benchmark, run small: its search, its book, and what the report says of runs with
+known figures.
+"""
 
 import importlib.util
 import sys
@@ -28,7 +30,9 @@ class Recipe(adaptive.Book):
 
     def run(self, task, kind, size, rate, seed, most_examples):
         examples = round(1000 * (rate / 0.32 + 0.32 / rate))
-        done = adaptive.Run(task.name, kind, size, rate, seed, int(rate < 0.7), examples // size, examples, 0.0)
+        done = adaptive.Run(
+            task.name, kind, size, rate, seed, int(rate < 0.7), examples // size, examples, 0.0
+        )
         self.runs[done[:5]] = done
         return done
 
@@ -46,7 +50,9 @@ def test_a_run_reaches_the_goal_and_is_not_run_again(kind, tmp_path):
     assert first.reached and 0 < first.examples <= first.steps * (16 if kind == "fixed" else 1024)
     assert (kind == "fixed") == (first.path == "")
     if kind != "fixed":
-        assert first.path.startswith("16x113") and first.steps == sum(report._period(word)[1] for word in first.path.split())
+        assert first.path.startswith("16x113") and first.steps == sum(
+            report._period(word)[1] for word in first.path.split()
+        )
     again = adaptive.Book(path, deadline=0.0)  # its time is up: it would refuse to run
     assert again.run(TASK, kind, 16, 0.1, 3, 12_000) == first
     with pytest.raises(TimeoutError):
@@ -74,7 +80,9 @@ HEAD = ",".join(adaptive.Run._fields)
 
 
 def lines(kind, size, steps, examples, path="", reached=1):
-    return [f"toy,{kind},{size},0.1,{seed},{reached},{steps},{examples},1.0,{path}" for seed in range(7)]
+    return [
+        f"toy,{kind},{size},0.1,{seed},{reached},{steps},{examples},1.0,{path}" for seed in range(7)
+    ]
 
 
 @pytest.fixture
@@ -100,11 +108,20 @@ def test_report(book, capsys, tmp_path):
         ("fixed 80", 5, 5),
         ("fixed 99", 5, 0),
     ]
-    assert [row.size for row in report.undominated(row for row in rows if row.kind == "fixed")] == [10, 40]
+    assert [row.size for row in report.undominated(row for row in rows if row.kind == "fixed")] == [
+        10,
+        40,
+    ]
     out = capsys.readouterr().out
-    assert "| **`better`** | 0.1 | 500 ± 0 | 10 500 ± 0 | 5 of 5 |" in out and "| fixed 99 | 0.1 | nan" in out
+    assert (
+        "| **`better`** | 0.1 | 500 ± 0 | 10 500 ± 0 | 5 of 5 |" in out
+        and "| fixed 99 | 0.1 | nan" in out
+    )
     better, worse = (line for line in out.splitlines() if line.startswith("- "))
-    assert "beaten in both by fixed sizes: none" in better and "fixed 10 (-5% examples): -50% steps" in better
+    assert (
+        "beaten in both by fixed sizes: none" in better
+        and "fixed 10 (-5% examples): -50% steps" in better
+    )
     assert "beaten in both by fixed sizes: 40;" in worse and "no fixed size" in worse
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
@@ -121,7 +138,8 @@ def test_prediction_by_hand():
 
 def test_steps_between_fixed_sizes():
     rows = [
-        report.Row("toy", "fixed", b, 0.1, 5, 5, s, 0.0, e, 0.0, ()) for b, s, e in ((1, 1000.0, 100.0), (2, 10.0, 10_000.0))
+        report.Row("toy", "fixed", b, 0.1, 5, 5, s, 0.0, e, 0.0, ())
+        for b, s, e in ((1, 1000.0, 100.0), (2, 10.0, 10_000.0))
     ]
     assert report.steps_at(rows, 1000.0) == pytest.approx(100.0)
     assert report.steps_at(rows, 99.0) is None and report.steps_at(rows, 10_001.0) is None

@@ -1,4 +1,6 @@
-"""The coverage benchmark, run small: the intervals hold, and what is not measured is not counted as held."""
+"""The coverage benchmark, run small: the intervals hold, and what is not measured is not counted as
+held.
+"""
 
 import csv
 import importlib.util
@@ -35,7 +37,9 @@ def slack(share: float, row) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(len(coverage.REGIMES)), ids=lambda i: f"{coverage.REGIMES[i].name}, {i}")
+@pytest.mark.parametrize(
+    "index", range(len(coverage.REGIMES)), ids=lambda i: f"{coverage.REGIMES[i].name}, {i}"
+)
 def test_interval_covers(table, index):
     row = table[0][index]
     assert row.regime == coverage.REGIMES[index].name
@@ -50,7 +54,9 @@ def test_regime_beyond_the_method_stays_in_the_table_and_errs_on_the_low_side(ta
     row = table[0][-1]
     assert row.regime == coverage.BEYOND[0].name
     too_high, too_low = 1 - row.low_holds, row.low_holds - row.coverage
-    assert too_low - too_high > 4 * math.sqrt((too_low + too_high) / row.runs)  # s.e. of a difference of two counts
+    assert too_low - too_high > 4 * math.sqrt(
+        (too_low + too_high) / row.runs
+    )  # s.e. of a difference of two counts
     assert row.low_holds >= 0.975 - slack(0.975, row)
 
 
@@ -60,7 +66,9 @@ def test_csv_holds_the_rows(table):
     with path.open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert [r["regime"] for r in read] == [row.regime for row in rows]
-    assert [float(r["coverage"]) for r in read] == pytest.approx([row.coverage for row in rows], rel=1e-5)
+    assert [float(r["coverage"]) for r in read] == pytest.approx(
+        [row.coverage for row in rows], rel=1e-5
+    )
 
 
 def test_a_run_without_an_interval_is_neither_held_nor_missed():
@@ -73,7 +81,9 @@ def test_a_run_without_an_interval_is_neither_held_nor_missed():
 
 @pytest.mark.parametrize("log_scale", [0.0, 0.5])
 def test_drawn_groups_have_the_stated_noise_scale(log_scale):
-    regime = coverage.Regime(name="", noise_scale=100, phases=((5, (16, 16)),), directions=50, log_scale=log_scale)
+    regime = coverage.Regime(
+        name="", noise_scale=100, phases=((5, (16, 16)),), directions=50, log_scale=log_scale
+    )
     gradient = coverage.draw_group(regime, 16, 4000, np.random.default_rng(0))
     squares = (gradient**2).sum(axis=1)
     assert abs(squares.mean() - (1 + 100 / 16)) < 4 * squares.std() / len(squares) ** 0.5

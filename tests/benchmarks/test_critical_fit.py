@@ -29,7 +29,9 @@ def table(tmp_path_factory):
     return critical_fit.main(["--runs", str(RUNS), "--csv", str(path)]), path
 
 
-@pytest.mark.parametrize("index", range(len(critical_fit.REGIMES)), ids=lambda i: critical_fit.REGIMES[i].name)
+@pytest.mark.parametrize(
+    "index", range(len(critical_fit.REGIMES)), ids=lambda i: critical_fit.REGIMES[i].name
+)
 def test_interval_covers(table, index):
     row = table[0][index]
     assert row.regime == critical_fit.REGIMES[index].name
@@ -50,7 +52,9 @@ def test_csv_holds_the_rows(table):
     with path.open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert [r["regime"] for r in read] == [row.regime for row in rows]
-    assert [float(r["coverage"]) for r in read] == pytest.approx([row.coverage for row in rows], rel=1e-5)
+    assert [float(r["coverage"]) for r in read] == pytest.approx(
+        [row.coverage for row in rows], rel=1e-5
+    )
 
 
 def test_refused_studies_are_counted_and_left_out():
@@ -62,7 +66,9 @@ def test_refused_studies_are_counted_and_left_out():
 
 def test_an_error_that_is_no_refusal_for_want_of_a_bend_is_not_swallowed():
     with pytest.raises(ValueError, match="four different sizes"):
-        critical_fit.evaluate(critical_fit.Regime(name="", exponents=(1, 2, 3)), 1, np.random.default_rng(0))
+        critical_fit.evaluate(
+            critical_fit.Regime(name="", exponents=(1, 2, 3)), 1, np.random.default_rng(0)
+        )
 
 
 def test_runs_must_be_positive(capsys):

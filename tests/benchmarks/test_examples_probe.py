@@ -1,4 +1,6 @@
-"""The benchmark of the examples probe: that it runs, what it hands out, and that all norms are those of a plain loop."""
+"""The benchmark of the examples probe: that it runs, what it hands out, and that all norms are
+those of a plain loop.
+"""
 
 import csv
 import importlib.util
@@ -35,7 +37,19 @@ def one_thread():
 def run(bench, tmp_path_factory):
     """The rows, and the file of raw results."""
     raw = tmp_path_factory.mktemp("examples_probe") / "raw.csv"
-    return bench.main(["--tiny", "--rounds", "2", "--scaling-rounds", "1", "--memory-runs", "0", "--csv", str(raw)]), raw
+    return bench.main(
+        [
+            "--tiny",
+            "--rounds",
+            "2",
+            "--scaling-rounds",
+            "1",
+            "--memory-runs",
+            "0",
+            "--csv",
+            str(raw),
+        ]
+    ), raw
 
 
 @pytest.mark.slow
@@ -43,7 +57,9 @@ def test_every_variant_of_every_model_has_numbers_or_a_reason(bench, run):
     rows, _ = run
     steps = [row for row in rows if row.part == "step"]
     names = [variant.name for variant in bench.VARIANTS]
-    assert [(row.model, row.variant) for row in steps] == [(case.name, name) for case in bench.TINY.values() for name in names]
+    assert [(row.model, row.variant) for row in steps] == [
+        (case.name, name) for case in bench.TINY.values() for name in names
+    ]
     for row in rows:
         if row.note:
             assert row.note.startswith("not run: ") and row.rounds == 0 and math.isnan(row.seconds)
@@ -55,20 +71,32 @@ def test_every_variant_of_every_model_has_numbers_or_a_reason(bench, run):
 @pytest.mark.slow
 def test_what_ships_with_the_package_runs_everywhere(bench, run):
     rows, _ = run
-    missing = {(row.variant, row.model) for row in rows if row.note and row.variant.split()[0] not in ("opacus", "backpack")}
+    missing = {
+        (row.variant, row.model)
+        for row in rows
+        if row.note and row.variant.split()[0] not in ("opacus", "backpack")
+    }
     assert missing == {("LayerNorm only", bench.TINY[key].name) for key in ("mlp", "resnet")}
 
 
 @pytest.mark.slow
 def test_the_raw_results_hold_every_variant_once_a_round(bench, run):
     rows, raw = run
-    lines = [line for line in csv.DictReader(raw.read_text().splitlines()) if not line["note"] and line["part"] == "step"]
+    lines = [
+        line
+        for line in csv.DictReader(raw.read_text().splitlines())
+        if not line["note"] and line["part"] == "step"
+    ]
     timed = [row for row in rows if row.part == "step" and not row.note]
     assert sorted((line["model"], line["variant"], int(line["round"])) for line in lines) == sorted(
         (row.model, row.variant, number) for row in timed for number in range(2)
     )
     for row in timed:
-        seconds = [float(line["seconds"]) for line in lines if (line["model"], line["variant"]) == (row.model, row.variant)]
+        seconds = [
+            float(line["seconds"])
+            for line in lines
+            if (line["model"], line["variant"]) == (row.model, row.variant)
+        ]
         assert statistics.median(seconds) == pytest.approx(row.seconds, rel=1e-4)
 
 
@@ -77,26 +105,57 @@ def test_a_file_that_is_added_to_is_reported_whole(bench, run, tmp_path):
     rows, raw = run
     path = tmp_path / "raw.csv"
     path.write_text(raw.read_text())
-    none = ["--tiny", "--rounds", "0", "--scaling-rounds", "0", "--memory-runs", "0", "--csv", str(path), "--append"]
+    none = [
+        "--tiny",
+        "--rounds",
+        "0",
+        "--scaling-rounds",
+        "0",
+        "--memory-runs",
+        "0",
+        "--csv",
+        str(path),
+        "--append",
+    ]
     again = bench.main(none)
-    assert [(row.part, row.model, row.variant, row.rounds) for row in again] == [row[:4] for row in rows]
+    assert [(row.part, row.model, row.variant, row.rounds) for row in again] == [
+        row[:4] for row in rows
+    ]
     assert path.read_text() == raw.read_text()
 
 
-# ---- norms ------------------------------------------------------------------------------------------------------------------
+# ---- norms --------------------------------------------------------------------------------------
 
 
 def mean_square_by_loop(bench, training, kind=nn.Module) -> float:
-    """Mean |g_i|² over the examples, from a backward pass for each, over the parameters of one kind of layer."""
-    parameters = [p for m in training.module.modules() if isinstance(m, kind) for p in m.parameters(recurse=False)]
+    """Mean |g_i|² over the examples, from a backward pass for each, over the parameters of one kind
+    of layer.
+    """
+    parameters = [
+        p
+        for m in training.module.modules()
+        if isinstance(m, kind)
+        for p in m.parameters(recurse=False)
+    ]
     squares = []
     for i in range(len(training.inputs)):
-        one = bench.Training(training.module, training.inputs[i : i + 1], training.targets[i : i + 1])
-        squares.append(sum(g.double().square().sum() for g in torch.autograd.grad(one.loss(), parameters)))
+        one = bench.Training(
+            training.module, training.inputs[i : i + 1], training.targets[i : i + 1]
+        )
+        squares.append(
+            sum(g.double().square().sum() for g in torch.autograd.grad(one.loss(), parameters))
+        )
     return float(sum(squares)) / len(squares)
 
 
-EXACT = ("examples, exact", "examples, Gram only", "opacus ghost norms", "backpack BatchL2Grad", "vmap", "LayerNorm only")
+EXACT = (
+    "examples, exact",
+    "examples, Gram only",
+    "opacus ghost norms",
+    "backpack BatchL2Grad",
+    "vmap",
+    "LayerNorm only",
+)
 
 
 @pytest.mark.parametrize("key", ["d256", "mlp", "resnet"])
@@ -108,7 +167,9 @@ def test_exact_norms_are_those_of_a_loop(bench, name, key):
         method = bench.make(variant, training)
     if isinstance(method, str):
         pytest.skip(method)
-    truth = mean_square_by_loop(bench, training, nn.LayerNorm if name == "LayerNorm only" else nn.Module)
+    truth = mean_square_by_loop(
+        bench, training, nn.LayerNorm if name == "LayerNorm only" else nn.Module
+    )
     assert method.mean_square() == pytest.approx(truth, rel=1e-4)
 
 
@@ -147,6 +208,17 @@ def test_what_is_not_installed_is_named(bench, monkeypatch):
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_process_of_its_own(bench):
     row = bench.main(
-        ["--tiny", "--rounds", "0", "--scaling-rounds", "0", "--models", "mlp", "--variants", "plain", "--threads=1"]
+        [
+            "--tiny",
+            "--rounds",
+            "0",
+            "--scaling-rounds",
+            "0",
+            "--models",
+            "mlp",
+            "--variants",
+            "plain",
+            "--threads=1",
+        ]
     )
     assert [(r.variant, r.memory, r.added_mebibytes) for r in row] == [("plain", 1.0, 0.0)]

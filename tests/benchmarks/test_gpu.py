@@ -1,4 +1,6 @@
-"""The benchmark for accelerators, small and on the CPU: that it runs, what it counts, and how it fills a device."""
+"""The benchmark for accelerators, small and on the CPU: that it runs, what it counts, and how it
+fills a device.
+"""
 
 import csv
 import importlib.util
@@ -37,7 +39,11 @@ def test_every_variant_has_a_row_beside_its_own_baseline(gpu, run):
         "micro_batches, every step",
     ]
     by_name = {row.variant: row for row in rows}
-    assert by_name["no callback"].ratio == by_name["no callback, 2 micro-batches"].ratio == (1.0, 1.0, 1.0)
+    assert (
+        by_name["no callback"].ratio
+        == by_name["no callback, 2 micro-batches"].ratio
+        == (1.0, 1.0, 1.0)
+    )
     measured = by_name["micro_batches, every step"]
     quotient = measured.seconds / by_name["no callback, 2 micro-batches"].seconds
     assert measured.ratio.median == pytest.approx(quotient)
@@ -56,7 +62,10 @@ def test_no_wait_is_added_outside_of_log_steps(run):
 def test_ranks_are_measured_where_there_are_several(gpu):
     names = [variant.name for variant in gpu.variants(gpu.SIZES["toy"], devices=2)]
     assert "ranks, every step" in names
-    assert all("strategy" in variant.trainer_options for variant in gpu.variants(gpu.SIZES["toy"], devices=2))
+    assert all(
+        "strategy" in variant.trainer_options
+        for variant in gpu.variants(gpu.SIZES["toy"], devices=2)
+    )
 
 
 @pytest.mark.slow
@@ -69,7 +78,11 @@ def test_the_profiler_sees_a_read_in_every_step(gpu):
     job = gpu.Job(size, "bf16-true", 4, 1, "cpu")
     with gpu.quiet_lightning():
         plain, reading = (
-            gpu.count_waits(gpu.Variant("reading", lambda callbacks=callbacks: callbacks), gpu.Decoder(size), job)
+            gpu.count_waits(
+                gpu.Variant("reading", lambda callbacks=callbacks: callbacks),
+                gpu.Decoder(size),
+                job,
+            )
             for callbacks in ([], [Reading()])
         )
     assert (reading.quiet - plain.quiet, reading.logged - plain.logged) == (1, 1)
@@ -96,7 +109,8 @@ def test_waits_are_counted_by_step(gpu):
 
 
 @pytest.mark.parametrize(
-    ("needs", "best"), [(lambda b: b / 100, 64), (lambda b: b / 10 if b < 4 else None, 2), (lambda b: 0.1, 2**14)]
+    ("needs", "best"),
+    [(lambda b: b / 100, 64), (lambda b: b / 10 if b < 4 else None, 2), (lambda b: 0.1, 2**14)],
 )
 def test_the_batch_fills_the_device(gpu, needs, best):
     assert gpu.largest_batch(needs) == best

@@ -1,4 +1,6 @@
-"""The gradient-error benchmark, run small: the law B_simple/B, the package's reading of it, and the picture."""
+"""The gradient-error benchmark, run small: the law B_simple/B, the package's reading of it, and the
+picture.
+"""
 
 import csv
 import importlib.util
@@ -26,7 +28,9 @@ def result(tmp_path_factory):
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("gradient_error")
     table, figure = folder / "table.csv", folder / "figure.png"
-    rows = gradient_error.main(["--examples", str(2**17), "--csv", str(table), "--figure", str(figure)])
+    rows = gradient_error.main(
+        ["--examples", str(2**17), "--csv", str(table), "--figure", str(figure)]
+    )
     return rows, table, figure
 
 
@@ -45,7 +49,9 @@ def test_error_of_a_batch_gradient_is_b_simple_over_b(result):
 
 def test_the_monitor_reads_the_same_noise_scale_from_micro_batches(result):
     for row in result[0]:
-        one_error = (row.predicted_high - row.predicted_low) / 4  # a 95 % interval is about two standard errors to each side
+        one_error = (
+            row.predicted_high - row.predicted_low
+        ) / 4  # a 95 % interval is about two standard errors to each side
         assert abs(row.predicted - row.exact) < 4 * one_error
 
 

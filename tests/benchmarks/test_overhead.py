@@ -1,4 +1,6 @@
-"""The benchmark of the overhead: that it runs, what it hands out, and that reading happens in log steps alone."""
+"""The benchmark of the overhead: that it runs, what it hands out, and that reading happens in log
+steps alone.
+"""
 
 import csv
 import importlib.util
@@ -93,8 +95,13 @@ def test_the_counter_sees_a_read_of_any_kind(overhead, reads_without, read):
             read(module.head.bias.grad.sum())
 
     with overhead.quiet_lightning():
-        counted = overhead.reads_by_step(overhead.Variant("reading", lambda: [Reading()]), overhead.TINY)
-    assert overhead.extra_reads(counted, reads_without) == (overhead.TINY.accumulation, overhead.TINY.accumulation)
+        counted = overhead.reads_by_step(
+            overhead.Variant("reading", lambda: [Reading()]), overhead.TINY
+        )
+    assert overhead.extra_reads(counted, reads_without) == (
+        overhead.TINY.accumulation,
+        overhead.TINY.accumulation,
+    )
 
 
 @pytest.mark.slow
@@ -113,8 +120,16 @@ def test_the_interval_of_a_median_is_the_binomial_one(overhead):
 
 def test_ratios_are_taken_within_a_round(overhead):
     base, other = overhead.VARIANTS[:2]
-    seconds = {(0, base.name): 1.0, (0, other.name): 1.5, (1, base.name): 10.0, (1, other.name): 11.0}
-    timings = [overhead.Timing(number, 0, name, value, 2 * value**2) for (number, name), value in seconds.items()]
+    seconds = {
+        (0, base.name): 1.0,
+        (0, other.name): 1.5,
+        (1, base.name): 10.0,
+        (1, other.name): 11.0,
+    }
+    timings = [
+        overhead.Timing(number, 0, name, value, 2 * value**2)
+        for (number, name), value in seconds.items()
+    ]
     assert overhead.paired_ratio(timings, other) == pytest.approx((1.3, 1.1, 1.5))
     assert overhead.paired_ratio(timings, other, "cpu_seconds") == pytest.approx((1.73, 1.21, 2.25))
 

@@ -1,4 +1,6 @@
-"""The policy benchmark, run small: a right size is kept, a wrong one is found, and the moments drawn are what they claim."""
+"""The policy benchmark, run small: a right size is kept, a wrong one is found, and the moments
+drawn are what they claim.
+"""
 
 import csv
 import importlib.util
@@ -34,12 +36,17 @@ def test_a_right_size_is_kept_and_a_wrong_one_found(table):
     cautious = [r for r in steady if r.policy.startswith("TrackNoiseScale")]
     alone = [r for r in steady if r.policy == "95 % bound alone"]
     # four standard errors above a true rate of 6 %; the bound alone makes far more false changes
-    assert sum(r.changed for r in cautious) / len(cautious) <= 0.06 + 4 * (0.06 * 0.94 / (RUNS * len(cautious))) ** 0.5
+    assert (
+        sum(r.changed for r in cautious) / len(cautious)
+        <= 0.06 + 4 * (0.06 * 0.94 / (RUNS * len(cautious))) ** 0.5
+    )
     assert sum(r.changed for r in alone) / len(alone) >= 0.2
     assert all(r.arrived == 1 and 0.6 < r.end < 1.6 for r in rows if r.start != 1 and r.growth == 1)
     with path.open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
-    assert [(r["policy"], float(r["changed"])) for r in read] == [(r.policy, pytest.approx(r.changed)) for r in rows]
+    assert [(r["policy"], float(r["changed"])) for r in read] == [
+        (r.policy, pytest.approx(r.changed)) for r in rows
+    ]
 
 
 @pytest.mark.parametrize("groups", [0, 2])

@@ -1,4 +1,6 @@
-"""The noisy-quadratic benchmark: its recursion against closed forms, the limit that theory gives, and the table, run small."""
+"""The noisy-quadratic benchmark: its recursion against closed forms, the limit that theory gives,
+and the table, run small.
+"""
 
 import csv
 import importlib.util
@@ -28,7 +30,9 @@ def test_noise_scales_of_a_known_point():
     """h = c = (1, 1/2), E θ² = (1, 4): tr(HΣ) = 1.25, GᵀHG = 1.5, tr(Σ) = 1.5, |G|² = 2."""
     found = quadratic.moment(np.array([1.0, 0.5]), np.array([1.0, 4.0]))
     assert found == pytest.approx((1.25 / 1.5, 1.5 / 2))
-    assert quadratic.greedy_rate(np.array([1.0, 0.5]), np.array([1.0, 4.0]), math.inf) == pytest.approx(2 / 1.5)
+    assert quadratic.greedy_rate(
+        np.array([1.0, 0.5]), np.array([1.0, 4.0]), math.inf
+    ) == pytest.approx(2 / 1.5)
 
 
 @pytest.mark.parametrize("B", [5.0, 500.0])
@@ -37,7 +41,9 @@ def test_recursion_at_a_constant_rate_is_the_closed_form(B):
     goal = curvature.sum() / 200
     rate = best_steps(B, goal, curvature).rate
     steps = quadratic.constant(curvature, 1.0, goal)(B).steps
-    assert abs(steps - steps_to_goal(B, rate, goal, curvature)) < 0.1  # straight between whole steps, where the loss is convex
+    assert (
+        abs(steps - steps_to_goal(B, rate, goal, curvature)) < 0.1
+    )  # straight between whole steps, where the loss is convex
     assert quadratic.constant(curvature, 1.5, goal)(5.0).steps == math.inf
 
 
@@ -52,7 +58,9 @@ def test_the_greedy_rate_lowers_the_loss_most():
 
 
 def test_small_steps_on_a_well_conditioned_loss_have_the_b_crit_of_theory():
-    """κ = 1: B_noise = 1/E θ², and progress is ln of it, from 1 to 100: B_crit = ∫ B_noise ds / ∫ ds = 99/ln 100."""
+    """κ = 1: B_noise = 1/E θ², and progress is ln of it, from 1 to 100: B_crit = ∫ B_noise ds / ∫
+    ds = 99/ln 100.
+    """
     row = quadratic.measure("greedy", 1, 0.01, 2)
     assert row.b_crit == pytest.approx(99 / math.log(100), rel=0.02)
     assert row.crit_to_progress == pytest.approx(1, abs=0.02)
@@ -79,13 +87,17 @@ def test_table_and_csv(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(quadratic, "RATIOS", (0.5, 1.5))
     monkeypatch.setattr(quadratic, "CONDITIONS", (10,))
     rows = quadratic.main(["--dimensions", "10", "--csv", str(tmp_path / "t.csv")])
-    assert [(row.schedule, row.ratio) for row in rows] == [(s, r) for s in ("greedy", "constant") for r in (0.5, 1.5)]
+    assert [(row.schedule, row.ratio) for row in rows] == [
+        (s, r) for s in ("greedy", "constant") for r in (0.5, 1.5)
+    ]
     said = capsys.readouterr().out
     assert "b_crit 645 [584, 713], residual 0.062" in said
     assert "| constant | 10 | 1.5     | 0     | –" in said
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         read = list(csv.DictReader(file))
-    assert [row["b_crit"] for row in read] == ["" if row.b_crit is None else f"{row.b_crit:.6g}" for row in rows]
+    assert [row["b_crit"] for row in read] == [
+        "" if row.b_crit is None else f"{row.b_crit:.6g}" for row in rows
+    ]
 
 
 def test_dimensions_must_be_positive(capsys):

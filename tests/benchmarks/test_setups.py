@@ -1,4 +1,6 @@
-"""The script behind docs/setups.md: some of its rows, that it cannot be fooled, and that the page holds all of them."""
+"""The script behind docs/setups.md: some of its rows, that it cannot be fooled, and that the page
+holds all of them.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -21,26 +23,43 @@ def named(rows, *names):
 
 
 def test_rows_are_measured_and_exact(setups):
-    wanted = named(setups.SUPPORTED, "one device, one batch a step", "short last window", "16-mixed, overflow steps")
+    wanted = named(
+        setups.SUPPORTED,
+        "one device, one batch a step",
+        "short last window",
+        "16-mixed, overflow steps",
+    )
     gan = named(setups.BY_HAND, "GAN, single examples")
     alone, short, overflow, generator, discriminator = setups.measure([*wanted, *gan])
     assert (alone.probe, alone.measured, alone.passed_over) == ("examples", 32, 0)
     assert (short.probe, short.measured, short.passed_over) == ("micro_batches", 10, 0)
     assert overflow.passed_over > 5 and overflow.measured + overflow.passed_over == 32
-    for row, bound in ((alone, 1e-6), (short, 1e-6), (overflow, 4e-3), (generator, 1e-4), (discriminator, 1e-4)):
+    for row, bound in (
+        (alone, 1e-6),
+        (short, 1e-6),
+        (overflow, 4e-3),
+        (generator, 1e-4),
+        (discriminator, 1e-4),
+    ):
         assert 0 < row.q_small < bound and 0 < row.q_big < bound
 
 
 def test_refusals_are_word_for_word(setups):
-    lbfgs, mps, one = setups.measure(named(setups.REFUSED, "LBFGS", "MPS", "one batch a step of one example"))
-    assert lbfgs.message.startswith("`GradientNoiseScale`: torch.optim.LBFGS evaluates the loss several times")
+    lbfgs, mps, one = setups.measure(
+        named(setups.REFUSED, "LBFGS", "MPS", "one batch a step of one example")
+    )
+    assert lbfgs.message.startswith(
+        "`GradientNoiseScale`: torch.optim.LBFGS evaluates the loss several times"
+    )
     assert "no float64" in mps.message and "stand-in" in mps.told
     assert "the batch holds one example" in one.message
 
 
 def test_a_row_that_is_wrong_is_not_written(setups):
     (plain,) = named(setups.SUPPORTED, "accumulation of 2")
-    with pytest.raises(RuntimeError, match=r"accumulation of 2: Errors.* is further off than 1e-12"):
+    with pytest.raises(
+        RuntimeError, match=r"accumulation of 2: Errors.* is further off than 1e-12"
+    ):
         setups.measure([plain._replace(bound=1e-12)])
     other = plain._replace(plain=lambda: setups.Regression(lambda p: None, width=7))
     with pytest.raises(RuntimeError, match="size mismatch"):
@@ -59,4 +78,6 @@ def test_every_rule_has_a_row_and_the_page_every_row(setups):
     assert setups.unlisted() == set()
     page = (HOME / "docs" / "setups.md").read_text()
     for setup in (*setups.SUPPORTED, *setups.BY_HAND, *setups.REFUSED):
-        assert f"| {setup.name}" in page, f"run python benchmarks/setups.py: {setup.name} is not in docs/setups.md"
+        assert f"| {setup.name}" in page, (
+            f"run python benchmarks/setups.py: {setup.name} is not in docs/setups.md"
+        )

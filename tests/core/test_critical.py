@@ -1,4 +1,6 @@
-"""The hyperbola fit: exact data, noise of a known size, scipy as the oracle, and what it refuses to say."""
+"""The hyperbola fit: exact data, noise of a known size, scipy as the oracle, and what it refuses to
+say.
+"""
 
 import math
 
@@ -86,13 +88,25 @@ def test_units_do_not_matter():
     plain = CriticalBatchSize.fit(WIDE, steps)
     tokens = CriticalBatchSize.fit([128 * size for size in WIDE], steps)
     assert tokens[:6] == pytest.approx(
-        (128 * plain.b_crit, 128 * plain.low, 128 * plain.high, plain.s_min, 128 * plain.e_min, plain.residual), rel=1e-9
+        (
+            128 * plain.b_crit,
+            128 * plain.low,
+            128 * plain.high,
+            plain.s_min,
+            128 * plain.e_min,
+            plain.residual,
+        ),
+        rel=1e-9,
     )
 
 
-@pytest.mark.parametrize("exponents", [WIDE, [2**k for k in (6, 9, 11, 14)]], ids=["14 sizes", "4 sizes"])
+@pytest.mark.parametrize(
+    "exponents", [WIDE, [2**k for k in (6, 9, 11, 14)]], ids=["14 sizes", "4 sizes"]
+)
 def test_interval_covers_in_simulation(exponents):
-    """200 studies: four standard errors of a share of 95 % are 6.2 points; a normal quantile for t gives 80 % at 4 sizes."""
+    """200 studies: four standard errors of a share of 95 % are 6.2 points; a normal quantile for t
+    gives 80 % at 4 sizes.
+    """
     held = 0
     for seed in range(200):
         found = CriticalBatchSize.fit(exponents, noisy(exponents, 0.05, seed))
@@ -113,14 +127,20 @@ def test_sizes_that_stop_short_of_four_times_b_crit_leave_no_upper_bound():
     sizes = [2**k for k in range(3, 11)]
     found = CriticalBatchSize.fit(sizes, noisy(sizes, 0.02))
     assert found.high is None and found.low < 1000 < 2 * found.low
-    assert found.warnings == ("b_crit has no upper bound: the sizes do not reach up to 4 b_crit. Add the sizes 2048, 4096.",)
+    assert found.warnings == (
+        "b_crit has no upper bound: the sizes do not reach up to 4 b_crit. Add the sizes 2048, "
+        "4096.",
+    )
 
 
 def test_sizes_that_start_above_a_quarter_of_b_crit_leave_no_lower_bound():
     sizes = [2**k for k in range(9, 17)]
     found = CriticalBatchSize.fit(sizes, noisy(sizes, 0.02))
     assert found.low is None and found.high > 1000 > found.high / 2
-    assert found.warnings == ("b_crit has no lower bound: the sizes do not reach down to b_crit/4. Add the sizes 128, 256.",)
+    assert found.warnings == (
+        "b_crit has no lower bound: the sizes do not reach down to b_crit/4. Add the sizes 128, "
+        "256.",
+    )
 
 
 def test_exactly_a_quarter_and_four_times_are_enough():
@@ -131,7 +151,10 @@ def test_exactly_a_quarter_and_four_times_are_enough():
 
 def test_noise_that_hides_the_bend_takes_the_bound_away():
     sizes = [8, 16, 32, 64, 128, 256, 512]
-    steps = [truth(size) * factor for size, factor in zip(sizes, (1.3, 0.7, 1.2, 0.8, 1.3, 0.75, 1.2), strict=True)]
+    steps = [
+        truth(size) * factor
+        for size, factor in zip(sizes, (1.3, 0.7, 1.2, 0.8, 1.3, 0.75, 1.2), strict=True)
+    ]
     found = CriticalBatchSize.fit(sizes, steps)
     assert found.high is None and found.low is not None
     assert "perfect scaling fits as well" in found.warnings[0]
@@ -144,7 +167,10 @@ def test_noise_that_hides_the_bend_takes_the_bound_away():
 
 def test_noise_that_hides_the_slope_takes_the_lower_bound_away():
     sizes = [512, 1024, 2048, 4096, 8192, 16384]
-    steps = [truth(size) * factor for size, factor in zip(sizes, (0.7, 0.9, 1.4, 0.6, 1.5, 0.9), strict=True)]
+    steps = [
+        truth(size) * factor
+        for size, factor in zip(sizes, (0.7, 0.9, 1.4, 0.6, 1.5, 0.9), strict=True)
+    ]
     found = CriticalBatchSize.fit(sizes, steps)
     assert found.low is None and found.high is not None
     assert "constant steps fit as well" in found.warnings[0]
@@ -154,7 +180,8 @@ def test_no_smaller_size_is_named_where_there_is_none():
     sizes = [1, 4, 16, 64]
     found = CriticalBatchSize.fit(sizes, [truth(size, b_crit=2) for size in sizes])
     assert found.warnings == (
-        "b_crit has no lower bound: the sizes do not reach down to b_crit/4. There are no smaller batch sizes to add.",
+        "b_crit has no lower bound: the sizes do not reach down to b_crit/4. There are no smaller "
+        "batch sizes to add.",
     )
 
 
@@ -171,24 +198,45 @@ def test_no_smaller_size_is_named_where_there_is_none():
     ],
 )
 def test_fewer_than_four_sizes_are_refused_with_sizes_to_add(sizes, said):
-    with pytest.raises(ValueError, match=f"batch_sizes must hold at least four different sizes, {said}"):
+    with pytest.raises(
+        ValueError, match=f"batch_sizes must hold at least four different sizes, {said}"
+    ):
         CriticalBatchSize.fit(sizes, [truth(size) for size in sizes])
 
 
 @pytest.mark.parametrize(
     ("law", "said"),
     [
-        (lambda size: 1e6 / size, "scale perfectly, without a bend: b_crit lies far above 128. Add the sizes 512, 2048"),
-        (lambda size: {16: 1000, 32: 450, 64: 200, 128: 95}[size], "scale perfectly.*Add the sizes 512, 2048"),
-        (lambda size: truth(size, b_crit=600), "scale perfectly, without a bend.*Add the sizes 512, 2048"),
-        (lambda size: 700.0, "do not fall, so there is no bend: b_crit lies far below 16. Add the sizes 1, 4"),
+        (
+            lambda size: 1e6 / size,
+            "scale perfectly, without a bend: b_crit lies far above 128. Add the sizes 512, 2048",
+        ),
+        (
+            lambda size: {16: 1000, 32: 450, 64: 200, 128: 95}[size],
+            "scale perfectly.*Add the sizes 512, 2048",
+        ),
+        (
+            lambda size: truth(size, b_crit=600),
+            "scale perfectly, without a bend.*Add the sizes 512, 2048",
+        ),
+        (
+            lambda size: 700.0,
+            "do not fall, so there is no bend: b_crit lies far below 16. Add the sizes 1, 4",
+        ),
         (lambda size: 10.0 * size, "show no bend.*Add the sizes 4, 8, 256, 512, and more seeds"),
         (
             lambda size: {16: 900, 32: 90, 64: 950, 128: 100}[size],
             "show no bend: perfect scaling and constant steps fit as well",
         ),
     ],
-    ids=["perfect scaling", "faster than 1/B", "bend out of reach", "constant", "rising", "scatter"],
+    ids=[
+        "perfect scaling",
+        "faster than 1/B",
+        "bend out of reach",
+        "constant",
+        "rising",
+        "scatter",
+    ],
 )
 def test_no_bend_is_refused_with_sizes_to_add(law, said):
     sizes = [16, 32, 64, 128]

@@ -25,7 +25,9 @@ NOTHING = (None, 0.0, math.inf)
 
 
 def draw_probe(rng, *, hessian=H, gradient=G, copies=1):
-    """One probe as from 64 examples: a mean gradient, a contrast, and the squared norms of two halves."""
+    """One probe as from 64 examples: a mean gradient, a contrast, and the squared norms of two
+    halves.
+    """
     hessian, gradient, root = (
         np.kron(np.eye(copies), hessian),
         np.tile(gradient, copies),
@@ -36,7 +38,11 @@ def draw_probe(rng, *, hessian=H, gradient=G, copies=1):
     contrast = rng.standard_normal(2 * copies) @ root * math.sqrt(C_CONTRAST)
     along, across = mean @ hessian @ mean, contrast @ hessian @ contrast
     euclidean = Moments(float((halves**2).sum() / 2), float(mean @ mean), 1 / 32, C_BIG)
-    return CurvatureProbe(moments_from_forms(along, C_BIG, [across], [C_CONTRAST]), euclidean, float(min(along, across) <= 0))
+    return CurvatureProbe(
+        moments_from_forms(along, C_BIG, [across], [C_CONTRAST]),
+        euclidean,
+        float(min(along, across) <= 0),
+    )
 
 
 def averaged(probes, decay=1.0):
@@ -47,15 +53,24 @@ def averaged(probes, decay=1.0):
 
 
 def test_the_example_with_an_exact_answer():
-    """H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), fed with exactly what is expected of every form."""
-    curved = moments_from_forms(G @ H @ G + C_BIG * np.trace(H @ SIGMA), C_BIG, [np.trace(H @ SIGMA) / 16], [C_CONTRAST])
+    """H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), fed with exactly what is expected of
+    every form.
+    """
+    curved = moments_from_forms(
+        G @ H @ G + C_BIG * np.trace(H @ SIGMA), C_BIG, [np.trace(H @ SIGMA) / 16], [C_CONTRAST]
+    )
     flat = Moments(2 + 5 / 32, 2 + 5 / 64, 1 / 32, 1 / 64)
     assert flat.noise / flat.signal == pytest.approx(2.5, rel=1e-12)
     rng = np.random.default_rng(0)
-    average = averaged(  # an interval needs some spread, and an even one leaves the means where they are
-        CurvatureProbe(m, flat, 0.0)
-        for e in rng.uniform(0, 1e-6, 10)
-        for m in (curved._replace(q_small=curved.q_small * (1 + e)), curved._replace(q_small=curved.q_small * (1 - e)))
+    average = (
+        averaged(  # an interval needs some spread, and an even one leaves the means where they are
+            CurvatureProbe(m, flat, 0.0)
+            for e in rng.uniform(0, 1e-6, 10)
+            for m in (
+                curved._replace(q_small=curved.q_small * (1 + e)),
+                curved._replace(q_small=curved.q_small * (1 - e)),
+            )
+        )
     )
     e = average.estimate()
     assert (e.signal, e.noise, e.noise_scale) == pytest.approx((5.0, 14.0, 2.8), rel=1e-12)
@@ -74,7 +89,9 @@ def test_contrasts_are_orthogonal_and_see_no_gradient(groups):
 
 
 def test_unequal_contrasts_are_unbiased():
-    """tr(HΣ) from several contrasts between groups of unequal sizes, and GᵀHG from their weighted mean."""
+    """tr(HΣ) from several contrasts between groups of unequal sizes, and GᵀHG from their weighted
+    mean.
+    """
     rng, sizes = np.random.default_rng(1), np.array([4, 8, 20])
     weights, rows = sizes / sizes.sum(), np.array(contrasts(3, 2))
     c_big, kappa = float((weights**2 / sizes).sum()), (rows**2 / sizes).sum(axis=1)
@@ -90,11 +107,15 @@ def test_unequal_contrasts_are_unbiased():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("probes", "copies"), [(8, 5), (40, 1)], ids=["d_eff 6.6, 8 probes", "d_eff 1.3, 40 probes"])
+@pytest.mark.parametrize(
+    ("probes", "copies"), [(8, 5), (40, 1)], ids=["d_eff 6.6, 8 probes", "d_eff 1.3, 40 probes"]
+)
 def test_coverage_of_all_three_intervals(probes, copies):
-    """Where it is not resolved an interval is open above, or absent, which is no miss: nothing is said.
+    """Where it is not resolved an interval is open above, or absent, which is no miss: nothing is
+    said.
 
-    Not covered: 8 probes at d_eff 1.3, where the forms are as skew as the square of one Gaussian (89 %).
+    Not covered: 8 probes at d_eff 1.3, where the forms are as skew as the square of one Gaussian
+    (89 %).
     """
     rng, runs, truth = np.random.default_rng(2), 2000, {"b": 2.8, "eps": 0.4, "dl": 0.4 * copies}
     hits = dict.fromkeys(truth, 0)
@@ -102,11 +123,19 @@ def test_coverage_of_all_three_intervals(probes, copies):
         average = averaged(draw_probe(rng, copies=copies) for _ in range(probes))
         e = average.estimate()
         open_ended = (e.low or 0.0, e.high or math.inf)
-        bounds = {"b": open_ended, "eps": (average.eps_max() or NOTHING)[1:], "dl": (average.dl_max() or NOTHING)[1:]}
+        bounds = {
+            "b": open_ended,
+            "eps": (average.eps_max() or NOTHING)[1:],
+            "dl": (average.dl_max() or NOTHING)[1:],
+        }
         for name, (low, high) in bounds.items():
             hits[name] += low <= truth[name] <= high
     for count in hits.values():
-        assert 0.92 - 4 * math.sqrt(0.05 * 0.95 / runs) < count / runs < 0.95 + 4 * math.sqrt(0.05 * 0.95 / runs) + 0.01
+        assert (
+            0.92 - 4 * math.sqrt(0.05 * 0.95 / runs)
+            < count / runs
+            < 0.95 + 4 * math.sqrt(0.05 * 0.95 / runs) + 0.01
+        )
 
 
 def test_negative_curvature_along_the_gradient_is_not_defined():
@@ -120,8 +149,13 @@ def test_negative_curvature_along_the_gradient_is_not_defined():
 
 
 def test_negative_curvature_over_the_noise_only():
-    rng, bent = np.random.default_rng(4), np.diag([-2.0, 4.0])  # tr(HΣ) = 8, but along (1, 0) it bends down
-    average = averaged(draw_probe(rng, hessian=bent, gradient=np.array([1.0, 0.0])) for _ in range(300))
+    rng, bent = (
+        np.random.default_rng(4),
+        np.diag([-2.0, 4.0]),
+    )  # tr(HΣ) = 8, but along (1, 0) it bends down
+    average = averaged(
+        draw_probe(rng, hessian=bent, gradient=np.array([1.0, 0.0])) for _ in range(300)
+    )
     e = average.estimate()
     assert e.noise > 0 > e.signal
     assert (e.noise_scale, e.low, e.high) == (None, None, None)
@@ -130,7 +164,11 @@ def test_negative_curvature_over_the_noise_only():
 def test_undefined_where_the_gradient_is_not_resolved():
     rng = np.random.default_rng(5)
     average = averaged(draw_probe(rng, gradient=np.zeros(2)) for _ in range(40))
-    assert average.eps_max() is None and average.dl_max() is None and average.estimate().noise_scale is None
+    assert (
+        average.eps_max() is None
+        and average.dl_max() is None
+        and average.estimate().noise_scale is None
+    )
 
 
 def test_state_continues_to_the_last_bit():

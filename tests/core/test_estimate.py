@@ -5,7 +5,12 @@ import pytest
 from scipy.stats import t
 
 from lightning_noise.core.averaging import RunningAverage
-from lightning_noise.core.estimate import estimate_from, estimate_noise_scale, ratio_interval, steps_to_resolve
+from lightning_noise.core.estimate import (
+    estimate_from,
+    estimate_noise_scale,
+    ratio_interval,
+    steps_to_resolve,
+)
 from lightning_noise.core.moments import Moments, from_contributions
 from testing.simulate import gaussian_moments
 
@@ -20,7 +25,9 @@ def test_averages_first_and_divides_last():
     e = estimate_noise_scale(TWO_STEPS, decay=0.998)
     assert e.noise == pytest.approx(27.76184184, rel=1e-9)
     assert e.signal == pytest.approx(6.77223223, rel=1e-9)
-    assert e.noise / e.signal == pytest.approx(4.0993635, rel=1e-7)  # the mean of the ratios would be 5.0431
+    assert e.noise / e.signal == pytest.approx(
+        4.0993635, rel=1e-7
+    )  # the mean of the ratios would be 5.0431
     assert (e.noise_scale, e.low, e.high, e.resolved, e.steps) == (None, None, None, False, 2)
 
 
@@ -68,7 +75,9 @@ def test_fieller_against_its_definition():
 
 
 def test_weighted_variance_of_the_mean_matches_repetition():
-    """The sandwich variance, averaged over many runs, is the variance of the weighted mean between runs."""
+    """The sandwich variance, averaged over many runs, is the variance of the weighted mean between
+    runs.
+    """
     rng = np.random.default_rng(1)
     means, variances = [], []
     for _ in range(1500):
@@ -77,17 +86,25 @@ def test_weighted_variance_of_the_mean_matches_repetition():
             for m in gaussian_moments(rng, 8, [size] * 2, noise_scale=30, dimensions=20):
                 average.update(m)
         means.append(average.means())
-        variances.append((average.covariance().noise, average.covariance().signal, average.covariance().cross))
+        variances.append(
+            (average.covariance().noise, average.covariance().signal, average.covariance().cross)
+        )
     covariance = np.cov(np.array(means).T)
     got = np.array(variances)
     for index, expected in ((0, covariance[0, 0]), (1, covariance[1, 1])):
         error = abs(got[:, index].mean() / expected - 1)
-        assert error < 4 * np.sqrt(2 / 1500 + (got[:, index].std() / got[:, index].mean()) ** 2 / 1500)
-    assert abs(got[:, 2].mean() - covariance[0, 1]) < 4 * np.sqrt(2 * covariance[0, 0] * covariance[1, 1] / 1500)
+        assert error < 4 * np.sqrt(
+            2 / 1500 + (got[:, index].std() / got[:, index].mean()) ** 2 / 1500
+        )
+    assert abs(got[:, 2].mean() - covariance[0, 1]) < 4 * np.sqrt(
+        2 * covariance[0, 0] * covariance[1, 1] / 1500
+    )
 
 
 def test_uneven_groups_with_equal_weights():
-    """Micro-batches of 32, 32, 32, 4 with equal weights: the estimate is 100 where the nominal sizes give 275."""
+    """Micro-batches of 32, 32, 32, 4 with equal weights: the estimate is 100 where the nominal
+    sizes give 275.
+    """
     moments = gaussian_moments(np.random.default_rng(2), 4000, [32, 32, 32, 4], noise_scale=100)
     for values, truth in (([m.noise for m in moments], 100), ([m.signal for m in moments], 1)):
         assert abs(np.mean(values) - truth) < four_standard_errors(values)
@@ -96,7 +113,9 @@ def test_uneven_groups_with_equal_weights():
 
 
 def test_small_batches_at_a_large_noise_scale():
-    """True 1024 from b = 8, K = 2, 4000 steps: standard error of |G|² is .102 (clamping every step would give 330)."""
+    """True 1024 from b = 8, K = 2, 4000 steps: standard error of |G|² is .102 (clamping every step
+    would give 330).
+    """
     moments = gaussian_moments(np.random.default_rng(3), 4000, [8, 8], noise_scale=1024)
     grad_sq = [m.signal for m in moments]
     assert np.std(grad_sq) / math.sqrt(4000) == pytest.approx(0.102, rel=0.08)
@@ -104,14 +123,20 @@ def test_small_batches_at_a_large_noise_scale():
     assert abs(np.mean(grad_sq) - 1) < four_standard_errors(grad_sq)
     e = estimate_noise_scale(moments)
     assert e.low < 1024 < e.high
-    assert 1 / e.low - 1 / e.high == pytest.approx(1 / 853 - 1 / 1284, rel=0.08)  # the interval when the estimate is the truth
+    assert 1 / e.low - 1 / e.high == pytest.approx(
+        1 / 853 - 1 / 1284, rel=0.08
+    )  # the interval when the estimate is the truth
 
 
 @pytest.mark.parametrize("groups", [2, 4, 8])
 def test_variance_of_one_step_follows_theory(groups):
-    """Var(trace) = 2 tr(Σ²)/(K−1); Var(grad_sq) = 4GᵀΣG/n + 2 tr(Σ²)K/((K−1)n²); covariance −Var(trace)/n."""
+    """Var(trace) = 2 tr(Σ²)/(K−1); Var(grad_sq) = 4GᵀΣG/n + 2 tr(Σ²)K/((K−1)n²); covariance
+    −Var(trace)/n.
+    """
     b, dimensions, trace, steps = 4, 50, 20.0, 6000
-    moments = gaussian_moments(np.random.default_rng(groups), steps, [b] * groups, noise_scale=trace, dimensions=dimensions)
+    moments = gaussian_moments(
+        np.random.default_rng(groups), steps, [b] * groups, noise_scale=trace, dimensions=dimensions
+    )
     n, trace_sq = groups * b, trace**2 / dimensions
     x, y = np.array([m.noise for m in moments]), np.array([m.signal for m in moments])
     var_x = 2 * trace_sq / (groups - 1)
@@ -123,7 +148,9 @@ def test_variance_of_one_step_follows_theory(groups):
 
 
 def test_token_mean_loss():
-    """Token counts with coefficient of variation 1: contributions with shares of examples stay within 10 % and positive."""
+    """Token counts with coefficient of variation 1: contributions with shares of examples stay
+    within 10 % and positive.
+    """
     rng = np.random.default_rng(4)
     d, steps, groups, b = 50, 3000, 4, 16
     truth = 20.0
@@ -134,11 +161,17 @@ def test_token_mean_loss():
     mean_tokens = tokens.mean()
     contribution = (tokens[..., None] * noise).sum(axis=2) / total  # (steps, groups, d)
     moments = [
-        from_contributions(list((c * c).sum(axis=1)), [1 / groups] * groups, [b] * groups, float((c.sum(axis=0) ** 2).sum()))
+        from_contributions(
+            list((c * c).sum(axis=1)),
+            [1 / groups] * groups,
+            [b] * groups,
+            float((c.sum(axis=0) ** 2).sum()),
+        )
         for c in contribution
     ]
     e = estimate_noise_scale(moments)
-    # One example's contribution is t/E[t] times its mean gradient: tr Σ = E[t²]/E[t]² (|G|² + tr Σ₀) − |G|², |G|² = 1.
+    # One example's contribution is t/E[t] times its mean gradient: tr Σ = E[t²]/E[t]² (|G|² + tr
+    # Σ₀) − |G|², |G|² = 1.
     spread = float((tokens**2).mean() / mean_tokens**2)
     assert e.signal > 0
     assert e.noise_scale == pytest.approx(spread * (truth + 1) - 1, rel=0.1)
@@ -147,7 +180,9 @@ def test_token_mean_loss():
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "least"), [(20, 0.95), (5, 0.94)])
 def test_coverage_where_nothing_is_easy(steps, least):
-    """B_simple 1024, b = 8, K = 2, D = 400: 95 % within 4 standard errors (z instead of t: 92.8 % at 20 steps, 84 % at 5)."""
+    """B_simple 1024, b = 8, K = 2, D = 400: 95 % within 4 standard errors (z instead of t: 92.8 %
+    at 20 steps, 84 % at 5).
+    """
     runs = 2000
     moments = gaussian_moments(np.random.default_rng(steps), runs * steps, [8, 8], noise_scale=1024)
     hits = []
@@ -168,7 +203,9 @@ def test_batch_change_in_mid_run_still_covers():
 
 
 def test_weighting_by_effective_size_is_efficient():
-    """After a x4 change a step weighs 1/c_big: the error of |G|² is smaller than with equal weights."""
+    """After a x4 change a step weighs 1/c_big: the error of |G|² is smaller than with equal
+    weights.
+    """
     rng, ours, equal = np.random.default_rng(8), [], []
     for _ in range(400):
         moments = gaussian_moments(rng, 10, [8] * 2, noise_scale=100, dimensions=50)
@@ -180,7 +217,11 @@ def test_weighting_by_effective_size_is_efficient():
 
 def test_steps_that_say_nothing_are_passed_over():
     good = gaussian_moments(np.random.default_rng(9), 12, [4, 4], noise_scale=10)
-    bad = [Moments(math.nan, 1.0, 1.0, 0.5), Moments(math.inf, math.inf, 1.0, 0.5), Moments(1.0, 1.0, 0.5, 0.5)]
+    bad = [
+        Moments(math.nan, 1.0, 1.0, 0.5),
+        Moments(math.inf, math.inf, 1.0, 0.5),
+        Moments(1.0, 1.0, 0.5, 0.5),
+    ]
     assert estimate_noise_scale([*bad, *good]) == estimate_noise_scale(good)
 
 
@@ -207,7 +248,8 @@ def test_forecast_of_the_steps_needed():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "name"), [({"decay": 0.0}, "decay"), ({"decay": 1.1}, "decay"), ({"confidence": 1.0}, "conf")]
+    ("arguments", "name"),
+    [({"decay": 0.0}, "decay"), ({"decay": 1.1}, "decay"), ({"confidence": 1.0}, "conf")],
 )
 def test_out_of_range(arguments, name):
     with pytest.raises(ValueError, match=name):

@@ -7,9 +7,19 @@ from lightning_noise.core.moments import Moments, add, from_contributions
 
 
 def test_two_point_distribution_is_unbiased_exactly():
-    """x1, x2 iid in {1, 3}: the mean over all four cases is (tr Σ, |G|²) = (1, 4); the mean of ratios would be −19/7."""
-    steps = [Moments(x1 * x1, ((x1 + x2) / 2) ** 2, 1.0, 0.5) for x1, x2 in itertools.product((1.0, 3.0), repeat=2)]
-    assert [(m.noise, m.signal) for m in steps] == [(0.0, 1.0), (-6.0, 7.0), (10.0, -1.0), (0.0, 9.0)]
+    """x1, x2 iid in {1, 3}: the mean over all four cases is (tr Σ, |G|²) = (1, 4); the mean of
+    ratios would be −19/7.
+    """
+    steps = [
+        Moments(x1 * x1, ((x1 + x2) / 2) ** 2, 1.0, 0.5)
+        for x1, x2 in itertools.product((1.0, 3.0), repeat=2)
+    ]
+    assert [(m.noise, m.signal) for m in steps] == [
+        (0.0, 1.0),
+        (-6.0, 7.0),
+        (10.0, -1.0),
+        (0.0, 9.0),
+    ]
     assert sum(m.noise for m in steps) / 4 == 1.0
     assert sum(m.signal for m in steps) / 4 == 4.0
 
@@ -26,7 +36,10 @@ def test_unequal_groups_weighted_by_size():
     g1, g3 = (-2.0, -8.0), (-7 / 3, -3.0)
     mean = tuple(0.25 * a + 0.75 * b for a, b in zip(g1, g3, strict=True))
     m = from_contributions(
-        [0.25**2 * sum(x * x for x in g1), 0.75**2 * sum(x * x for x in g3)], [1, 3], [1, 3], sum(x * x for x in mean)
+        [0.25**2 * sum(x * x for x in g1), 0.75**2 * sum(x * x for x in g3)],
+        [1, 3],
+        [1, 3],
+        sum(x * x for x in mean),
     )
     assert m.noise == pytest.approx(18.83333333, rel=1e-9)
     assert m.signal == pytest.approx(18.41666667, rel=1e-9)
@@ -54,7 +67,9 @@ def test_is_finite_looks_at_every_field(field, value):
     assert not Moments(*values).is_finite
 
 
-@pytest.mark.parametrize(("shares", "sizes"), [([-1, 2], [1, 1]), ([0, 0], [1, 1]), ([1, 1], [0, 1])])
+@pytest.mark.parametrize(
+    ("shares", "sizes"), [([-1, 2], [1, 1]), ([0, 0], [1, 1]), ([1, 1], [0, 1])]
+)
 def test_nonsense_groups_are_refused(shares, sizes):
     with pytest.raises(ValueError, match="shares must be >= 0"):
         from_contributions([1.0, 1.0], shares, sizes, 1.0)

@@ -13,17 +13,28 @@ def test_the_paper_s_table():
 
 
 def test_quadratic_model():
-    """H = diag(1, 4), G = (1, 1), Σ = diag(2, 3): B_simple 2.5, B_noise 2.8, eps_max 0.4, dL_max 0.4."""
+    """H = diag(1, 4), G = (1, 1), Σ = diag(2, 3): B_simple 2.5, B_noise 2.8, eps_max 0.4, dL_max
+    0.4.
+    """
     grad_sq, trace, ghg, trace_h = 2.0, 5.0, 5.0, 14.0
-    assert (trace / grad_sq, trace_h / ghg, grad_sq / ghg, grad_sq**2 / (2 * ghg)) == (2.5, 2.8, 0.4, 0.4)
+    assert (trace / grad_sq, trace_h / ghg, grad_sq / ghg, grad_sq**2 / (2 * ghg)) == (
+        2.5,
+        2.8,
+        0.4,
+        0.4,
+    )
     assert tradeoff.eps_opt(2.8, 2.8, 0.4) == pytest.approx(0.2)
     assert tradeoff.dl_opt(2.8, 2.8, 0.4) == pytest.approx(0.2)
 
 
 def test_gain_is_the_ratio_of_steps_and_chains():
     for old, new in itertools.product((16, 100, 3000), repeat=2):
-        assert tradeoff.gain(500, old, new) == pytest.approx(tradeoff.steps_factor(old, 500) / tradeoff.steps_factor(new, 500))
-        assert tradeoff.gain(500, old, 64) * tradeoff.gain(500, 64, new) == pytest.approx(tradeoff.gain(500, old, new))
+        assert tradeoff.gain(500, old, new) == pytest.approx(
+            tradeoff.steps_factor(old, 500) / tradeoff.steps_factor(new, 500)
+        )
+        assert tradeoff.gain(500, old, 64) * tradeoff.gain(500, 64, new) == pytest.approx(
+            tradeoff.gain(500, old, new)
+        )
         assert min(1, new / old) <= tradeoff.gain(500, old, new) <= max(1, new / old)
 
 

@@ -29,7 +29,9 @@ def test_warm_up_and_decay_do_not_count():
     trajectory = along(steps)
     assert trajectory.mean == 20.0 and trajectory.has_decayed
     assert trajectory.high.last.step == 4 and trajectory.high.first.step == 2
-    assert trajectory.first.step == 1 and trajectory.last.step == 6 and trajectory.resolved_steps == 6
+    assert (
+        trajectory.first.step == 1 and trajectory.last.step == 6 and trajectory.resolved_steps == 6
+    )
 
 
 def test_a_constant_rate_counts_whole():
@@ -60,7 +62,12 @@ def test_the_state_is_exact():
 
 
 def test_a_state_without_learning_rates_is_taken_up():
-    old = {"first": [3, 10.0, 5.0, 20.0], "last": [9, 30.0, 15.0, 60.0], "resolved_steps": 4, "sum": 80.0}
+    old = {
+        "first": [3, 10.0, 5.0, 20.0],
+        "last": [9, 30.0, 15.0, 60.0],
+        "resolved_steps": 4,
+        "sum": 80.0,
+    }
     trajectory = Trajectory()
     trajectory.load_state_dict(old)
     assert trajectory.mean == 20.0 and trajectory.last.step == 9

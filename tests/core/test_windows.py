@@ -16,7 +16,9 @@ def scaled(moments, factor):
 
 
 def test_after_a_fast_change_a_short_window_speaks():
-    """Large gradients at noise scale 33, then small ones at 136: the long average shows about 33 for hundreds of steps."""
+    """Large gradients at noise scale 33, then small ones at 136: the long average shows about 33
+    for hundreds of steps.
+    """
     rng = np.random.default_rng(0)
     windows, long_alone = Windows(0.99), RunningAverage(0.99)
     for m in scaled(gaussian_moments(rng, 400, [16] * 4, noise_scale=33), 100.0) + gaussian_moments(
@@ -48,7 +50,9 @@ def test_young_windows_show_the_longest():
     assert windows.estimate().steps == 3 and windows.estimate().noise_scale is None
 
 
-@pytest.mark.parametrize(("decay", "expected"), [(0.8, [0.8]), (0.95, [0.9, 0.95]), (0.999, [0.9, 0.97, 0.999])])
+@pytest.mark.parametrize(
+    ("decay", "expected"), [(0.8, [0.8]), (0.95, [0.9, 0.95]), (0.999, [0.9, 0.97, 0.999])]
+)
 def test_windows_are_shorter_than_the_given_one(decay, expected):
     assert [average.decay for average in Windows(decay).averages] == expected
 

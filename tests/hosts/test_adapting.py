@@ -1,4 +1,6 @@
-"""The batch size changes between epochs in every loader situation, and nothing is lost, kept or left changed."""
+"""The batch size changes between epochs in every loader situation, and nothing is lost, kept or
+left changed.
+"""
 
 import contextlib
 import gc
@@ -109,7 +111,9 @@ def test_a_loader_for_both_training_and_validation_changes_for_training_only(san
 
 
 def test_several_loaders_keep_their_proportions_and_none_repeats():
-    """Half of 11 is 5, and with 5 the second loader would have a batch more, for which the first begins anew."""
+    """Half of 11 is 5, and with 5 the second loader would have a batch more, for which the first
+    begins anew.
+    """
     module = Keeper()
     loaders = {"a": numbered(8), "b": DataLoader(Numbered(48), batch_size=4)}
     run(module, adapting({16: 24, 24: 22, 20: 74}), loaders, accumulate=2)
@@ -122,7 +126,11 @@ def test_several_loaders_keep_their_proportions_and_none_repeats():
 def test_shrinking_does_not_truncate_the_epoch():
     module = Keeper()
     run(module, adapting({16: 4, 4: 3, 3: 24}), numbered(16))
-    assert module.sizes() == [16, 4, 3, 24] and module.counts() == [6, 24, 32, 4] and module.numbers() == [ALL] * 4
+    assert (
+        module.sizes() == [16, 4, 3, 24]
+        and module.counts() == [6, 24, 32, 4]
+        and module.numbers() == [ALL] * 4
+    )
 
 
 @pytest.mark.parametrize("persistent", [False, True])
@@ -164,19 +172,33 @@ def test_totals_are_right_with_the_callback_after_the_progress_bar():
 
 @pytest.mark.parametrize("reload", [0, 1])
 def test_validation_loaders_and_their_interval(reload):
-    """A quarter of an epoch stays a quarter; validation loaders are never touched, also where they are prepared anew."""
+    """A quarter of an epoch stays a quarter; validation loaders are never touched, also where they
+    are prepared anew.
+    """
     module, data, again = Keeper(), Module(), {"reload_dataloaders_every_n_epochs": reload}
     run(module, adapting(GROW), data, val_check_interval=0.25, num_sanity_val_steps=2, **again)
     assert module.sizes() == SIZES
     seen = [kept["val"] for kept in module.epochs.values()]
-    assert [len(epoch) for epoch in seen] == [2 + 64, 64, 96, 64]  # a quarter of 6 batches is 1 for Lightning
+    assert [len(epoch) for epoch in seen] == [
+        2 + 64,
+        64,
+        96,
+        64,
+    ]  # a quarter of 6 batches is 1 for Lightning
     assert all(size == 6 for epoch in seen for size in epoch)
 
 
 def test_an_integer_val_check_interval_is_never_more_than_an_epoch():
     """Lightning raises in mid-run where it is; accumulation takes over."""
     module = Keeper()
-    fitted = run(module, adapting({4: 16, 16: 32}), Module(), epochs=3, val_check_interval=10, num_sanity_val_steps=0)
+    fitted = run(
+        module,
+        adapting({4: 16, 16: 32}),
+        Module(),
+        epochs=3,
+        val_check_interval=10,
+        num_sanity_val_steps=0,
+    )
     assert module.sizes() == [4, 8, 8] and module.totals() == [24, 12, 12]
     assert [kept["accumulation"] for kept in module.epochs.values()] == [1, 2, 4]
     assert [len(kept["val"]) // 16 for kept in module.epochs.values()] == [2, 1, 1]
@@ -206,15 +228,25 @@ class Fails(L.Callback):
             raise RuntimeError("stopped by the test")
 
 
-@pytest.mark.parametrize("hook", [None, "on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_train_epoch_start"])
+@pytest.mark.parametrize(
+    "hook",
+    [None, "on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_train_epoch_start"],
+)
 def test_loaders_and_settings_are_given_back(hook):
     module, loader, callback = Keeper(), own_sampler(), adapting(GROW, max_local_size=10)
     fitted = trainer(
-        *([] if hook is None else [Fails(hook, 0 if hook == "on_train_start" else 1)]), callback, epochs=3, accumulate=1
+        *([] if hook is None else [Fails(hook, 0 if hook == "on_train_start" else 1)]),
+        callback,
+        epochs=3,
+        accumulate=1,
     )
     fitted.reload_dataloaders_every_n_epochs = 2
     module.train_dataloader = lambda: loader
-    with contextlib.nullcontext() if hook is None else pytest.raises(RuntimeError, match="stopped by the test"):
+    with (
+        contextlib.nullcontext()
+        if hook is None
+        else pytest.raises(RuntimeError, match="stopped by the test")
+    ):
         fitted.fit(module)
     assert loader.batch_sampler.batch_size == 4 and loader.batch_size is None
     assert fitted.accumulate_grad_batches == 1 and fitted.reload_dataloaders_every_n_epochs == 2
@@ -241,14 +273,22 @@ def test_nothing_strong_holds_an_old_loader():
 
     module = Fresh()
     run(module, adapting(GROW), epochs=7)
-    assert len(module.loaders) == 4 and module.alive == 1  # asked for anew where the size changes, and only there
+    assert (
+        len(module.loaders) == 4 and module.alive == 1
+    )  # asked for anew where the size changes, and only there
 
 
 def test_accumulation_takes_over_at_the_local_limit():
     module = Keeper()
     run(module, adapting({4: 8, 8: 16, 16: 24, 24: 4}, max_local_size=8), numbered(), epochs=5)
     kept = list(module.epochs.values())
-    assert module.sizes() == [4, 8, 8, 8, 4] and [k["accumulation"] for k in kept] == [1, 1, 2, 3, 1]
+    assert module.sizes() == [4, 8, 8, 8, 4] and [k["accumulation"] for k in kept] == [
+        1,
+        1,
+        2,
+        3,
+        1,
+    ]
     assert [k["steps"] for k in kept] == [24, 12, 6, 4, 24] and module.numbers() == [ALL] * 5
 
 
@@ -263,15 +303,21 @@ def test_within_an_epoch_accumulation_changes_where_windows_align():
             return self.layer.bias.sum()  # a gradient of one, divided by the accumulation
 
         def on_before_optimizer_step(self, optimizer):
-            self.seen = (*self.seen, (self.trainer.accumulate_grad_batches, self.layer.bias.grad.item()))
+            self.seen = (
+                *self.seen,
+                (self.trainer.accumulate_grad_batches, self.layer.bias.grad.item()),
+            )
 
     module = Steps()
     callback = GradientNoiseScale(
-        probe="micro_batches", adaptive_batch_size=AdaptiveBatchSize(Script({8: 12}), within_epoch=True)
+        probe="micro_batches",
+        adaptive_batch_size=AdaptiveBatchSize(Script({8: 12}), within_epoch=True),
     )
     run(module, callback, DataLoader(Numbered(1200), batch_size=4), epochs=1, accumulate=2)
     counts = [count for count, _ in module.seen]
-    assert counts == [2] * 51 + [3] * 66  # decided after 50 steps, 100 batches; both windows end after 102
+    assert (
+        counts == [2] * 51 + [3] * 66
+    )  # decided after 50 steps, 100 batches; both windows end after 102
     assert all(gradient == pytest.approx(1) for _, gradient in module.seen)
     assert callback.state_dict()["adaptation"]["current"] == [4, 3, 1]
 

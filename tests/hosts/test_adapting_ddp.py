@@ -19,7 +19,9 @@ def two(tmp_path_factory):
 
 
 def together(two, name):
-    return [sorted(a + b) for a, b in zip(two[0][name]["numbers"], two[1][name]["numbers"], strict=True)]
+    return [
+        sorted(a + b) for a, b in zip(two[0][name]["numbers"], two[1][name]["numbers"], strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", ["ddp", "ddp_noise"])
@@ -35,30 +37,52 @@ def test_every_example_once_an_epoch_on_one_of_the_ranks(two, name):
 def test_ranks_agree_and_rank_0_speaks(two):
     for name in ("ddp", "ddp_noise", "passed", "own sampler", "stream", "workers"):
         assert two[0][name]["state"] == two[1][name]["state"], name
-        assert all(torch.equal(a, b) for a, b in zip(two[0][name]["weights"], two[1][name]["weights"], strict=True))
-        assert "GradientNoiseScale: global size 8 → 16 from epoch 1 on" in two[0][name]["out"] and two[1][name]["out"] == ""
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(two[0][name]["weights"], two[1][name]["weights"], strict=True)
+        )
+        assert (
+            "GradientNoiseScale: global size 8 → 16 from epoch 1 on" in two[0][name]["out"]
+            and two[1][name]["out"] == ""
+        )
 
 
 def test_loaders_passed_to_fit(two):
     for rank in two:
-        assert rank["passed"]["sizes"] == [4, 8, 8, 6] and rank["passed"]["accumulation"] == [1, 1, 2, 1]
+        assert rank["passed"]["sizes"] == [4, 8, 8, 6] and rank["passed"]["accumulation"] == [
+            1,
+            1,
+            2,
+            1,
+        ]
         assert rank["own sampler"]["sizes"] == [4, 8, 16, 6]
         assert rank["passed"]["loader"] == rank["own sampler"]["loader"] == 4
         assert rank["workers"]["sizes"] == [4, 8]
-        assert rank["stream"]["sizes"] == [4, 8, 16, 6] and rank["stream"]["numbers"] == [list(range(48))] * 4
+        assert (
+            rank["stream"]["sizes"] == [4, 8, 16, 6]
+            and rank["stream"]["numbers"] == [list(range(48))] * 4
+        )
     assert together(two, "passed") == together(two, "own sampler") == [ALL] * 4
     assert together(two, "workers") == [ALL] * 2
 
 
 def test_refusals_and_errors_are_alike_on_all_ranks(two):
     for rank in two:
-        assert "static_graph=True) fails inside torch once gradients are accumulated" in rank["static graph"]
+        assert (
+            "static_graph=True) fails inside torch once gradients are accumulated"
+            in rank["static graph"]
+        )
         assert rank["policy fails"] == two[0]["policy fails"]
-        assert rank["policy fails"].startswith("RuntimeError: GradientNoiseScale: no batch size could be decided. ZeroDivision")
+        assert rank["policy fails"].startswith(
+            "RuntimeError: GradientNoiseScale: no batch size could be decided. ZeroDivision"
+        )
 
 
 def test_resume(two):
     for rank in two:
         assert rank["resumed"]["sizes"] == [16, 6]
         assert rank["resumed"]["state"]["adaptation"] == rank["ddp"]["state"]["adaptation"]
-        assert all(torch.equal(a, b) for a, b in zip(rank["resumed"]["weights"], rank["ddp"]["weights"], strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(rank["resumed"]["weights"], rank["ddp"]["weights"], strict=True)
+        )

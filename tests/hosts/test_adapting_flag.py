@@ -1,4 +1,6 @@
-"""The flag itself: what is refused, logged, printed and told; the learning rate; the averages; the probe."""
+"""The flag itself: what is refused, logged, printed and told; the learning rate; the averages; the
+probe.
+"""
 
 import csv
 import logging
@@ -35,7 +37,7 @@ from testing.worlds.twin_worlds import TwinRegression
 GROW = {4: 8, 8: 16}
 
 
-# ---- what is refused ----------------------------------------------------------------------------------------------------
+# ---- what is refused ----------------------------------------------------------------------------
 
 
 class Lengths(BatchSampler):
@@ -54,7 +56,11 @@ class ByHand(Keeper):
         optimizer.step()
 
     def configure_optimizers(self):
-        parts = [list(self.parameters())] if self.optimizers_wanted == 1 else [[p] for p in self.parameters()]
+        parts = (
+            [list(self.parameters())]
+            if self.optimizers_wanted == 1
+            else [[p] for p in self.parameters()]
+        )
         return [torch.optim.SGD(part, lr=0.1) for part in parts]
 
 
@@ -77,17 +83,37 @@ def own_rules():
 
 
 REFUSED = {
-    "batch_size=None": (Keeper, batches, {}, r"DataLoader\(batch_size=None\) leaves batches to the data set"),
+    "batch_size=None": (
+        Keeper,
+        batches,
+        {},
+        r"DataLoader\(batch_size=None\) leaves batches to the data set",
+    ),
     "no DataLoader": (Keeper, Batches, {}, "Batches is not a torch DataLoader"),
-    "batch sampler": (Keeper, own_rules, {}, "the batch sampler Lengths composes batches by rules of its own"),
-    "overfit": (Keeper, numbered, {"overfit_batches": 2}, r"overfit_batches=2\) trains on a number of batches"),
+    "batch sampler": (
+        Keeper,
+        own_rules,
+        {},
+        "the batch sampler Lengths composes batches by rules of its own",
+    ),
+    "overfit": (
+        Keeper,
+        numbered,
+        {"overfit_batches": 2},
+        r"overfit_batches=2\) trains on a number of batches",
+    ),
     "scheduler": (
         Keeper,
         numbered,
         {"before": [GradientAccumulationScheduler({2: 2})]},
         "GradientAccumulationScheduler sets accumulate_grad_batches",
     ),
-    "too large": (Keeper, lambda: numbered(10), {}, "max_local_size=9 is below the loader's batch size of 10"),
+    "too large": (
+        Keeper,
+        lambda: numbered(10),
+        {},
+        "max_local_size=9 is below the loader's batch size of 10",
+    ),
 }
 
 
@@ -101,26 +127,44 @@ def test_refused_up_front_with_the_reason_and_the_way_out(name):
     assert str(caught.value).startswith("`GradientNoiseScale(adaptive_batch_size=...)`: ")
     assert module.epochs == {}
     if name not in ("too large", "overfit", "scheduler"):
-        run(Keeper(), adapting(GROW, advise_only=True), loader(), epochs=1)  # advice needs no hold of the loaders
+        run(
+            Keeper(), adapting(GROW, advise_only=True), loader(), epochs=1
+        )  # advice needs no hold of the loaders
 
 
 def test_pytorch_lightning():
     """The twin package: its loaders change, its scheduler is refused."""
     callback = adapting({4: 16})
     fit(TwinRegression(), data(), callback, package=pl, accumulate=1, epochs=2)
-    assert [period[1:3] for period in callback.state_dict()["adaptation"]["history"]] == [[4, 16], [16, 4]]
-    with pytest.raises(MisconfigurationException, match="GradientAccumulationScheduler sets accumulate_grad_batches"):
+    assert [period[1:3] for period in callback.state_dict()["adaptation"]["history"]] == [
+        [4, 16],
+        [16, 4],
+    ]
+    with pytest.raises(
+        MisconfigurationException,
+        match="GradientAccumulationScheduler sets accumulate_grad_batches",
+    ):
         fit(
-            TwinRegression(), data(), adapting({}), pl.callbacks.GradientAccumulationScheduler({0: 2}), package=pl, accumulate=1
+            TwinRegression(),
+            data(),
+            adapting({}),
+            pl.callbacks.GradientAccumulationScheduler({0: 2}),
+            package=pl,
+            accumulate=1,
         )
 
 
 def test_manual_optimization_and_several_optimizers_are_refused():
-    with pytest.raises(MisconfigurationException, match=r"(?s)the module itself decides when it steps.*advise_only=True"):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"(?s)the module itself decides when it steps.*advise_only=True",
+    ):
         run(ByHand(), adapting(GROW), numbered())
     run(ByHand(), adapting(GROW, advise_only=True), numbered(), epochs=1)
     for advise_only in (False, True):
-        with pytest.raises(MisconfigurationException, match="2 optimizers, each with a noise scale of its own"):
+        with pytest.raises(
+            MisconfigurationException, match="2 optimizers, each with a noise scale of its own"
+        ):
             run(ByHand(2), adapting(GROW, advise_only=advise_only), numbered())
 
 
@@ -168,15 +212,27 @@ class Threefold:
         return Decision(round(3 * global_size), "grow: threefold")
 
 
-EXCHANGE = {"class_path": "lightning_noise.ExchangeRate", "init_args": {"rate": 256.0, "min_gain": 0.1}}
+EXCHANGE = {
+    "class_path": "lightning_noise.ExchangeRate",
+    "init_args": {"rate": 256.0, "min_gain": 0.1},
+}
 OWN = {"class_path": f"{__name__}.Threefold"}
 WRITTEN = [
     (True, AdaptiveBatchSize()),
     (EXCHANGE, AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1))),
-    ({"max_local_size": 8, "learning_rate": "sqrt"}, AdaptiveBatchSize(max_local_size=8, learning_rate="sqrt")),
-    ({"policy": EXCHANGE, "advise_only": True}, AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), advise_only=True)),
     (
-        {"class_path": "lightning_noise.AdaptiveBatchSize", "init_args": {"policy": EXCHANGE, "within_epoch": True}},
+        {"max_local_size": 8, "learning_rate": "sqrt"},
+        AdaptiveBatchSize(max_local_size=8, learning_rate="sqrt"),
+    ),
+    (
+        {"policy": EXCHANGE, "advise_only": True},
+        AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), advise_only=True),
+    ),
+    (
+        {
+            "class_path": "lightning_noise.AdaptiveBatchSize",
+            "init_args": {"policy": EXCHANGE, "within_epoch": True},
+        },
         AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), within_epoch=True),
     ),
     (OWN, None),
@@ -189,7 +245,10 @@ def test_the_flag_in_yaml(written, meant):
     """As LightningCLI does: parsed, written out, parsed again."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--callbacks", type=list[L.Callback] | L.Callback | None)
-    callback = {"class_path": "lightning_noise.GradientNoiseScale", "init_args": {"adaptive_batch_size": written}}
+    callback = {
+        "class_path": "lightning_noise.GradientNoiseScale",
+        "init_args": {"adaptive_batch_size": written},
+    }
     again = parser.parse_string(parser.dump(parser.parse_object({"callbacks": [callback]})))
     found = parser.instantiate(again).callbacks[0].settings.adaptive
     assert found == meant or (meant is None and found.policy(None, 4.0).global_size == 12)
@@ -211,7 +270,7 @@ def test_a_policy_that_fails_is_named_and_changes_nothing(policy, text):
     assert loader.batch_size == 4 and module.sizes() == [4]
 
 
-# ---- the learning rate ----------------------------------------------------------------------------------------------------
+# ---- the learning rate --------------------------------------------------------------------------
 
 
 def test_the_learning_rate_follows_by_one_factor_from_the_start():
@@ -227,7 +286,9 @@ def test_the_learning_rate_follows_by_one_factor_from_the_start():
     module = Rates()
     run(module, adapting({8: 32, 32: 96, 96: 8}, learning_rate="sqrt"), numbered(), accumulate=2)
     steps = [a - b for a, b in zip(module.rates, module.rates[1:], strict=False) if a != b]
-    expected = [0.01] * 12 + [0.02] * 3 + [0.01 * 12**0.5] + [0.01] * 11  # back to the start, back to one
+    expected = (
+        [0.01] * 12 + [0.02] * 3 + [0.01 * 12**0.5] + [0.01] * 11
+    )  # back to the start, back to one
     assert steps == pytest.approx(expected, abs=3e-5)
 
 
@@ -238,23 +299,37 @@ def test_the_optimal_rule_takes_the_kind_of_optimizer_and_the_cautious_end():
         fit(module, data(examples=256), callback, epochs=1, accumulate=1)
         estimate = callback.session.estimate(Key(), confidence=0.99)
         expected = learning_rate_factor("optimal", 4, 32, estimate, alpha=alpha)
-        assert callback.state_dict()["adaptation"]["factors"] == [1.0, expected] and 1 < expected < 8**alpha
+        assert (
+            callback.state_dict()["adaptation"]["factors"] == [1.0, expected]
+            and 1 < expected < 8**alpha
+        )
 
 
-# ---- logged, printed, told --------------------------------------------------------------------------------------------------
+# ---- logged, printed, told ----------------------------------------------------------------------
 
 
 def test_logged_and_printed_once_with_its_reason(capsys, tmp_path):
     module = Keeper()
     logger = CSVLogger(tmp_path)
-    run(module, adapting(GROW, learning_rate="linear"), numbered(), logger=logger, log_every_n_steps=6)
+    run(
+        module,
+        adapting(GROW, learning_rate="linear"),
+        numbered(),
+        logger=logger,
+        log_every_n_steps=6,
+    )
     out = capsys.readouterr().out
     changes = [line for line in out.splitlines() if line.startswith("GradientNoiseScale:")]
     assert [line.removeprefix("GradientNoiseScale: global size ") for line in changes] == [
-        "4 → 8 from epoch 1 on (local size 8 × accumulation 1 × 1 rank), learning-rate factor 2; grow: script at 4",
-        "8 → 16 from epoch 2 on (local size 16 × accumulation 1 × 1 rank), learning-rate factor 4; grow: script at 8",
+        "4 → 8 from epoch 1 on (local size 8 × accumulation 1 × 1 rank), learning-rate factor 2; "
+        "grow: script at 4",
+        "8 → 16 from epoch 2 on (local size 16 × accumulation 1 × 1 rank), learning-rate factor 4; "
+        "grow: script at 8",
     ]
-    assert "adaptive batch size: 4 (epoch 0), 8 (epoch 1), 16 (epochs 2–3); 48 steps, 384 examples" in out
+    assert (
+        "adaptive batch size: 4 (epoch 0), 8 (epoch 1), 16 (epochs 2–3); 48 steps, 384 examples"
+        in out
+    )
     with Path(logger.log_dir, "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["noise_scale/global_size"]]
     names = ("global_size", "learning_rate_factor", "decided_global_size", "learning_rate")
@@ -270,7 +345,9 @@ def test_advice_changes_nothing(capsys):
     plain = Keeper()
     run(plain, GradientNoiseScale(), numbered(), epochs=3)
     assert module.sizes() == [4, 4, 4] and module.epochs == plain.epochs
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.parameters(), plain.parameters(), strict=True)
+    )
     out = capsys.readouterr().out
     assert out.count("GradientNoiseScale: advice: global size 4 → 8") == 1
     assert "advice at the end (nothing was changed): a global size of 8 examples" in out
@@ -280,7 +357,9 @@ def test_advice_changes_nothing(capsys):
 
 @pytest.mark.slow
 def test_the_default_policy_grows_from_too_small_a_size(capsys):
-    """B_simple = d + 1 + d·s²/|δ|² is far above 4 here; with the default rule the size at least doubles."""
+    """B_simple = d + 1 + d·s²/|δ|² is far above 4 here; with the default rule the size at least
+    doubles.
+    """
     callback = GradientNoiseScale(adaptive_batch_size=True)
     fit(Regression(), data(examples=512, shuffle=True), callback, epochs=4, accumulate=1)
     sizes = [period[1] for period in callback.state_dict()["adaptation"]["history"]]
@@ -299,13 +378,14 @@ def test_units_of_a_batch_size_fn():
 
     module = Keeper()
     callback = GradientNoiseScale(
-        adaptive_batch_size=AdaptiveBatchSize(Tokens({40: 80, 80: 240})), batch_size_fn=lambda batch: 10 * len(batch[0])
+        adaptive_batch_size=AdaptiveBatchSize(Tokens({40: 80, 80: 240})),
+        batch_size_fn=lambda batch: 10 * len(batch[0]),
     )
     run(module, callback, numbered(), epochs=4)
     assert seen == [40, 80, 240, 240] and module.sizes() == [4, 8, 24, 24]
 
 
-# ---- measuring while adapting -----------------------------------------------------------------------------------------------
+# ---- measuring while adapting -------------------------------------------------------------------
 
 
 def test_averages_decay_per_example_while_adapting():
@@ -324,14 +404,21 @@ def test_averages_decay_per_example_while_adapting():
 
 @pytest.mark.parametrize(("accumulate", "probe"), [(1, "examples"), (2, "micro_batches")])
 def test_no_change_leaves_the_probe_without_groups(accumulate, probe, caplog):
-    """One device: accumulation grows from 1 under single examples, and never falls to 1 under micro-batches."""
+    """One device: accumulation grows from 1 under single examples, and never falls to 1 under
+    micro-batches.
+    """
     caplog.set_level(logging.INFO)
     start = 4 * accumulate
     callback = adapting({start: 16, 16: 32, 32: 4}, max_local_size=4)
     module = Keeper()
     run(module, callback, numbered(), epochs=4, accumulate=accumulate)
     assert f"probe {probe}" in caplog.text
-    assert [kept["accumulation"] for kept in module.epochs.values()] == [accumulate, 4, 8, accumulate]
+    assert [kept["accumulation"] for kept in module.epochs.values()] == [
+        accumulate,
+        4,
+        8,
+        accumulate,
+    ]
     assert callback.session.tally.skipped == {}
     assert callback.estimate().steps == sum(kept["steps"] for kept in module.epochs.values())
 
@@ -356,8 +443,13 @@ def test_schedules_that_count_steps_are_warned_of_or_kept_in_pace():
 
         def configure_optimizers(self):
             optimizer = super().configure_optimizers()
-            schedule = self.wrap(torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=3 * 24))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            schedule = self.wrap(
+                torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=3 * 24)
+            )
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            }
 
     class Wrapped(Scheduled):
         wrap = staticmethod(ByExamples)
@@ -367,8 +459,15 @@ def test_schedules_that_count_steps_are_warned_of_or_kept_in_pace():
     fitted = run(Wrapped(), adapting({4: 7, 7: 16}), numbered(), epochs=3)  # 24, 14, 6 steps
     assert fitted.global_step == 44
     schedule = fitted.lr_scheduler_configs[0].scheduler
-    assert schedule.pace == 4 and fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
-    run(Wrapped(), adapting(GROW, within_epoch=True), DataLoader(Numbered(600), batch_size=4), epochs=1)
+    assert schedule.pace == 4 and fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(
+        0, abs=1e-9
+    )
+    run(
+        Wrapped(),
+        adapting(GROW, within_epoch=True),
+        DataLoader(Numbered(600), batch_size=4),
+        epochs=1,
+    )
 
 
 class Wide(Regression):
@@ -378,12 +477,16 @@ class Wide(Regression):
         super().__init__(lambda p: torch.optim.AdamW(p, lr=3e-3))
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.net = torch.nn.Sequential(torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+            self.net = torch.nn.Sequential(
+                torch.nn.Linear(20, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1)
+            )
 
 
 @pytest.mark.slow
 def test_a_small_data_set_that_repeats_ends_the_growth():
-    """Noisy labels are learned by heart, so that B_simple passes the 300 examples and says nothing about new data."""
+    """Noisy labels are learned by heart, so that B_simple passes the 300 examples and says nothing
+    about new data.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 20, generator=generator)
     y = x[:, :1] + torch.randn(300, 1, generator=generator)
@@ -401,4 +504,6 @@ def test_a_rate_that_follows_the_batch_size_is_no_schedule():
     run(Keeper(), noise, numbered(), epochs=3)
     way = noise.trajectories()[Key()]
     assert noise.state_dict()["adaptation"]["factors"][0] == 16.0
-    assert way.peak_rate == 0.01 and way.high.end[0] == noise.estimate().steps and not way.has_decayed
+    assert (
+        way.peak_rate == 0.01 and way.high.end[0] == noise.estimate().steps and not way.has_decayed
+    )

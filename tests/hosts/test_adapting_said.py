@@ -12,7 +12,11 @@ from testing.toys import Resumable, fit
 def said(capsys, **limits):
     loader = DataLoader(Numbered(2000), batch_size=4)
     fit(Keeper(), loader, adapting({4: 8, 8: 16}, within_epoch=True), accumulate=1, **limits)
-    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("GradientNoiseScale: global size")]
+    return [
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("GradientNoiseScale: global size")
+    ]
 
 
 def test_a_change_within_the_only_epoch_is_printed_once(capsys):

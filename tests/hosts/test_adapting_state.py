@@ -1,4 +1,6 @@
-"""A resumed run goes on exactly as one that was not interrupted: size, accumulation, factor, averages, history, weights."""
+"""A resumed run goes on exactly as one that was not interrupted: size, accumulation, factor,
+averages, history, weights.
+"""
 
 import copy
 import pickle
@@ -17,12 +19,16 @@ from testing.toys import Regression, Resumable, data, fit, trainer
 GROW = {4: 8, 8: 16, 16: 24, 24: 12}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks"),
-    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings(
+        "ignore:You're resuming from a checkpoint that ended before the epoch ended"
+    ),
 ]
 
 
 class Planned(Regression):
-    """Asks how many steps there will be, so its loader is prepared before a late restore, and keeps the sizes it was given."""
+    """Asks how many steps there will be, so its loader is prepared before a late restore, and keeps
+    the sizes it was given.
+    """
 
     def __init__(self, asks=True):
         super().__init__()
@@ -63,7 +69,8 @@ def callback():
     return adapting(GROW, max_local_size=8)  # local 4, 8, 8, 8; accumulation 1, 1, 2, 3
 
 
-WHEN = {  # name → what saves, and the step at which the run breaks off; epochs have 24, 12, 6, 4 steps
+# name → what saves, and the step at which the run breaks off; epochs have 24, 12, 6, 4 steps
+WHEN = {
     "epoch end": ({"every_n_epochs": 1}, 39),
     "in mid-epoch": ({"every_n_train_steps": 5}, 41),
     "in mid-epoch, before any change": ({"every_n_train_steps": 5}, 22),
@@ -74,7 +81,9 @@ WHEN = {  # name → what saves, and the step at which the run breaks off; epoch
 @pytest.mark.parametrize("strategy", ["auto", Late], ids=["", "late restore"])
 @pytest.mark.parametrize("when", WHEN)
 def test_resume_is_exact(tmp_path, when, strategy):
-    asks = "before any change" not in when  # Lightning does not restore the state of a loader that was prepared so early
+    asks = (
+        "before any change" not in when
+    )  # Lightning does not restore the state of a loader that was prepared so early
     whole, module = callback(), Planned(asks)
     fit(module, loader(), whole, epochs=5, accumulate=1, val=data(examples=8))
     saver, step = WHEN[when]
@@ -94,10 +103,21 @@ def test_resume_is_exact(tmp_path, when, strategy):
     newest = max(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
     resumed, again = callback(), Planned(asks)
     strategy = strategy if strategy == "auto" else strategy()
-    fit(again, loader(), resumed, epochs=5, accumulate=1, ckpt_path=newest, strategy=strategy, val=data(8))
+    fit(
+        again,
+        loader(),
+        resumed,
+        epochs=5,
+        accumulate=1,
+        ckpt_path=newest,
+        strategy=strategy,
+        val=data(8),
+    )
     assert module.sizes[-len(again.sizes) :] == again.sizes and len(again.sizes) < len(module.sizes)
     assert resumed.state_dict() == whole.state_dict()
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True)
+    )
     assert again.expected == module.expected == 5 * 24  # schedules are planned alike
 
 
@@ -110,22 +130,41 @@ class AtBorder(Resumable):
 
 def go_on(path, callback, step=None, examples=96):
     """Five epochs with a checkpoint after every step, or from the one at ``step``."""
-    saver = [] if step else [ModelCheckpoint(path, save_top_k=-1, every_n_train_steps=1, filename="{step}")]
+    saver = (
+        []
+        if step
+        else [ModelCheckpoint(path, save_top_k=-1, every_n_train_steps=1, filename="{step}")]
+    )
     ckpt_path = path / f"step={step}.ckpt" if step else None
     module, noise = Planned(asks=False), callback()
     loader = AtBorder(data(examples).dataset, batch_size=4)
-    fit(module, loader, noise, *saver, enable_checkpointing=not step, epochs=5, accumulate=1, ckpt_path=ckpt_path)
+    fit(
+        module,
+        loader,
+        noise,
+        *saver,
+        enable_checkpointing=not step,
+        epochs=5,
+        accumulate=1,
+        ckpt_path=ckpt_path,
+    )
     return module, noise
 
 
 def test_resume_after_the_last_batch_of_an_epoch_is_exact(tmp_path):
-    """From there Lightning begins the next epoch without the hooks that end the one and begin the other."""
+    """From there Lightning begins the next epoch without the hooks that end the one and begin the
+    other.
+    """
     whole, noise = go_on(tmp_path, callback)
     for step in (24, 36, 46):  # the batch grows, accumulation takes over, it shrinks
         module, resumed = go_on(tmp_path, callback, step)
-        assert whole.sizes[-len(module.sizes) :] == module.sizes and len(module.sizes) < len(whole.sizes)
+        assert whole.sizes[-len(module.sizes) :] == module.sizes and len(module.sizes) < len(
+            whole.sizes
+        )
         assert resumed.state_dict() == noise.state_dict()
-        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(whole.parameters(), module.parameters(), strict=True)
+        )
 
 
 @pytest.mark.slow
@@ -144,29 +183,54 @@ def test_resume_within_an_epoch_is_exact(tmp_path, every):
 
     def go(*callbacks, **arguments):
         module, noise = Planned(asks=False), adapting({12: 16, 16: 8}, within_epoch=True)
-        arguments = {"epochs": 1, "accumulate": 3, "enable_checkpointing": bool(callbacks), **arguments}
+        arguments = {
+            "epochs": 1,
+            "accumulate": 3,
+            "enable_checkpointing": bool(callbacks),
+            **arguments,
+        }
         fit(module, Resumable(examples, batch_size=4), noise, *callbacks, **arguments)
         return module, noise
 
     module, whole = go()
-    assert list(dict.fromkeys(accumulation for _, _, accumulation in module.sizes)) == [3, 4] and module.sizes[-1][2] == 3
+    assert (
+        list(dict.fromkeys(accumulation for _, _, accumulation in module.sizes)) == [3, 4]
+        and module.sizes[-1][2] == 3
+    )
     saver = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=every)
     with pytest.raises(RuntimeError, match="stopped by the test"):
         go(saver, Stop(every + 3))
     again, resumed = go(ckpt_path=tmp_path / f"step={every}.ckpt")
-    assert resumed.state_dict() == whole.state_dict() and module.sizes[-len(again.sizes) :] == again.sizes
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+    assert (
+        resumed.state_dict() == whole.state_dict()
+        and module.sizes[-len(again.sizes) :] == again.sizes
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_another_start_is_said_and_taken(tmp_path):
-    first = run(Keeper(), adapting({4: 8, 8: 16}), numbered(), epochs=3, enable_checkpointing=True, default_root_dir=tmp_path)
+    first = run(
+        Keeper(),
+        adapting({4: 8, 8: 16}),
+        numbered(),
+        epochs=3,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
     first.save_checkpoint(tmp_path / "a.ckpt")
     module, again = Keeper(), adapting({6: 12})
-    with pytest.warns(UserWarning, match="adapted from a start of local size 4 .* this run begins with local size 6"):
+    with pytest.warns(
+        UserWarning,
+        match="adapted from a start of local size 4 .* this run begins with local size 6",
+    ):
         fit(module, numbered(6), again, epochs=5, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
     assert module.sizes() == [6, 12]
     assert again.state_dict()["adaptation"]["start"] == [6, 1, 1]
-    with pytest.raises(MisconfigurationException, match="max_local_size=10 is below the loader's batch size of 16"):
+    with pytest.raises(
+        MisconfigurationException, match="max_local_size=10 is below the loader's batch size of 16"
+    ):
         again = adapting({}, max_local_size=10)
         fit(Keeper(), numbered(4), again, epochs=5, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
 
@@ -179,7 +243,11 @@ def test_a_second_fit_goes_on_and_another_module_starts_anew():
     assert module.sizes() == [16, 16]
     other = Keeper()
     run(other, noise, numbered(), epochs=2)
-    assert other.sizes() == [4, 8] and noise.state_dict()["adaptation"]["history"][0][:3] == [0, 4, 24]
+    assert other.sizes() == [4, 8] and noise.state_dict()["adaptation"]["history"][0][:3] == [
+        0,
+        4,
+        24,
+    ]
 
 
 def test_one_trainer_fits_twice():
@@ -190,33 +258,68 @@ def test_one_trainer_fits_twice():
     assert loader.batch_size == 4
     again.fit_loop.max_epochs = 4
     again.fit(module, loader)
-    assert module.sizes() == [4, 8, 16, 16] and module.numbers() == [list(range(96))] * 4 and loader.batch_size == 4
+    assert (
+        module.sizes() == [4, 8, 16, 16]
+        and module.numbers() == [list(range(96))] * 4
+        and loader.batch_size == 4
+    )
 
 
 def test_states_of_measuring_and_adapting_runs_mix(tmp_path):
     run(
-        Keeper(), GradientNoiseScale(), numbered(), epochs=1, enable_checkpointing=True, default_root_dir=tmp_path
+        Keeper(),
+        GradientNoiseScale(),
+        numbered(),
+        epochs=1,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
     ).save_checkpoint(tmp_path / "measuring.ckpt")
     module = Keeper()
-    fit(module, numbered(), adapting({4: 8}), epochs=3, accumulate=1, ckpt_path=tmp_path / "measuring.ckpt")
+    fit(
+        module,
+        numbered(),
+        adapting({4: 8}),
+        epochs=3,
+        accumulate=1,
+        ckpt_path=tmp_path / "measuring.ckpt",
+    )
     assert module.sizes() == [4, 8]
     run(
-        module, adapting({4: 8}), numbered(), epochs=2, enable_checkpointing=True, default_root_dir=tmp_path / "b"
+        module,
+        adapting({4: 8}),
+        numbered(),
+        epochs=2,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path / "b",
     ).save_checkpoint(tmp_path / "adapting.ckpt")
     module = Keeper()
-    fit(module, numbered(), GradientNoiseScale(), epochs=3, accumulate=1, ckpt_path=tmp_path / "adapting.ckpt")
+    fit(
+        module,
+        numbered(),
+        GradientNoiseScale(),
+        epochs=3,
+        accumulate=1,
+        ckpt_path=tmp_path / "adapting.ckpt",
+    )
     assert module.sizes() == [4]
 
 
 def test_advice_after_an_adaptive_run_is_about_the_loader_s_own_size(tmp_path, capsys):
     settings = {"enable_checkpointing": True, "default_root_dir": tmp_path}
-    run(Keeper(), adapting({4: 8}), numbered(), epochs=2, **settings).save_checkpoint(tmp_path / "a.ckpt")
+    run(Keeper(), adapting({4: 8}), numbered(), epochs=2, **settings).save_checkpoint(
+        tmp_path / "a.ckpt"
+    )
     module, noise = Keeper(), adapting({4: 12}, advise_only=True)
     fit(module, numbered(), noise, epochs=4, accumulate=1, ckpt_path=tmp_path / "a.ckpt")
-    assert module.sizes() == [4, 4] and "advice: global size 4 → 12, learning-rate factor" in capsys.readouterr().out
+    assert (
+        module.sizes() == [4, 4]
+        and "advice: global size 4 → 12, learning-rate factor" in capsys.readouterr().out
+    )
 
 
-@pytest.mark.parametrize("twin", [lambda c: pickle.loads(pickle.dumps(c)), copy.deepcopy], ids=["pickle", "deepcopy"])
+@pytest.mark.parametrize(
+    "twin", [lambda c: pickle.loads(pickle.dumps(c)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
 def test_pickle_and_deepcopy(twin):
     noise = GradientNoiseScale(adaptive_batch_size=True)
     run(Keeper(), noise, numbered(), epochs=2)
@@ -224,7 +327,14 @@ def test_pickle_and_deepcopy(twin):
 
 
 def test_checkpoints_hold_plain_values(tmp_path):
-    fitted = run(Keeper(), adapting({4: 8}), numbered(), epochs=2, enable_checkpointing=True, default_root_dir=tmp_path)
+    fitted = run(
+        Keeper(),
+        adapting({4: 8}),
+        numbered(),
+        epochs=2,
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+    )
     fitted.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["GradientNoiseScale"]
     assert saved["adaptation"]["current"] == [8, 1, 1] and Numbered(2)[1][1] == 1

@@ -1,4 +1,6 @@
-"""What people put around a training run, each against gradients recomputed in fp64 or against an undisturbed run."""
+"""What people put around a training run, each against gradients recomputed in fp64 or against an
+undisturbed run.
+"""
 
 import shutil
 
@@ -18,7 +20,9 @@ PROBES = {"micro_batches": ("micro_batches", 2), "examples": (Examples(exact=Tru
 ROUNDING = 1e-6  # of fp32
 
 
-def recorded(module, loader=None, *others, probe="micro_batches", key=Key(), per_layer=False, **arguments):
+def recorded(
+    module, loader=None, *others, probe="micro_batches", key=Key(), per_layer=False, **arguments
+):
     """The callback, and what was recorded of every step."""
     noise, accumulate = PROBES[probe]
     callback = GradientNoiseScale(probe=noise, per_layer=per_layer)
@@ -29,16 +33,20 @@ def recorded(module, loader=None, *others, probe="micro_batches", key=Key(), per
 
 
 def worst(module, recorder, probe="micro_batches"):
-    """Greatest relative error of a squared norm; every step with two groups must have been measured."""
+    """Greatest relative error of a squared norm; every step with two groups must have been
+    measured.
+    """
     found = errors(module, recorder.moments, [recorder.steps], probe)
     assert found.steps == len(recorder.steps) > 0
     return max(found.q_small, found.q_big)
 
 
-# ---- torch.compile and checkpointing ----------------------------------------------------------------------------------------
+# ---- torch.compile and checkpointing ------------------------------------------------------------
 
 
-NEEDS_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+NEEDS_COMPILER = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="inductor needs a C++ compiler"
+)
 COMPILED = [
     ("around", "aot_eager"),
     ("inside", "eager"),
@@ -52,7 +60,9 @@ COMPILED = [
 @pytest.mark.parametrize(("where", "backend"), COMPILED)
 def test_compiled(where, backend):
     torch.compiler.reset()
-    module = torch.compile(Silent(), backend=backend) if where == "around" else CompiledInside(backend)
+    module = (
+        torch.compile(Silent(), backend=backend) if where == "around" else CompiledInside(backend)
+    )
     _, recorder = recorded(module)
     assert worst(Regression(), recorder) < ROUNDING
 
@@ -60,7 +70,9 @@ def test_compiled(where, backend):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
-    """A reentrant checkpoint hands out the shared layer's gradient in parts: found out in the first step."""
+    """A reentrant checkpoint hands out the shared layer's gradient in parts: found out in the first
+    step.
+    """
     callback, recorder = recorded(Checkpointed(reentrant), probe=probe)
     in_parts = reentrant and probe == "micro_batches"
     assert skipped(callback).total() == in_parts
@@ -69,7 +81,7 @@ def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
     assert worst(Checkpointed(), recorder, probe) < ROUNDING
 
 
-# ---- embeddings and frozen parts --------------------------------------------------------------------------------------------
+# ---- embeddings and frozen parts ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -85,7 +97,12 @@ def test_sparse_embedding_with_repeated_words(probe):
 @pytest.mark.parametrize("probe", PROBES)
 def test_backbone_finetuning(probe):
     callback, recorder = recorded(
-        Backbone(), None, BackboneFinetuning(unfreeze_backbone_at_epoch=1), probe=probe, per_layer=1, epochs=3
+        Backbone(),
+        None,
+        BackboneFinetuning(unfreeze_backbone_at_epoch=1),
+        probe=probe,
+        per_layer=1,
+        epochs=3,
     )
     per_epoch = len(recorder.steps) // 3
     counts = [len(step.trained) for step in recorder.steps]
@@ -107,7 +124,9 @@ class Freezes(L.Callback):
 
 
 @pytest.mark.parametrize("probe", PROBES)
-@pytest.mark.parametrize("frozen", [{4: True, 8: False}, {0: True, 6: False}], ids=["later", "at first"])
+@pytest.mark.parametrize(
+    "frozen", [{4: True, 8: False}, {0: True, 6: False}], ids=["later", "at first"]
+)
 def test_frozen_and_thawed_in_mid_epoch(frozen, probe):
     noise, accumulate = PROBES[probe]
     callback = GradientNoiseScale(probe=noise)
@@ -117,7 +136,7 @@ def test_frozen_and_thawed_in_mid_epoch(frozen, probe):
     assert worst(Regression(), recorder, probe) < ROUNDING
 
 
-# ---- searches before the run ------------------------------------------------------------------------------------------------
+# ---- searches before the run --------------------------------------------------------------------
 
 
 class Tunable(Regression):
@@ -190,7 +209,9 @@ FINDERS = {
 @quiet_search
 @pytest.mark.parametrize("finder", FINDERS)
 def test_a_finder_among_the_callbacks(finder, tmp_path):
-    """Such a search saves a checkpoint and restores it inside of fit: neither this run nor the next one loses anything."""
+    """Such a search saves a checkpoint and restores it inside of fit: neither this run nor the next
+    one loses anything.
+    """
     module, plain = Tunable(), GradientNoiseScale()
     for epochs in (2, 1):
         fit(module, None, plain, epochs=epochs)
@@ -204,7 +225,9 @@ def test_a_finder_among_the_callbacks(finder, tmp_path):
 
 @pytest.mark.parametrize("probe", PROBES)
 def test_a_restore_after_fit_has_begun_is_taken_up(probe):
-    """Strategies that can load a checkpoint only into a model they have set up restore callbacks after ``on_fit_start``."""
+    """Strategies that can load a checkpoint only into a model they have set up restore callbacks
+    after ``on_fit_start``.
+    """
 
     class Late(L.Callback):
         def on_train_start(self, trainer, module):
@@ -218,7 +241,7 @@ def test_a_restore_after_fit_has_begun_is_taken_up(probe):
     assert callback.estimate().steps == before.estimate().steps * 3 / 2
 
 
-# ---- trials, limits, several runs -------------------------------------------------------------------------------------------
+# ---- trials, limits, several runs ---------------------------------------------------------------
 
 LIMITS = [  # trainer's arguments, steps of two micro-batches, steps of one
     ({"fast_dev_run": True}, 0, 1),
@@ -236,7 +259,9 @@ def test_trials_and_limits(arguments, pairs, singles, probe):
     callback, recorder = recorded(Regression(), probe=probe, **arguments)
     steps = pairs if probe == "micro_batches" else singles
     assert callback.estimate().steps == steps == len(recorder.moments)
-    recorder.steps = [step for step in recorder.steps if len(step.batches) > 1 or probe == "examples"]
+    recorder.steps = [
+        step for step in recorder.steps if len(step.batches) > 1 or probe == "examples"
+    ]
     assert not steps or worst(Regression(), recorder, probe) < ROUNDING
 
 

@@ -59,7 +59,10 @@ trainer:
 TWIN = (
     PROGRAM.replace("import lightning as L", "import pytorch_lightning as L")
     .replace("lightning.pytorch.cli", "pytorch_lightning.cli")
-    .replace("from testing.toys import Regression", "from testing.worlds.twin_worlds import TwinRegression as Regression")
+    .replace(
+        "from testing.toys import Regression",
+        "from testing.worlds.twin_worlds import TwinRegression as Regression",
+    )
     .replace("Regression, data", "Regression\nfrom testing.toys import data")
 )
 
@@ -72,9 +75,16 @@ def program(tmp_path_factory):
     (folder / "config.yaml").write_text(YAML)
 
     def run(*arguments, name="program.py"):
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "COLUMNS": "100"}
+        environment = {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "PATH": "/usr/bin:/bin",
+            "COLUMNS": "100",
+        }
         command = ["timeout", "-k", "5", "120", sys.executable, str(folder / name), *arguments]
-        return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
 
     return run
 
@@ -83,12 +93,17 @@ def program(tmp_path_factory):
 def test_yaml(program, name):
     done = program("fit", "--config", "config.yaml", name=name)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "probe examples: single examples are the groups, as asked for; 4 steps measured" in done.stdout
+    assert (
+        "probe examples: single examples are the groups, as asked for; 4 steps measured"
+        in done.stdout
+    )
     assert "(pairs)" in done.stdout
 
 
 def test_everything_on_the_command_line(program):
-    """Over the file, whose callback it replaces: strategy, callback, probe and counting function by name."""
+    """Over the file, whose callback it replaces: strategy, callback, probe and counting function by
+    name.
+    """
     done = program(
         "fit",
         "--config=config.yaml",
@@ -99,21 +114,31 @@ def test_everything_on_the_command_line(program):
         "--trainer.callbacks.every_n_steps=1",
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "probe micro_batches: 2 micro-batches per step on 1 rank are 2 groups; 8 steps measured" in done.stdout
+    assert (
+        "probe micro_batches: 2 micro-batches per step on 1 rank are 2 groups; 8 steps measured"
+        in done.stdout
+    )
     assert "(pairs)" in done.stdout
 
 
 def test_help_reads_well(program):
     """Every argument with its sentence, as a person reads it: no markup of the documentation."""
-    help_text = program("fit", "--trainer.callbacks.help", "lightning_noise.GradientNoiseScale").stdout
+    help_text = program(
+        "fit", "--trainer.callbacks.help", "lightning_noise.GradientNoiseScale"
+    ).stdout
     words = " ".join(help_text.split())
     assert "`" not in help_text and ":class:" not in help_text
     for name in inspect.signature(GradientNoiseScale).parameters:
-        described = re.search(rf"--trainer.callbacks.{name} (\{{true,false\}}|[A-Z_]+) (.{{20}})", words)
+        described = re.search(
+            rf"--trainer.callbacks.{name} (\{{true,false\}}|[A-Z_]+) (.{{20}})", words
+        )
         assert described and not described[2].startswith("(type"), name
     assert "where the groups of gradients come from" in words
 
 
 def test_bad_value(program):
-    arguments = ["--trainer.callbacks+=lightning_noise.GradientNoiseScale", "--trainer.callbacks.decay=1.5"]
+    arguments = [
+        "--trainer.callbacks+=lightning_noise.GradientNoiseScale",
+        "--trainer.callbacks.decay=1.5",
+    ]
     assert "decay must lie strictly between 0 and 1" in program("fit", *arguments).stderr

@@ -51,10 +51,14 @@ def assert_near_truth(callback, truth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("accumulate", "loss_fn"), [(4, None), (1, by_loss), (2, by_loss)], ids=["micro-batches", "pieces", "pieces of the first"]
+    ("accumulate", "loss_fn"),
+    [(4, None), (1, by_loss), (2, by_loss)],
+    ids=["micro-batches", "pieces", "pieces of the first"],
 )
 def test_the_truth_of_three_layers(accumulate, loss_fn):
-    callback = GradientNoiseScale(geometry=("euclidean", "hessian"), every_n_steps=1, loss_fn=loss_fn, decay=0.999)
+    callback = GradientNoiseScale(
+        geometry=("euclidean", "hessian"), every_n_steps=1, loss_fn=loss_fn, decay=0.999
+    )
     size = 4 if accumulate == 4 else 12
     module = fit_still(callback, accumulate=accumulate, size=size, examples=size * accumulate * 250)
     assert callback.session.curvatures["hessian"].probes == 250
@@ -98,7 +102,14 @@ def weights_and_random_state(*callbacks, accumulate):
     module, seen = toys.Regression(lambda p: torch.optim.Adam(p, lr=0.01)), Seen()
     module.net.insert(1, nn.BatchNorm1d(6))
     module.net.insert(2, nn.Dropout(0.2))
-    toys.fit(module, toys.data(shuffle=True, examples=96, local_size=8), *callbacks, seen, accumulate=accumulate, epochs=2)
+    toys.fit(
+        module,
+        toys.data(shuffle=True, examples=96, local_size=8),
+        *callbacks,
+        seen,
+        accumulate=accumulate,
+        epochs=2,
+    )
     return [*module.state_dict().values(), *seen.gradients, torch.get_rng_state()]
 
 
@@ -118,7 +129,9 @@ def test_the_run_is_the_same_to_the_last_bit(accumulate, arguments):
     callback = GradientNoiseScale(every_n_steps=1, **arguments)
     measured = weights_and_random_state(callback, accumulate=accumulate)
     assert callback.session.curvatures["hessian"].probes > 4
-    assert len(plain) == len(measured) and all(torch.equal(a, b) for a, b in zip(plain, measured, strict=True))
+    assert len(plain) == len(measured) and all(
+        torch.equal(a, b) for a, b in zip(plain, measured, strict=True)
+    )
 
 
 def test_b_simple_is_untouched_by_the_products():
@@ -138,7 +151,12 @@ def test_the_loss_scale_does_not_matter():
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**exponent)
         callback = GradientNoiseScale(geometry="hessian", every_n_steps=1)
         L.seed_everything(3)
-        fit_still(callback, examples=320, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)], module=Still().double())
+        fit_still(
+            callback,
+            examples=320,
+            plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+            module=Still().double(),
+        )
         found.append(callback.estimate(Key("hessian")))
     assert np.allclose(found[0][3:5], found[1][3:5], rtol=0.02)
 
@@ -151,13 +169,17 @@ def test_keys_in_the_log_and_lines_in_the_verdict(tmp_path, capsys):
     run.fit(module, loader(module, 16 * 200, 4))
     logged = run.callback_metrics
     for name in ("b_noise", "eps_max", "dl_max", "b_optimizer"):
-        low, value, high = (float(logged[f"noise_scale/{name}{end}"]) for end in ("_low", "", "_high"))
+        low, value, high = (
+            float(logged[f"noise_scale/{name}{end}"]) for end in ("_low", "", "_high")
+        )
         assert 0 < low < value < high
     estimate = callback.estimate(Key("hessian"))
     assert float(logged["noise_scale/hessian_grad_sq"]) == pytest.approx(estimate.signal, rel=1e-5)
     assert float(logged["noise_scale/hessian_trace"]) == pytest.approx(estimate.noise, rel=1e-5)
     assert 0 <= float(logged["noise_scale/hessian_indefinite"]) <= 1
-    assert callback.estimate(Key("optimizer")).noise_scale == pytest.approx(float(logged["noise_scale/b_optimizer"]), rel=1e-5)
+    assert callback.estimate(Key("optimizer")).noise_scale == pytest.approx(
+        float(logged["noise_scale/b_optimizer"]), rel=1e-5
+    )
     said = capsys.readouterr().out
     assert "hessian: b_noise" in said and "eps_max" in said and "200 probes" in said
     assert "in the metric of the optimizer: b_optimizer" in said
@@ -171,7 +193,9 @@ class Saddle(L.LightningModule):
         self.w = nn.Parameter(torch.tensor([1.0, 2.0], dtype=torch.float64))
 
     def training_step(self, batch, batch_idx):
-        return (batch[0].mean(0) * torch.tensor([1.0, -4.0], dtype=torch.float64) * self.w.square()).sum() / 2
+        return (
+            batch[0].mean(0) * torch.tensor([1.0, -4.0], dtype=torch.float64) * self.w.square()
+        ).sum() / 2
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -180,12 +204,24 @@ class Saddle(L.LightningModule):
 def test_negative_curvature_is_not_defined(capsys):
     x = 1 + 0.3 * torch.randn(1600, 2, dtype=torch.float64)
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1)
-    run = toys.fit(Saddle(), DataLoader(torch.utils.data.TensorDataset(x), batch_size=4), callback, accumulate=4)
+    run = toys.fit(
+        Saddle(),
+        DataLoader(torch.utils.data.TensorDataset(x), batch_size=4),
+        callback,
+        accumulate=4,
+    )
     estimate, logged = callback.estimate(Key("hessian")), run.callback_metrics
-    assert estimate.signal < 0 and (estimate.noise_scale, estimate.low, estimate.high) == (None, None, None)
+    assert estimate.signal < 0 and (estimate.noise_scale, estimate.low, estimate.high) == (
+        None,
+        None,
+        None,
+    )
     absent = ("b_noise", "b_noise_low", "eps_max", "dl_max")
     assert not any(f"noise_scale/{name}" in logged for name in absent)
-    assert float(logged["noise_scale/hessian_grad_sq"]) < 0 and float(logged["noise_scale/hessian_indefinite"]) == 1.0
+    assert (
+        float(logged["noise_scale/hessian_grad_sq"]) < 0
+        and float(logged["noise_scale/hessian_indefinite"]) == 1.0
+    )
     assert "b_noise is not defined" in capsys.readouterr().out
 
 
@@ -214,7 +250,9 @@ def test_resume_continues_exactly(tmp_path):
 def test_a_short_last_window_waits_for_the_next_step():
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=3)
     module = Still()
-    toys.fit(module, loader(module, 4 * 7, 4), callback, accumulate=5, epochs=4)  # 5 and 2 micro-batches an epoch
+    toys.fit(
+        module, loader(module, 4 * 7, 4), callback, accumulate=5, epochs=4
+    )  # 5 and 2 micro-batches an epoch
     # steps 0, 3 (short: taken at 4) and 6
     assert callback.session.curvatures["hessian"].probes == 3
 
@@ -225,8 +263,14 @@ class Attention(L.LightningModule):
         self.proj, self.out = nn.Linear(4, 12).double(), nn.Linear(4, 1).double()
 
     def loss(self, batch):
-        q, k, v = self.proj(batch[0][:, None, :, None] * torch.ones(1, 1, 1, 4, dtype=torch.float64)).chunk(3, -1)
-        return (self.out(F.scaled_dot_product_attention(q, k, v).mean((1, 2))) - batch[1]).square().mean()
+        q, k, v = self.proj(
+            batch[0][:, None, :, None] * torch.ones(1, 1, 1, 4, dtype=torch.float64)
+        ).chunk(3, -1)
+        return (
+            (self.out(F.scaled_dot_product_attention(q, k, v).mean((1, 2))) - batch[1])
+            .square()
+            .mean()
+        )
 
     def training_step(self, batch, batch_idx):
         return self.loss(batch)
@@ -250,7 +294,9 @@ def test_attention_on_cpu_by_loss_fn_or_not_at_all():
 
 
 def test_gauss_newton_in_the_callback():
-    callback = GradientNoiseScale(geometry=("gauss_newton", "hessian"), every_n_steps=1, loss_fn=with_outputs)
+    callback = GradientNoiseScale(
+        geometry=("gauss_newton", "hessian"), every_n_steps=1, loss_fn=with_outputs
+    )
     fit_still(callback, examples=1600)
     newton = callback.session.curvatures["gauss_newton"]
     assert newton.probes == 100 and newton.indefinite == 0.0
@@ -288,7 +334,9 @@ class Hidden(Still):
 def test_central_differences_by_loss_fn():
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss, decay=0.999)
     module = fit_still(callback, module=Hidden())
-    assert callback.session.curvatures["hessian"].probes == 149  # the first step showed that there is no double backward
+    assert (
+        callback.session.curvatures["hessian"].probes == 149
+    )  # the first step showed that there is no double backward
     assert_near_truth(callback, module.population.truth())
 
 
@@ -300,7 +348,9 @@ def test_differences_that_disagree_are_passed_over(monkeypatch):
     callback = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss)
     fit_still(callback, module=module, examples=96)
     said = [text for text in said if "shuffle" not in text]
-    assert callback.session.curvature.skipped == 5 and len(said) == 1 and "curvature probe" in said[0]
+    assert (
+        callback.session.curvature.skipped == 5 and len(said) == 1 and "curvature probe" in said[0]
+    )
     assert callback.estimate(Key("hessian")).steps == 0
 
 
@@ -331,10 +381,17 @@ def test_refused_with_the_way_out():
         with pytest.raises(MisconfigurationException, match=match):
             toys.fit(module, data, GradientNoiseScale(**arguments), accumulate=accumulate)
     with pytest.raises(MisconfigurationException, match="Adadelta"):
-        toys.fit(Still(torch.optim.Adadelta), data, GradientNoiseScale(geometry="optimizer"), accumulate=2)
+        toys.fit(
+            Still(torch.optim.Adadelta),
+            data,
+            GradientNoiseScale(geometry="optimizer"),
+            accumulate=2,
+        )
     with pytest.raises(MisconfigurationException, match="4 pieces"):
         small = DataLoader(torch.randn(12, 2), batch_size=2)
-        toys.fit(Counted(), small, GradientNoiseScale(geometry="hessian", loss_fn=by_loss), accumulate=2)
+        toys.fit(
+            Counted(), small, GradientNoiseScale(geometry="hessian", loss_fn=by_loss), accumulate=2
+        )
     with pytest.raises(ValueError, match=r"gauss_newton.*loss_fn"):
         GradientNoiseScale(geometry="gauss_newton")
     with pytest.raises(TypeError, match="loss_fn must be None"):
@@ -355,11 +412,17 @@ class Manual(Still):
 def test_manual_optimization_is_refused():
     module = Manual()
     with pytest.raises(MisconfigurationException, match="measure_noise_scale"):
-        toys.fit(module, loader(module, 64, 4), GradientNoiseScale(geometry="hessian"), accumulate=1)
+        toys.fit(
+            module, loader(module, 64, 4), GradientNoiseScale(geometry="hessian"), accumulate=1
+        )
 
 
 def test_pieces():
-    batch = {"x": torch.arange(6), "y": (torch.arange(12).view(6, 2), "name"), "scale": torch.tensor(2.0)}
+    batch = {
+        "x": torch.arange(6),
+        "y": (torch.arange(12).view(6, 2), "name"),
+        "scale": torch.tensor(2.0),
+    }
     parts = split(batch, 4)
     assert [rows for _, rows in parts] == [2, 2, 1, 1]
     assert torch.equal(torch.cat([p["x"] for p, _ in parts]), batch["x"])
@@ -367,11 +430,13 @@ def test_pieces():
     assert parts[0][0]["y"][1] == "name" and split(batch, 7) is None and split({"n": 1}, 2) is None
 
 
-# ---- the optimizer's metric ---------------------------------------------------------------------------------------------
+# ---- the optimizer's metric ---------------------------------------------------------------------
 
 
 def test_b_optimizer_against_gradients_taken_one_by_one():
-    """Weights move under Adam; gᵀPg of every micro-batch and of the mean, P as it was before the step."""
+    """Weights move under Adam; gᵀPg of every micro-batch and of the mean, P as it was before the
+    step.
+    """
     module = Still(torch.optim.Adam, lr=0.01)
     parameters, want = list(module.parameters()), []
 
@@ -385,7 +450,9 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
             diagonal = Preconditioner(optimizer)
             found = [diagonal(p) for p in parameters]
             if found[0] is not None:
-                square = lambda vector: float(sum((g * g * d).sum() for g, d in zip(vector, found, strict=True)))  # noqa: E731
+                square = lambda vector: float(  # noqa: E731
+                    sum((g * g * d).sum() for g, d in zip(vector, found, strict=True))
+                )
                 mean = [sum(g) for g in zip(*self.parts, strict=True)]
                 want.append((sum(4 * square(g) for g in self.parts), square(mean)))
             self.parts.clear()
@@ -403,7 +470,9 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
 
     toys.fit(module, loader(module, 160, 4), Oracle(), callback, Spy(), accumulate=4)
     assert len(want) == 9 and np.allclose(taken, want, rtol=1e-9)
-    assert callback.estimate(Key("optimizer")).steps == 9  # the first step had no preconditioner yet
+    assert (
+        callback.estimate(Key("optimizer")).steps == 9
+    )  # the first step had no preconditioner yet
     assert callback.estimate().steps == 10 and not callback.session.tally.skipped
 
 
@@ -428,7 +497,9 @@ class Heard:
 def test_the_first_geometry_drives_the_policy(first):
     others = [name for name in ("euclidean", "hessian", "optimizer") if name != first]
     policy, module = Heard(), Still(torch.optim.Adam)
-    callback = GradientNoiseScale(geometry=(first, *others), every_n_steps=1, adaptive_batch_size=policy)
+    callback = GradientNoiseScale(
+        geometry=(first, *others), every_n_steps=1, adaptive_batch_size=policy
+    )
     toys.fit(module, loader(module, 480, 4), callback, accumulate=4, epochs=2)
     plain = GradientNoiseScale(geometry=(first, *others), every_n_steps=1)
     toys.fit(Still(torch.optim.Adam), loader(module, 480, 4), plain, accumulate=4)

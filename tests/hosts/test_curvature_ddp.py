@@ -15,7 +15,9 @@ pytestmark = pytest.mark.slow
 
 
 def by_hand():
-    """The first probe, at the first weights, in one process: the mean of what each rank's own micro-batches say."""
+    """The first probe, at the first weights, in one process: the mean of what each rank's own
+    micro-batches say.
+    """
     module = Still()
     data, parameters, found = Endless(module.population, 960), list(module.parameters()), []
     for rank in range(2):
@@ -26,7 +28,9 @@ def by_hand():
         for batch in batches[:3]:
             module.loss(batch).backward()
             window.add(4)
-        found.append(window.probe(hessian_forms(module.loss(batches[3]), parameters, window.vectors()), 1.0))
+        found.append(
+            window.probe(hessian_forms(module.loss(batches[3]), parameters, window.vectors()), 1.0)
+        )
     return CurvatureProbe(
         Moments(*np.mean([p.moments for p in found], axis=0)),
         Moments(*np.mean([p.euclidean for p in found], axis=0)),
@@ -42,10 +46,17 @@ def test_two_ranks(tmp_path):
     hessian = next(saved for saved in first["state"]["averages"] if saved["key"][0] == "hessian")
     assert hessian["average"]["probes"] == 15
     assert {"noise_scale/hessian_grad_sq", "noise_scale/hessian_trace"} <= first["logged"].keys()
-    assert first["ranks"] == second["ranks"] and first["ranks"].steps == first["micro_batches"].steps == 14
+    assert (
+        first["ranks"] == second["ranks"]
+        and first["ranks"].steps == first["micro_batches"].steps == 14
+    )
     ratio = first["ranks"].noise / first["micro_batches"].noise
-    assert 0.5 < ratio < 2  # the same tr(PΣ) from two groups a step and from eight, 14 steps each: s.e. about 0.15
+    assert (
+        0.5 < ratio < 2
+    )  # the same tr(PΣ) from two groups a step and from eight, 14 steps each: s.e. about 0.15
     average = CurvatureAverage(0.99)
     average.update(by_hand())
     want = average.state_dict()["windows"][0]["sums"]
-    assert np.allclose([first["first probe"][name] for name in want], list(want.values()), rtol=1e-8)
+    assert np.allclose(
+        [first["first probe"][name] for name in want], list(want.values()), rtol=1e-8
+    )

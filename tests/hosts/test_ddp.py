@@ -26,15 +26,24 @@ def three(tmp_path_factory):
 
 
 def gradients(sizes, module=None, loss=None, dtype=torch.float64):
-    """Each group's gradient, recomputed in one process: ``sizes`` in the order of the common stream."""
+    """Each group's gradient, recomputed in one process: ``sizes`` in the order of the common
+    stream.
+    """
     module = (module or Frozen()).to(dtype)
     x, y = (t.to(dtype) for t in data(examples=400).dataset.tensors)
     result, at = [], 0
     for index, size in enumerate(sizes):
         module.zero_grad(set_to_none=True)
-        (loss or (lambda m, batch, _: m.loss(batch)))(module, (x[at : at + size], y[at : at + size]), index).backward()
+        (loss or (lambda m, batch, _: m.loss(batch)))(
+            module, (x[at : at + size], y[at : at + size]), index
+        ).backward()
         result.append(
-            torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in module.parameters()])
+            torch.cat(
+                [
+                    (p.grad if p.grad is not None else torch.zeros_like(p)).flatten()
+                    for p in module.parameters()
+                ]
+            )
         )
         at += size
     return [g.double() for g in result]
@@ -43,13 +52,18 @@ def gradients(sizes, module=None, loss=None, dtype=torch.float64):
 def moments(grads, weights, sizes):
     mean = sum(w * g for g, w in zip(grads, weights, strict=True))
     return from_contributions(
-        [float((w * g) @ (w * g)) for g, w in zip(grads, weights, strict=True)], weights, sizes, float(mean @ mean)
+        [float((w * g) @ (w * g)) for g, w in zip(grads, weights, strict=True)],
+        weights,
+        sizes,
+        float(mean @ mean),
     )
 
 
 def q(result, m):
     """The squared norms behind a one-step result."""
-    return result["grad_sq"] + m.c_small * result["trace"], result["grad_sq"] + m.c_big * result["trace"]
+    return result["grad_sq"] + m.c_small * result["trace"], result["grad_sq"] + m.c_big * result[
+        "trace"
+    ]
 
 
 def agrees(result, m, rel=1e-9):
@@ -73,10 +87,16 @@ def test_two_ranks_of_two_micro_batches_are_four_on_one_process(two, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mixin, ranks", "views", "compiled inside", "compiled around", "own strategy", "layers"])
+@pytest.mark.parametrize(
+    "name",
+    ["mixin, ranks", "views", "compiled inside", "compiled around", "own strategy", "layers"],
+)
 def test_ranks_are_groups_accumulated_over_the_step(two, name):
     g = gradients(FOUR)  # rank 0 has the micro-batches 0 and 2 of the stream
-    agrees(two[0]["estimates"][name], moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]))
+    agrees(
+        two[0]["estimates"][name],
+        moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]),
+    )
 
 
 @pytest.mark.slow
@@ -102,17 +122,24 @@ def test_unequal_sizes_travel_in_the_row(two, three):
     g = gradients(sizes)
     agrees(two[0]["estimates"]["plain, uneven"], moments(g, [0.25] * 4, sizes))
     of_rank = [1 / (0.25 / a + 0.25 / b) for a, b in ((4, 2), (3, 5))]
-    agrees(two[0]["estimates"]["mixin, ranks, uneven"], moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], of_rank))
+    agrees(
+        two[0]["estimates"]["mixin, ranks, uneven"],
+        moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], of_rank),
+    )
     agrees(three[1]["estimates"]["uneven"], moments(gradients([4, 3, 6]), [1 / 3] * 3, [4, 3, 6]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size", "count"), [("ranks, 1 of 12", 12, 1), ("ranks, 2 of 6", 6, 2), ("ranks, 3 of 4", 4, 3)]
+    ("name", "size", "count"),
+    [("ranks, 1 of 12", 12, 1), ("ranks, 2 of 6", 6, 2), ("ranks, 3 of 4", 4, 3)],
 )
 def test_the_bucket_holds_the_whole_accumulation(two, name, size, count):
     g = gradients([size] * (2 * count))
-    agrees(two[0]["estimates"][name], moments([sum(g[rank::2]) / count for rank in (0, 1)], [0.5, 0.5], [12, 12]))
+    agrees(
+        two[0]["estimates"][name],
+        moments([sum(g[rank::2]) / count for rank in (0, 1)], [0.5, 0.5], [12, 12]),
+    )
 
 
 @pytest.mark.slow
@@ -122,7 +149,10 @@ def test_parameters_that_are_not_used(two):
         return loss + module.sometimes(batch[0]).mean() if index % 2 == 0 else loss
 
     g = gradients(FOUR, Unused(), loss)
-    agrees(two[0]["estimates"]["unused"], moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]))
+    agrees(
+        two[0]["estimates"]["unused"],
+        moments([(g[0] + g[2]) / 2, (g[1] + g[3]) / 2], [0.5, 0.5], [8, 8]),
+    )
     agrees(two[0]["estimates"]["unused, plain"], moments(g, [0.25] * 4, FOUR))
 
 
@@ -140,7 +170,9 @@ def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     states = [rank["estimates"][name]["state"] for rank in two]
     assert states[0]["session"]["averages"] == states[1]["session"]["averages"]
     assert [sum(s["session"]["tallies"][""]["skipped"].values()) for s in states] == [1, 1]
-    assert two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
+    assert (
+        two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
+    )
 
 
 @pytest.mark.slow
@@ -148,7 +180,10 @@ def test_all_ranks_hold_the_same_state_and_rank_0_speaks(two):
     for name, result in two[0]["estimates"].items():
         if isinstance(result, dict):
             assert result["state"] == two[1]["estimates"][name]["state"], name
-            assert result["out"].startswith("noise scale: b_simple") and two[1]["estimates"][name]["out"] == ""
+            assert (
+                result["out"].startswith("noise scale: b_simple")
+                and two[1]["estimates"][name]["out"] == ""
+            )
 
 
 @pytest.mark.slow
@@ -181,14 +216,18 @@ def test_warnings_come_with_evidence(two):
     found = two[0]["warnings"]
     assert "ranks 0 and 1 drew the same examples (equal gradient norms)" in found["same examples"]
     assert len(found["same examples, warned"]) == 1
-    assert "DistributedSampler repeats 1 of 9 examples" in found["padding"] and "same examples" not in found["padding"]
+    assert (
+        "DistributedSampler repeats 1 of 9 examples" in found["padding"]
+        and "same examples" not in found["padding"]
+    )
     assert "BatchNorm ties the examples" in found["batch norm"]
 
 
 @pytest.mark.slow
 def test_refusals_are_alike_on_all_ranks(two):
     for key, text in {
-        "ranks without the mixin": "probe='ranks' reads the buckets of DDP.*ddp_noise.*probe='micro_batches'",
+        "ranks without the "
+        "mixin": "probe='ranks' reads the buckets of DDP.*ddp_noise.*probe='micro_batches'",
         "static graph": r"static_graph=True\) with accumulate_grad_batches=2",
         "post-local SGD": "post-local SGD averages gradients within a sub-group",
     }.items():
@@ -202,7 +241,11 @@ def test_one_collective_a_log_and_no_other(two):
     count = two[0]["collectives"]
     logs = 4  # 40 steps, every 10th; the end of the epoch has nothing new
     for name in ("ddp", "mixin"):
-        added = {k: v - count[name].get(k, 0) for k, v in count[f"{name} and callback"].items() if v != count[name].get(k, 0)}
+        added = {
+            k: v - count[name].get(k, 0)
+            for k, v in count[f"{name} and callback"].items()
+            if v != count[name].get(k, 0)
+        }
         assert added == {"all_reduce": logs}, name
 
 
@@ -211,7 +254,12 @@ def test_metric_needs_one_collective_and_equals_one_process(two):
     count = two[0]["collectives"]
     assert count["metric collectives"] == ["all_reduce"]
     draws = count["metric draws"]
-    steps = [Moments(float((d * d).sum(dim=1).mean()), float(d.mean(dim=0) @ d.mean(dim=0)), 1 / 4, 1 / 8) for d in draws]
+    steps = [
+        Moments(
+            float((d * d).sum(dim=1).mean()), float(d.mean(dim=0) @ d.mean(dim=0)), 1 / 4, 1 / 8
+        )
+        for d in draws
+    ]
     e = estimate_noise_scale(steps)
     assert count["metric"] == {
         "grad_sq": pytest.approx(e.signal),
@@ -250,8 +298,14 @@ def test_registered_once_under_all_of_lightning_s_variants():
     from lightning_noise import NoiseDDPStrategy
 
     NoiseDDPStrategy.register_strategies(StrategyRegistry)  # again: nothing happens
-    ours = {name for name in StrategyRegistry.available_strategies() if name.startswith("ddp_noise")}
-    theirs = {name for name in StrategyRegistry.available_strategies() if name.startswith("ddp") and name not in ours}
+    ours = {
+        name for name in StrategyRegistry.available_strategies() if name.startswith("ddp_noise")
+    }
+    theirs = {
+        name
+        for name in StrategyRegistry.available_strategies()
+        if name.startswith("ddp") and name not in ours
+    }
     assert {name.replace("ddp_noise", "ddp") for name in ours} == theirs and len(ours) == 12
     assert all(StrategyRegistry[name]["strategy"] is NoiseDDPStrategy for name in ours)
 
@@ -268,9 +322,13 @@ def test_registered_once_under_all_of_lightning_s_variants():
     ],
 )
 def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, probe):
-    """Weights stand still, so that a step of two ranks (and three batches each) is one of 2 (6) batches on one process."""
+    """Weights stand still, so that a step of two ranks (and three batches each) is one of 2 (6)
+    batches on one process.
+    """
     result = two[0]["gans"][case]
-    hand = by_hand(Gan(lr=0.0, accumulate=accumulate).double(), gan_data(dtype=torch.float64), groups)
+    hand = by_hand(
+        Gan(lr=0.0, accumulate=accumulate).double(), gan_data(dtype=torch.float64), groups
+    )
     assert result["probes"] == [probe, probe] and result == two[1]["gans"][case]
     for name, which in (("Adam", "g"), ("Adam-1", "d")):
         trace, grad_sq, steps = result[name]
@@ -278,9 +336,14 @@ def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, prob
         assert steps == expected.steps == 6 // accumulate
         if groups == "examples":  # sketched, so only the norm of the mean is exact
             moments = hand[which][0]
-            assert grad_sq + moments.c_big * trace == pytest.approx(expected.signal + moments.c_big * expected.noise, rel=1e-6)
+            assert grad_sq + moments.c_big * trace == pytest.approx(
+                expected.signal + moments.c_big * expected.noise, rel=1e-6
+            )
         else:
-            assert (trace, grad_sq) == (pytest.approx(expected.noise, rel=1e-9), pytest.approx(expected.signal, rel=1e-9))
+            assert (trace, grad_sq) == (
+                pytest.approx(expected.noise, rel=1e-9),
+                pytest.approx(expected.signal, rel=1e-9),
+            )
 
 
 @pytest.mark.slow

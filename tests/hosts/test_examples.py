@@ -1,4 +1,6 @@
-"""``GradientNoiseScale()`` alone, on one device with one batch a step: single examples are the groups."""
+"""``GradientNoiseScale()`` alone, on one device with one batch a step: single examples are the
+groups.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -29,7 +31,9 @@ def alone(module, loader, **arguments):
 
 
 class ZeroRegression(L.LightningModule):
-    """Linear(2, 1) with weights 0, mean squared error against 1: the gradient of an example is −2x."""
+    """Linear(2, 1) with weights 0, mean squared error against 1: the gradient of an
+    example is −2x.
+    """
 
     def __init__(self):
         super().__init__()
@@ -50,7 +54,11 @@ class Sequences(Regression):
         super().__init__(optimizer)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            self.table, self.mix, self.norm = nn.Embedding(30, width), nn.Linear(width, width), nn.LayerNorm(width)
+            self.table, self.mix, self.norm = (
+                nn.Embedding(30, width),
+                nn.Linear(width, width),
+                nn.LayerNorm(width),
+            )
         self.net = None
 
     def loss(self, batch):
@@ -77,14 +85,24 @@ def test_known_answer():
 def test_accumulation_changes_nothing(local_size, accumulate):
     whole = alone(Regression(frozen), data(local_size=16)).estimate()
     noise = {"probe": "examples"}
-    parts = alone(Regression(frozen), data(local_size=local_size), accumulate=accumulate, noise=noise).estimate()
-    assert (parts.noise, parts.signal) == (pytest.approx(whole.noise, rel=1e-5), pytest.approx(whole.signal, rel=1e-5))
+    parts = alone(
+        Regression(frozen), data(local_size=local_size), accumulate=accumulate, noise=noise
+    ).estimate()
+    assert (parts.noise, parts.signal) == (
+        pytest.approx(whole.noise, rel=1e-5),
+        pytest.approx(whole.signal, rel=1e-5),
+    )
 
 
 def test_single_examples_as_micro_batches_give_the_same_number():
     examples = alone(Regression(frozen), data(local_size=8)).estimate()
-    micro = alone(Regression(frozen), data(local_size=1), accumulate=8, noise={"probe": "micro_batches"}).estimate()
-    assert (examples.noise, examples.signal) == (pytest.approx(micro.noise, rel=1e-5), pytest.approx(micro.signal, rel=1e-5))
+    micro = alone(
+        Regression(frozen), data(local_size=1), accumulate=8, noise={"probe": "micro_batches"}
+    ).estimate()
+    assert (examples.noise, examples.signal) == (
+        pytest.approx(micro.noise, rel=1e-5),
+        pytest.approx(micro.signal, rel=1e-5),
+    )
 
 
 def test_sketches_agree_with_exact_norms():
@@ -96,7 +114,9 @@ def test_sketches_agree_with_exact_norms():
 
 @pytest.mark.slow
 def test_digits_on_frozen_weights_agree_with_micro_batches():
-    """Both probes on the same weights of a digits run, after three epochs: each inside the other's interval."""
+    """Both probes on the same weights of a digits run, after three epochs: each inside the other's
+    interval.
+    """
     script = Path(__file__).parents[2] / "examples" / "digits.py"
     spec = importlib.util.spec_from_file_location("digits", script)
     digits = importlib.util.module_from_spec(spec)
@@ -111,7 +131,10 @@ def test_digits_on_frozen_weights_agree_with_micro_batches():
         fit(net, digits.DigitsData(local_size), callback, accumulate=accumulate, epochs=4)
         estimates.append(callback.estimate())
     examples, micro = estimates
-    assert examples.low < micro.noise_scale < micro.high and micro.low < examples.noise_scale < micro.high
+    assert (
+        examples.low < micro.noise_scale < micro.high
+        and micro.low < examples.noise_scale < micro.high
+    )
     assert examples.high - examples.low < micro.high - micro.low  # more groups, less noise
 
 
@@ -138,16 +161,38 @@ def test_resume_is_exact_because_directions_are_stateless(tmp_path):
     saver = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=7)
     module.load_state_dict(start)
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        fit(module, loader, GradientNoiseScale(), saver, Stop(30), accumulate=1, epochs=3, enable_checkpointing=True)
+        fit(
+            module,
+            loader,
+            GradientNoiseScale(),
+            saver,
+            Stop(30),
+            accumulate=1,
+            epochs=3,
+            enable_checkpointing=True,
+        )
     resumed = GradientNoiseScale()
-    fit(module, Resumable(loader.dataset, batch_size=4), resumed, accumulate=1, epochs=3, ckpt_path=tmp_path / "step=28.ckpt")
+    fit(
+        module,
+        Resumable(loader.dataset, batch_size=4),
+        resumed,
+        accumulate=1,
+        epochs=3,
+        ckpt_path=tmp_path / "step=28.ckpt",
+    )
     assert resumed.state_dict() == whole.state_dict()
 
 
 def test_loss_scale_and_half_precision():
-    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
-    scaled = alone(Sequences(), tokens(), plugins=[plugin], noise={"probe": Examples(exact=True)}).estimate()
-    half = alone(Sequences(), tokens(), precision="bf16-mixed", noise={"probe": Examples(exact=True)}).estimate()
+    plugin = MixedPrecision(
+        "16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    )
+    scaled = alone(
+        Sequences(), tokens(), plugins=[plugin], noise={"probe": Examples(exact=True)}
+    ).estimate()
+    half = alone(
+        Sequences(), tokens(), precision="bf16-mixed", noise={"probe": Examples(exact=True)}
+    ).estimate()
     plain = alone(Sequences(), tokens(), noise={"probe": Examples(exact=True)}).estimate()
     assert scaled.steps == plain.steps == half.steps == 6
     assert scaled.noise == pytest.approx(plain.noise, rel=5e-3)
@@ -158,7 +203,10 @@ def test_the_choice_is_logged_with_its_reason(caplog, capsys):
     with caplog.at_level("INFO"):
         alone(Regression(), data())
     assert "probe examples, because 1 rank and no accumulation" in caplog.text
-    assert "probe examples: 1 rank and no accumulation, so single examples are the groups" in capsys.readouterr().out
+    assert (
+        "probe examples: 1 rank and no accumulation, so single examples are the groups"
+        in capsys.readouterr().out
+    )
 
 
 class RawParameter(Regression):
@@ -180,7 +228,10 @@ def test_what_is_not_covered_is_named_in_the_verdict(capsys):
 
 def test_too_little_coverage_is_refused_before_training():
     run = trainer(GradientNoiseScale(), accumulate=1)
-    with pytest.raises(MisconfigurationException, match=r"covers less than min_coverage=0.9 .*\n  token \(100 numbers\)"):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"covers less than min_coverage=0.9 .*\n  token \(100 numbers\)",
+    ):
         run.fit(RawParameter(100), data())
     assert run.global_step == 0
 
@@ -194,7 +245,9 @@ class Penalised(Regression):
 
 def test_a_weight_penalty_is_found_in_the_first_step_and_refused_where_little_is_left():
     run = trainer(GradientNoiseScale(), accumulate=1)
-    with pytest.raises(MisconfigurationException, match=r"net.0.weight .*not the sum over the examples"):
+    with pytest.raises(
+        MisconfigurationException, match=r"net.0.weight .*not the sum over the examples"
+    ):
         run.fit(Penalised(frozen), data())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in run.lightning_module.modules())
 
@@ -214,7 +267,10 @@ class Recurrent(Regression):
 @pytest.mark.parametrize("noise", [{}, {"probe": "examples"}])
 def test_batch_norm_is_refused_with_the_way_out(noise):
     run = trainer(GradientNoiseScale(**noise), accumulate=1)
-    with pytest.raises(MisconfigurationException, match=r"(?s)BatchNorm in train mode.*net.1.*GroupNorm or LayerNorm"):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"(?s)BatchNorm in train mode.*net.1.*GroupNorm or LayerNorm",
+    ):
         run.fit(Recurrent(), data())
 
 
@@ -222,7 +278,9 @@ def test_batch_size_fn_counts_tokens():
     sequences = alone(Sequences(), tokens(), noise={"probe": Examples(exact=True)}).estimate()
     counted = {"probe": Examples(exact=True), "batch_size_fn": lambda batch: batch[0].numel()}
     words = alone(Sequences(), tokens(), noise=counted).estimate()
-    assert words.noise == pytest.approx(12 * sequences.noise) and words.signal == pytest.approx(sequences.signal)
+    assert words.noise == pytest.approx(12 * sequences.noise) and words.signal == pytest.approx(
+        sequences.signal
+    )
 
 
 def test_batch_size_fn_finds_the_batch_behind_another_tensor():
@@ -232,21 +290,29 @@ def test_batch_size_fn_finds_the_batch_behind_another_tensor():
 
     x, y = data().dataset.tensors
     loader = DataLoader(
-        TensorDataset(x, y), batch_size=8, collate_fn=lambda items: [torch.ones(3), *map(torch.stack, zip(*items, strict=True))]
+        TensorDataset(x, y),
+        batch_size=8,
+        collate_fn=lambda items: [torch.ones(3), *map(torch.stack, zip(*items, strict=True))],
     )
-    counted = alone(Weighted(frozen), loader, noise={"batch_size_fn": lambda batch: len(batch[1])}).estimate()
+    counted = alone(
+        Weighted(frozen), loader, noise={"batch_size_fn": lambda batch: len(batch[1])}
+    ).estimate()
     assert counted == alone(Regression(frozen), data(local_size=8)).estimate()
 
 
 def test_one_example_a_step_is_refused_with_the_way_out():
     run = trainer(GradientNoiseScale(), accumulate=1)
-    with pytest.raises(MisconfigurationException, match=r"the batch holds one example.*batch_size of 2 or more"):
+    with pytest.raises(
+        MisconfigurationException, match=r"the batch holds one example.*batch_size of 2 or more"
+    ):
         run.fit(Regression(), data(local_size=1))
 
 
 def test_as_many_positions_as_examples_are_doubted_aloud(capsys):
     alone(Sequences(), tokens(local_size=12))
-    assert "as many positions as the batch has examples (norm, mix, table)" in capsys.readouterr().out
+    assert (
+        "as many positions as the batch has examples (norm, mix, table)" in capsys.readouterr().out
+    )
     alone(Sequences(), tokens(local_size=8))
     assert "as many positions" not in capsys.readouterr().out
 

@@ -23,6 +23,7 @@ def test_fabric_gives_the_numbers_of_the_trainer(probe, accumulation):
     agree(by_fabric(probe, accumulation), by_trainer(probe, accumulation))
 
 
+@pytest.mark.slow
 def test_at_two_ranks_too(tmp_path):
     for rank in launch("testing.worlds.fabric_world:both", 2, tmp_path):
         for accumulation in (1, 2):
@@ -30,7 +31,9 @@ def test_at_two_ranks_too(tmp_path):
 
 
 def test_a_loss_scale_is_divided_out():
-    """A GradScaler multiplies the loss by 1024; squared norms of half precision are right to a few percent."""
+    """A GradScaler multiplies the loss by 1024; squared norms of half precision are right to a few
+    percent.
+    """
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     mixed = MixedPrecision("16-mixed", "cpu", scaler=scaler)
     plain, _ = by_fabric("micro_batches", 2, dtype=torch.float32, precision="32-true")

@@ -1,4 +1,6 @@
-"""Faults injected into ordinary runs: steps without a loss, optimizers that evaluate twice, damaged checkpoints."""
+"""Faults injected into ordinary runs: steps without a loss, optimizers that evaluate twice, damaged
+checkpoints.
+"""
 
 import copy
 
@@ -24,7 +26,9 @@ class Skipping(Regression):
 @pytest.mark.filterwarnings("ignore:.*training_step.*returned.*None")
 @pytest.mark.parametrize("probe", ["micro_batches", "examples"])
 def test_steps_without_a_loss_leave_the_batch_size_as_it_was(probe, capsys):
-    """Fourteen of twenty steps have no gradient, more than half of the sizes that the median is taken of."""
+    """Fourteen of twenty steps have no gradient, more than half of the sizes that the median is
+    taken of.
+    """
     callback = GradientNoiseScale(probe=probe)
     accumulate = 2 if probe == "micro_batches" else 1
     fit(Skipping(), data(examples=80 * accumulate), callback, accumulate=accumulate)
@@ -32,7 +36,9 @@ def test_steps_without_a_loss_leave_the_batch_size_as_it_was(probe, capsys):
 
 
 class SAM(torch.optim.SGD):
-    """Sharpness-aware minimization: a gradient at the weights, another at a point uphill, and a step by the latter."""
+    """Sharpness-aware minimization: a gradient at the weights, another at a point uphill, and a
+    step by the latter.
+    """
 
     def step(self, closure):
         loss = closure()
@@ -54,9 +60,17 @@ def test_an_optimizer_that_evaluates_twice_is_counted_once(probe, accumulate, ca
     states = []
     for kind in (SAM, torch.optim.SGD):
         callback = GradientNoiseScale(probe=probe)
-        fit(Regression(lambda p, kind=kind: kind(p, lr=0.0)), data(), callback, accumulate=accumulate, epochs=2)
+        fit(
+            Regression(lambda p, kind=kind: kind(p, lr=0.0)),
+            data(),
+            callback,
+            accumulate=accumulate,
+            epochs=2,
+        )
         states.append(callback.state_dict()["session"])
-        assert session(callback).tracks[0].optimizer_steps == 32 // accumulate and not skipped(callback)
+        assert session(callback).tracks[0].optimizer_steps == 32 // accumulate and not skipped(
+            callback
+        )
     assert states[0] == states[1]
     assert "SAM evaluates the gradient several times per step" in capsys.readouterr().out
 
@@ -70,7 +84,9 @@ class Nested(Regression):
 
     def on_train_batch_start(self, batch, batch_idx):
         if batch_idx == 3:
-            with pytest.raises(MisconfigurationException, match="give the inner Trainer a callback of its own"):
+            with pytest.raises(
+                MisconfigurationException, match="give the inner Trainer a callback of its own"
+            ):
                 fit(Regression(), data(), self.callback)
 
 
@@ -113,11 +129,18 @@ def test_a_damaged_state_is_refused_with_a_fix(how, reason):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
 def test_a_finished_adaptive_run_resumes_from_its_last_batch(tmp_path, capsys):
-    """There is nothing left to train and no loader to look at, and the verdict is that of the run."""
+    """There is nothing left to train and no loader to look at, and the verdict is that
+    of the run.
+    """
 
     def go(*callbacks, resume=None):
         noise = adapting({4: 8, 8: 16})
-        arguments = {"epochs": 2, "accumulate": 1, "enable_checkpointing": bool(callbacks), "ckpt_path": resume}
+        arguments = {
+            "epochs": 2,
+            "accumulate": 1,
+            "enable_checkpointing": bool(callbacks),
+            "ckpt_path": resume,
+        }
         fit(Regression(), data(), noise, *callbacks, **arguments)
         return noise, capsys.readouterr().out
 

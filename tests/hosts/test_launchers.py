@@ -1,4 +1,6 @@
-"""Launchers that start processes from the running one: every argument pickles, and what comes back to the user."""
+"""Launchers that start processes from the running one: every argument pickles, and what comes back
+to the user.
+"""
 
 import functools
 import json
@@ -8,7 +10,15 @@ import sys
 
 import pytest
 
-from lightning_noise import AdaptiveBatchSize, Examples, ExchangeRate, GradientNoiseScale, MicroBatches, NoiseDDPStrategy, Ranks
+from lightning_noise import (
+    AdaptiveBatchSize,
+    Examples,
+    ExchangeRate,
+    GradientNoiseScale,
+    MicroBatches,
+    NoiseDDPStrategy,
+    Ranks,
+)
 from lightning_noise.hosts.lightning.strategies import TwinNoiseDDPStrategy
 from testing.counts import count_multiple, count_pairs
 from testing.launch import ROOT
@@ -32,9 +42,9 @@ ARGUMENTS = {
 def test_every_kind_of_argument_pickles_and_measures_the_same(name):
     callback = GradientNoiseScale(**ARGUMENTS[name])
     twin = pickle.loads(pickle.dumps(callback))
-    assert {k: v for k, v in vars(twin.settings).items() if k not in ("probe", "batch_size_fn")} == {
-        k: v for k, v in vars(callback.settings).items() if k not in ("probe", "batch_size_fn")
-    }
+    assert {
+        k: v for k, v in vars(twin.settings).items() if k not in ("probe", "batch_size_fn")
+    } == {k: v for k, v in vars(callback.settings).items() if k not in ("probe", "batch_size_fn")}
     if name != "ranks":  # needs a strategy of its own
         for each in (callback, twin):
             fit(Regression(), data(), each)
@@ -62,12 +72,14 @@ def sgd(parameters):
 
 def go(strategy, package, module, **noise):
     callback = GradientNoiseScale(**noise)
-    checkpoint = package.pytorch.callbacks.ModelCheckpoint() if package is L else pl.callbacks.ModelCheckpoint()
-    run = trainer(callback, checkpoint, package=package, strategy=strategy, devices=2, enable_checkpointing=True)
+    kind = package.pytorch.callbacks if package is L else pl.callbacks
+    checkpoint = kind.ModelCheckpoint()
+    arguments = {"package": package, "strategy": strategy, "devices": 2}
+    run = trainer(callback, checkpoint, enable_checkpointing=True, **arguments)
     run.fit(module, data(examples=128))
     kept = torch.load(checkpoint.best_model_path)["callbacks"]["GradientNoiseScale"]
     return {
-        "logged": {name: float(value) for name, value in run.callback_metrics.items() if "noise" in name},
+        "logged": {n: float(v) for n, v in run.callback_metrics.items() if "noise" in n},
         "here": callback.estimate(),
         "steps in the checkpoint": kept["session"]["averages"][0]["average"][0]["steps"],
     }
@@ -75,7 +87,9 @@ def go(strategy, package, module, **noise):
 if __name__ == "__main__":
     double = {"batch_size_fn": functools.partial(count_multiple, per_example=2)}
     results = {
-        "ddp_noise_spawn": go("ddp_noise_spawn", L, Regression(sgd), probe=MicroBatches(), **double),
+        "ddp_noise_spawn": go(
+            "ddp_noise_spawn", L, Regression(sgd), probe=MicroBatches(), **double
+        ),
         "ddp_fork": go("ddp_fork", L, Regression(sgd)),
         "ddp_noise_notebook": go("ddp_noise_notebook", L, Regression(sgd)),
         "twin, ddp_noise_fork": go("ddp_noise_fork", pl, TwinRegression(), **double),
@@ -88,9 +102,16 @@ if __name__ == "__main__":
 def started(tmp_path_factory):
     folder = tmp_path_factory.mktemp("launchers")
     (folder / "started.py").write_text(STARTED)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "OMP_NUM_THREADS": "1",
+        "HOME": str(folder),
+    }
     command = ["timeout", "-k", "5", "240", sys.executable, str(folder / "started.py")]
-    run = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("RESULTS ")]
     return json.loads(line.removeprefix("RESULTS ")), run.stdout
@@ -98,13 +119,17 @@ def started(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_numbers_come_back_and_the_estimate_does_not(started):
-    """``callback_metrics``, the verdict and the checkpoint; the callback object itself was copied, as Lightning copies all."""
+    """``callback_metrics``, the verdict and the checkpoint; the callback object itself was copied,
+    as Lightning copies all.
+    """
     results, out = started
     assert out.count("noise scale: b_simple") == len(results)
     for name, result in results.items():
         assert result["here"] is None, name
         assert result["steps in the checkpoint"] == 8, name
-        assert {"noise_scale/trace", "noise_scale/grad_sq", "noise_scale/b_simple_low"} <= result["logged"].keys(), name
+        assert {"noise_scale/trace", "noise_scale/grad_sq", "noise_scale/b_simple_low"} <= result[
+            "logged"
+        ].keys(), name
 
 
 @pytest.mark.slow
@@ -115,5 +140,9 @@ def test_every_launcher_measures_the_same(started):
         ("ddp_noise_spawn", "ddp_fork", 2),
         ("twin, ddp_noise_fork", "ddp_noise_notebook", 2),
     ):
-        assert logged[one]["noise_scale/trace"] == pytest.approx(factor * logged[other]["noise_scale/trace"], rel=1e-6)
-        assert logged[one]["noise_scale/grad_sq"] == pytest.approx(logged[other]["noise_scale/grad_sq"], rel=1e-4)
+        assert logged[one]["noise_scale/trace"] == pytest.approx(
+            factor * logged[other]["noise_scale/trace"], rel=1e-6
+        )
+        assert logged[one]["noise_scale/grad_sq"] == pytest.approx(
+            logged[other]["noise_scale/grad_sq"], rel=1e-4
+        )

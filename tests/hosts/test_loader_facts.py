@@ -1,4 +1,6 @@
-"""What the training loader gives away: a batch of another size than it seems to have, and examples in order."""
+"""What the training loader gives away: a batch of another size than it seems to have, and examples
+in order.
+"""
 
 import warnings
 
@@ -47,7 +49,9 @@ def said(callback, module, loader, text, **arguments):
 def test_a_first_tensor_that_is_not_the_batch_is_reported(capsys):
     found = said(GradientNoiseScale(), Weighted(), weighted(), "rows", accumulate=2, epochs=2)
     assert len(found) == 1
-    assert "has 5 rows" in found[0] and "batch size of 32" in found[0] and "batch_size_fn" in found[0]
+    assert (
+        "has 5 rows" in found[0] and "batch size of 32" in found[0] and "batch_size_fn" in found[0]
+    )
     assert "has 5 rows, but the training loader has a batch size of 32" in capsys.readouterr().out
 
 
@@ -79,7 +83,9 @@ class Stream(IterableDataset):
 
 
 def shuffled_batches(dataset):
-    return DataLoader(dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 4, drop_last=False))
+    return DataLoader(
+        dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 4, drop_last=False)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Loggers that really write: what is read back is what ``callback_metrics`` held at that step, key by key."""
+"""Loggers that really write: what is read back is what ``callback_metrics`` held at that step, key
+by key.
+"""
 
 import csv
 import socket
@@ -21,7 +23,11 @@ class Watch(L.Callback):
         self.shown = {}
 
     def on_train_batch_end(self, trainer, *_):
-        found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("noise_scale/")}
+        found = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("noise_scale/")
+        }
         self.shown[trainer.global_step - 1] = found
 
     on_train_epoch_end = on_train_batch_end
@@ -30,7 +36,9 @@ class Watch(L.Callback):
 @pytest.fixture
 def offline(monkeypatch):
     """MLflow with a local folder, and no way out of this machine."""
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # in maintenance, and all that needs no data base
+    monkeypatch.setenv(
+        "MLFLOW_ALLOW_FILE_STORE", "true"
+    )  # in maintenance, and all that needs no data base
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("GIT_PYTHON_REFRESH", "quiet")  # where there is no git
 
@@ -52,7 +60,10 @@ def of_tensorboard(logger):
 def of_csv(logger):
     logger.save()
     rows = csv.DictReader((Path(logger.log_dir) / "metrics.csv").read_text().splitlines())
-    return {int(row["step"]): {name: float(value) for name, value in row.items() if value} for row in rows}
+    return {
+        int(row["step"]): {name: float(value) for name, value in row.items() if value}
+        for row in rows
+    }
 
 
 def of_mlflow(logger):
@@ -64,7 +75,10 @@ def of_mlflow(logger):
 
 
 def noise_scale(rows):
-    own = {step: {n: v for n, v in row.items() if n.startswith("noise_scale/")} for step, row in rows.items()}
+    own = {
+        step: {n: v for n, v in row.items() if n.startswith("noise_scale/")}
+        for step, row in rows.items()
+    }
     return {step: row for step, row in own.items() if row}
 
 
@@ -82,7 +96,9 @@ def test_every_logger_holds_what_callback_metrics_held(tmp_path, offline):
         epochs=8,
         log_every_n_steps=3,
     )
-    logged = [step for step in range(128) if step % 3 == 2 or step % 16 == 15]  # at the interval and at the end of an epoch
+    logged = [
+        step for step in range(128) if step % 3 == 2 or step % 16 == 15
+    ]  # at the interval and at the end of an epoch
     for rows in (of_tensorboard(board), of_csv(table), of_mlflow(third)):
         found = noise_scale(rows)
         assert list(found) == logged
@@ -90,9 +106,13 @@ def test_every_logger_holds_what_callback_metrics_held(tmp_path, offline):
             assert found[step] == pytest.approx(watch.shown[step], rel=1e-5)
     known = [("noise_scale/b_simple" in watch.shown[step]) for step in logged]
     assert True in known and known[-1] is False
-    assert any(name.startswith("noise_scale/layer/") for step in logged for name in watch.shown[step])
+    assert any(
+        name.startswith("noise_scale/layer/") for step in logged for name in watch.shown[step]
+    )
     assert not any(
-        name.startswith("noise_scale_band") for row in [*of_csv(table).values(), *of_mlflow(third).values()] for name in row
+        name.startswith("noise_scale_band")
+        for row in [*of_csv(table).values(), *of_mlflow(third).values()]
+        for name in row
     )
 
 
@@ -114,4 +134,6 @@ def test_no_logger_at_all(tmp_path, monkeypatch):
     run = fit(Regression(), data(), without, logger=False, epochs=2)
     assert sorted(tmp_path.rglob("*")) == before
     assert without.estimate() == with_logger.estimate() and run.loggers == []
-    assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(without.estimate().noise)
+    assert float(run.callback_metrics["noise_scale/trace"]) == pytest.approx(
+        without.estimate().noise
+    )

@@ -1,4 +1,6 @@
-"""A loop in plain torch measures all that a Trainer does: curvature, several optimizers, single examples."""
+"""A loop in plain torch measures all that a Trainer does: curvature, several optimizers, single
+examples.
+"""
 
 import copy
 
@@ -39,7 +41,9 @@ def mean_loss(module, batch):
     return module.loss(batch)
 
 
-@pytest.mark.parametrize(("accumulation", "loss_fn"), [(4, None), (1, mean_loss)], ids=["accumulated", "pieces"])
+@pytest.mark.parametrize(
+    ("accumulation", "loss_fn"), [(4, None), (1, mean_loss)], ids=["accumulated", "pieces"]
+)
 def test_the_hessian_geometry_is_that_of_a_trainer(accumulation, loss_fn):
     noise = {"geometry": ("euclidean", "hessian"), "loss_fn": loss_fn}
     loader = double(examples=160, local_size=8)
@@ -50,8 +54,12 @@ def test_the_hessian_geometry_is_that_of_a_trainer(accumulation, loss_fn):
     for key in (Key(), Key("hessian")):
         found, wanted = monitor.estimate(key), callback.estimate(key)
         assert (found.steps, found.resolved) == (wanted.steps, wanted.resolved) and found.steps > 3
-        assert (found.noise, found.signal) == pytest.approx((wanted.noise, wanted.signal), rel=1e-12)
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), trained.parameters(), strict=True))
+        assert (found.noise, found.signal) == pytest.approx(
+            (wanted.noise, wanted.signal), rel=1e-12
+        )
+    assert all(
+        torch.equal(a, b) for a, b in zip(module.parameters(), trained.parameters(), strict=True)
+    )
 
 
 def test_a_gan_is_measured_in_a_plain_loop():
@@ -69,7 +77,10 @@ def test_a_gan_is_measured_in_a_plain_loop():
                     optimizers[which].step()
         monitor.flush()
     for which in "gd":
-        found, wanted = monitor.estimate(Key(optimizer=which)), estimate_noise_scale(hand[which], decay=0.99)
+        found, wanted = (
+            monitor.estimate(Key(optimizer=which)),
+            estimate_noise_scale(hand[which], decay=0.99),
+        )
         assert found.steps == wanted.steps == 6
         assert (found.noise, found.signal) == pytest.approx((wanted.noise, wanted.signal), rel=1e-9)
 
@@ -89,8 +100,12 @@ def test_examples_that_mix_are_refused():
 
 
 def test_one_group_is_refused_with_the_fix():
-    with pytest.raises(CannotMeasureError, match="Accumulate gradients over two micro-batches or more") as caught:
-        Monitor("micro_batches", accumulation=1).watch(dict(torch.nn.Linear(2, 1).named_parameters()))
+    with pytest.raises(
+        CannotMeasureError, match="Accumulate gradients over two micro-batches or more"
+    ) as caught:
+        Monitor("micro_batches", accumulation=1).watch(
+            dict(torch.nn.Linear(2, 1).named_parameters())
+        )
     assert [reason.code for reason in caught.value.reasons] == ["one_group"]
 
 
@@ -111,5 +126,11 @@ def test_a_curvature_needs_the_loss():
     module = Regression()
     monitor = Monitor(module=module, accumulation=4, geometry="hessian")
     watched, passes = monitor.attach(dict(module.named_parameters())), monitor.micro_batch(8, 1 / 4)
-    with watched, pytest.raises(RuntimeError, match=r"Call monitor.backward\(loss\) in place of loss.backward"), passes:
+    with (
+        watched,
+        pytest.raises(
+            RuntimeError, match=r"Call monitor.backward\(loss\) in place of loss.backward"
+        ),
+        passes,
+    ):
         module.net(torch.randn(8, 4)).mean().backward()

@@ -1,4 +1,6 @@
-"""The factor around the step: exact for every scheduler and every way an optimizer keeps its rate."""
+"""The factor around the step: exact for every scheduler and every way an optimizer
+keeps its rate.
+"""
 
 import copy
 
@@ -21,7 +23,10 @@ class Halving(schedulers.LRScheduler):
     """A user's own scheduler that computes the next rate from the last."""
 
     def get_lr(self):
-        return [group["lr"] * (0.5 if self.last_epoch % 5 == 4 else 1.0) for group in self.optimizer.param_groups]
+        return [
+            group["lr"] * (0.5 if self.last_epoch % 5 == 4 else 1.0)
+            for group in self.optimizer.param_groups
+        ]
 
 
 SCHEDULERS = {
@@ -35,23 +40,31 @@ SCHEDULERS = {
     "PolynomialLR": lambda o: schedulers.PolynomialLR(o, total_iters=20, power=2.0),
     "CosineAnnealingLR": lambda o: schedulers.CosineAnnealingLR(o, 20),
     "CosineAnnealingWarmRestarts": lambda o: schedulers.CosineAnnealingWarmRestarts(o, 5, T_mult=2),
-    "OneCycleLR": lambda o: schedulers.OneCycleLR(o, [0.3, 0.4], total_steps=STEPS, cycle_momentum=False),
+    "OneCycleLR": lambda o: schedulers.OneCycleLR(
+        o, [0.3, 0.4], total_steps=STEPS, cycle_momentum=False
+    ),
     "CyclicLR": lambda o: schedulers.CyclicLR(o, 0.01, 0.2, step_size_up=4, cycle_momentum=False),
-    "CyclicLR, exp_range": lambda o: schedulers.CyclicLR(o, 0.01, 0.2, 4, mode="exp_range", gamma=0.9, cycle_momentum=False),
+    "CyclicLR, exp_range": lambda o: schedulers.CyclicLR(
+        o, 0.01, 0.2, 4, mode="exp_range", gamma=0.9, cycle_momentum=False
+    ),
     "ReduceLROnPlateau": lambda o: schedulers.ReduceLROnPlateau(o, patience=1, factor=0.4),
     "SWALR": lambda o: SWALR(o, swa_lr=0.02, anneal_epochs=6),
     "ChainedScheduler": lambda o: schedulers.ChainedScheduler(
         [schedulers.ConstantLR(o, 0.1, total_iters=4), schedulers.ExponentialLR(o, 0.9)]
     ),
     "SequentialLR": lambda o: schedulers.SequentialLR(
-        o, [schedulers.LinearLR(o, 0.1, total_iters=5), schedulers.CosineAnnealingLR(o, 15)], milestones=[5]
+        o,
+        [schedulers.LinearLR(o, 0.1, total_iters=5), schedulers.CosineAnnealingLR(o, 15)],
+        milestones=[5],
     ),
     "a user's own": Halving,
 }
 
 
 def parameters(rate=0.1):
-    """Two groups with rates of their own; their gradients are 1, so that a plain step from 0 moves by minus the rate."""
+    """Two groups with rates of their own; their gradients are 1, so that a plain step from 0 moves
+    by minus the rate.
+    """
     groups = []
     for scale in (1.0, 3.0):
         weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
@@ -65,7 +78,9 @@ def advance(scheduler):
 
 
 def moved(optimizer):
-    """One step from 0: by how much each group's weights moved, and the rates that are seen before and after."""
+    """One step from 0: by how much each group's weights moved, and the rates that are seen before
+    and after.
+    """
     for group in optimizer.param_groups:
         group["params"][0].data.zero_()
     before = rates(optimizer)
@@ -147,7 +162,9 @@ def walk(optimizer, gradients):
         for group in optimizer.param_groups:
             group["params"][0].grad = torch.full_like(group["params"][0], gradient)
         optimizer.step()
-        path.append(torch.cat([group["params"][0].data.clone() for group in optimizer.param_groups]))
+        path.append(
+            torch.cat([group["params"][0].data.clone() for group in optimizer.param_groups])
+        )
     return torch.stack(path)
 
 
@@ -157,7 +174,9 @@ def test_it_is_the_same_as_another_rate(name):
     optimizer = OPTIMIZERS[name](parameters(0.1))
     with LearningRateFactor(optimizer) as rate:
         rate.factor = FACTOR
-        assert torch.allclose(walk(optimizer, (1.0, 2.0, -1.0)), walk(reference, (1.0, 2.0, -1.0)), rtol=1e-12, atol=0)
+        assert torch.allclose(
+            walk(optimizer, (1.0, 2.0, -1.0)), walk(reference, (1.0, 2.0, -1.0)), rtol=1e-12, atol=0
+        )
 
 
 @pytest.mark.parametrize("name", TENSOR_RATES)
@@ -166,12 +185,15 @@ def test_a_rate_that_is_a_tensor_stays_where_it_is(name):
     groups = [{"params": group["params"], "lr": shared} for group in parameters()]
     optimizer = TENSOR_RATES[name](groups)
     held = [group["lr"] for group in optimizer.param_groups]
-    reference = TENSOR_RATES[name]([{**group, "lr": torch.tensor(0.1 * FACTOR, dtype=torch.float64)} for group in parameters()])
+    reference = TENSOR_RATES[name](
+        [{**group, "lr": torch.tensor(0.1 * FACTOR, dtype=torch.float64)} for group in parameters()]
+    )
     with LearningRateFactor(optimizer) as rate:
         rate.factor = FACTOR
         assert torch.allclose(walk(optimizer, (1.0, 2.0)), walk(reference, (1.0, 2.0)), rtol=1e-6)
     assert all(
-        group["lr"] is tensor and tensor.item() == 0.1 for group, tensor in zip(optimizer.param_groups, held, strict=True)
+        group["lr"] is tensor and tensor.item() == 0.1
+        for group, tensor in zip(optimizer.param_groups, held, strict=True)
     )
 
 
@@ -181,14 +203,19 @@ def test_grad_scaler_and_overflow(fused):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     with LearningRateFactor(optimizer) as rate:
         rate.factor = FACTOR
-        for gradient, expected in ((1024.0, [0.1 * FACTOR, 0.1 * 3.0 * FACTOR]), (torch.inf, [0.0, 0.0])):
+        for gradient, expected in (
+            (1024.0, [0.1 * FACTOR, 0.1 * 3.0 * FACTOR]),
+            (torch.inf, [0.0, 0.0]),
+        ):
             for group in optimizer.param_groups:
                 group["params"][0].data.zero_()
                 group["params"][0].grad = torch.full((2,), gradient, dtype=torch.float64)
             scaler.scale(torch.ones(()))  # as the loss would be
             scaler.step(optimizer)
             scaler.update()
-            assert [-group["params"][0][0].item() for group in optimizer.param_groups] == pytest.approx(expected, rel=1e-12)
+            assert [
+                -group["params"][0][0].item() for group in optimizer.param_groups
+            ] == pytest.approx(expected, rel=1e-12)
             assert rates(optimizer) == [0.1, 0.1 * 3.0]
 
 
@@ -217,11 +244,17 @@ def test_an_exception_in_the_step_leaves_nothing_behind():
     def fail():
         raise RuntimeError("in training_step")
 
-    with pytest.raises(RuntimeError, match="in training_step"), LearningRateFactor(optimizer) as rate:
+    with (
+        pytest.raises(RuntimeError, match="in training_step"),
+        LearningRateFactor(optimizer) as rate,
+    ):
         rate.factor = FACTOR
         optimizer.step(fail)
     assert rates(optimizer) == [0.1, 0.1 * 3.0]
-    assert (len(optimizer._optimizer_step_pre_hooks), len(optimizer._optimizer_step_post_hooks)) == hooks
+    assert (
+        len(optimizer._optimizer_step_pre_hooks),
+        len(optimizer._optimizer_step_post_hooks),
+    ) == hooks
     rate.close()
     assert moved(optimizer) == [0.1, 0.1 * 3.0]
 
@@ -258,7 +291,17 @@ class Mine(torch.optim.Optimizer):
         (WithDecay, 1.0, "WithDecay is an optimizer of the SGD kind"),
         *(
             (getattr(torch.optim, name), 0.5, "Adam kind")
-            for name in ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Adagrad", "Adadelta", "Adafactor")
+            for name in (
+                "Adam",
+                "AdamW",
+                "NAdam",
+                "RAdam",
+                "Adamax",
+                "RMSprop",
+                "Adagrad",
+                "Adadelta",
+                "Adafactor",
+            )
         ),
         (Mine, 0.5, "the cautious one, as Mine is not known"),
         (torch.optim.Rprop, 0.5, "the cautious one, as Rprop is not known"),
@@ -292,11 +335,14 @@ def test_in_a_trainer_with_a_loss_scale(fused, scale):
     def weights(rate, factor):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale, backoff_factor=2.0**-31)
         plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
-        # no momentum: torch 2.13's fused SGD leaves its buffer uninitialised where the first step overflows
+        # no momentum: torch 2.13's fused SGD leaves its buffer uninitialised where the first step
+        # overflows
         module = Regression(lambda p: torch.optim.SGD(p, lr=rate, fused=fused))
         multiplied = Multiplied(factor)
         fit(module, data(), multiplied, plugins=[plugin])
-        assert multiplied.seen == {rate} and (scaler.get_scale() < scale) == (scale > 2**100)  # it did overflow
+        assert multiplied.seen == {rate} and (scaler.get_scale() < scale) == (
+            scale > 2**100
+        )  # it did overflow
         return torch.cat([p.detach().flatten() for p in module.parameters()])
 
     start = torch.cat([p.detach().flatten() for p in Regression().parameters()])

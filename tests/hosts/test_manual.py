@@ -1,4 +1,6 @@
-"""Manual optimization with one and several optimizers: each has a noise scale of its own, equal to a loop written by hand."""
+"""Manual optimization with one and several optimizers: each has a noise scale of its own, equal to
+a loop written by hand.
+"""
 
 import copy
 import warnings
@@ -33,8 +35,13 @@ def same(estimate, moments, rel=1e-9):
 @pytest.mark.parametrize("toggle", [True, False])
 @pytest.mark.parametrize("order", ["gd", "dg"])
 def test_gan_equals_the_hand_loop_with_single_examples(order, toggle, zero):
-    """In the untoggled one the generator's backward pass leaves gradients on the discriminator: the last pass wins."""
-    module, loader = Gan(order=order, toggle=toggle, zero=zero).double(), gan_data(dtype=torch.float64)
+    """In the untoggled one the generator's backward pass leaves gradients on the discriminator: the
+    last pass wins.
+    """
+    module, loader = (
+        Gan(order=order, toggle=toggle, zero=zero).double(),
+        gan_data(dtype=torch.float64),
+    )
     hand = by_hand(copy.deepcopy(module), loader)
     callback, _ = run_gan(module, loader, probe=Examples(exact=True), precision=64)
     same(callback.estimate(G), hand["g"])
@@ -44,7 +51,9 @@ def test_gan_equals_the_hand_loop_with_single_examples(order, toggle, zero):
 
 @pytest.mark.parametrize("accumulate", [2, 3])
 def test_gan_equals_the_hand_loop_with_accumulated_batches(accumulate):
-    """Gradients of K batches add up between zero_grad and step; the last batch is shorter (92 = 11 · 8 + 4)."""
+    """Gradients of K batches add up between zero_grad and step; the last batch is shorter (92 = 11
+    · 8 + 4).
+    """
     module, loader = Gan(accumulate=accumulate).double(), gan_data(examples=92, dtype=torch.float64)
     hand = by_hand(copy.deepcopy(module), loader, groups="batches")
     callback, _ = run_gan(module, loader, probe="micro_batches", precision=64)
@@ -67,14 +76,22 @@ def test_several_steps_of_one_optimizer_a_batch(capsys):
     callback, _ = run_gan(module, loader, probe=Examples(exact=True), precision=64)
     same(callback.estimate(D), hand["d"])
     tallies = callback.state_dict()["session"]["tallies"]
-    assert callback.estimate(D).steps == 18 and (tallies["Adam"]["examples"], tallies["Adam-1"]["examples"]) == (48, 48)
+    assert callback.estimate(D).steps == 18 and (
+        tallies["Adam"]["examples"],
+        tallies["Adam-1"]["examples"],
+    ) == (48, 48)
     said = capsys.readouterr().out
-    assert "Adam-1 stepped several times within one batch: the number holds if" in said and "Adam stepped several" not in said
+    assert (
+        "Adam-1 stepped several times within one batch: the number holds if" in said
+        and "Adam stepped several" not in said
+    )
 
 
 def test_the_second_of_several_epochs_knows_the_size_of_the_data_set():
     callback, _ = run_gan(Gan(critic_steps=2), gan_data(), epochs=2)
-    assert [state["data_size"] for state in callback.state_dict()["session"]["tallies"].values()] == [48, 48]
+    assert [
+        state["data_size"] for state in callback.state_dict()["session"]["tallies"].values()
+    ] == [48, 48]
 
 
 def test_every_third_step_of_each_optimizer():
@@ -106,9 +123,15 @@ def test_one_backward_pass_for_two_optimizers_without_common_parameters():
 @pytest.mark.parametrize(
     ("way", "message"),
     [
-        ("two passes", "two backward passes over one batch .* one step of Adam-1.* call manual_backward once"),
+        (
+            "two passes",
+            "two backward passes over one batch .* one step of Adam-1.* call manual_backward once",
+        ),
         ("zeroed in part", "the gradient of Adam-1 was zeroed in part"),
-        ("loss.backward", r"no backward pass was seen before the step of Adam-1.*self\.manual_backward\(loss\)"),
+        (
+            "loss.backward",
+            r"no backward pass was seen before the step of Adam-1.*self\.manual_backward\(loss\)",
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_by_name_in_the_first_step(way, message):
@@ -127,7 +150,10 @@ def test_a_gradient_that_is_never_zeroed_is_passed_over_and_said(capsys):
 
 
 def test_one_backward_pass_for_two_steps_that_share_parameters():
-    with pytest.raises(MisconfigurationException, match=r"Adam steps on a backward pass that SGD has stepped on.*share"):
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"Adam steps on a backward pass that SGD has stepped on.*share",
+    ):
         fit(Joint(shared=True), data(), GradientNoiseScale(), accumulate=1)
 
 
@@ -141,7 +167,11 @@ def test_optimizers_that_share_parameters_may_step_on_passes_of_their_own():
 
     callback = GradientNoiseScale()
     fit(Alternating(shared=True), data(), callback, accumulate=1)
-    assert callback.estimate(Key(optimizer="Adam")).steps == callback.estimate(Key(optimizer="SGD")).steps == 16
+    assert (
+        callback.estimate(Key(optimizer="Adam")).steps
+        == callback.estimate(Key(optimizer="SGD")).steps
+        == 16
+    )
 
 
 def test_groups_of_one_are_counted(capsys):
@@ -202,21 +232,32 @@ def test_one_optimizer_by_hand_equals_automatic_optimization(use_closure):
     run = fit(OneByHand(use_closure), data(), by_hand, accumulate=1, log_every_n_steps=4)
     other = fit(Regression(), data(), automatic, accumulate=1, log_every_n_steps=4)
     assert by_hand.estimate() == automatic.estimate()
-    mine, theirs = ({k: v for k, v in r.callback_metrics.items() if k.startswith("noise_scale")} for r in (run, other))
+    mine, theirs = (
+        {k: v for k, v in r.callback_metrics.items() if k.startswith("noise_scale")}
+        for r in (run, other)
+    )
     assert mine == theirs and "noise_scale/b_simple_low" in mine
 
 
 def test_clipping_and_loss_scaling_change_nothing():
-    """The gradient is read before the module clips it, and in the loss scale of its own backward pass."""
+    """The gradient is read before the module clips it, and in the loss scale of its own backward
+    pass.
+    """
 
     def clip(module, optimizer):
         module.clip_gradients(optimizer, gradient_clip_val=1e-3, gradient_clip_algorithm="norm")
 
     found = []
     for scale in (None, 2.0**4, 2.0**14):
-        plugin = scale and MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale))
+        plugin = scale and MixedPrecision(
+            "16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=scale)
+        )
         for before_step in (None, clip):
-            callback, _ = run_gan(Gan(before_step=before_step, lr=0.0), gan_data(), **({"plugins": plugin} if scale else {}))
+            callback, _ = run_gan(
+                Gan(before_step=before_step, lr=0.0),
+                gan_data(),
+                **({"plugins": plugin} if scale else {}),
+            )
             found.append((callback.estimate(G).noise, callback.estimate(D).noise))
     plain, *rest = found
     for values in rest:
@@ -226,12 +267,16 @@ def test_clipping_and_loss_scaling_change_nothing():
 
 
 def test_overflow_is_passed_over_for_the_optimizer_that_had_it():
-    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**40))
+    plugin = MixedPrecision(
+        "16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    )
     callback, run = run_gan(Gan(), gan_data(), plugins=plugin)
     for key in (G, D):
         skipped = callback.state_dict()["session"]["tallies"][key.optimizer]["skipped"]
         assert sum(skipped.values()) == 6 and callback.estimate(key).steps == 0
-    assert not [k for k in run.callback_metrics if k.startswith("noise_scale") and k.endswith("b_simple")]
+    assert not [
+        k for k in run.callback_metrics if k.startswith("noise_scale") and k.endswith("b_simple")
+    ]
 
 
 def test_weights_gradients_and_random_state_are_what_they_would_be():
@@ -243,7 +288,9 @@ def test_weights_gradients_and_random_state_are_what_they_would_be():
         modules.append((module, torch.get_rng_state()))
     (one, state), (two, other) = modules
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert all(
+        torch.equal(a.grad, b.grad) for a, b in zip(one.parameters(), two.parameters(), strict=True)
+    )
     assert torch.equal(state, other)
 
 
@@ -258,7 +305,15 @@ def test_keys_in_the_log_and_the_verdict_name_the_optimizer(tmp_path, capsys):
     events = EventAccumulator(str(tmp_path)).Reload()
     tags = events.Tags()["scalars"]
     for name in ("Adam", "Adam-1"):
-        for value in ("b_simple", "b_simple_low", "grad_sq", "trace", "global_size", "learning_rate", "temperature"):
+        for value in (
+            "b_simple",
+            "b_simple_low",
+            "grad_sq",
+            "trace",
+            "global_size",
+            "learning_rate",
+            "temperature",
+        ):
             assert f"noise_scale/{name}/{value}" in tags
         assert f"noise_scale_band/{name}/log10" in tags
     assert not [tag for tag in tags if tag in ("noise_scale/b_simple", "noise_scale/trace")]

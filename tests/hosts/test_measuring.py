@@ -34,12 +34,21 @@ def measured(module, loader, **arguments):
 )
 def test_known_answers(inputs, trace, grad_sq):
     e = measured(Summed(), rows(*inputs))
-    assert (e.noise, e.signal, e.noise_scale) == (pytest.approx(trace, rel=1e-6), pytest.approx(grad_sq, rel=1e-6), None)
+    assert (e.noise, e.signal, e.noise_scale) == (
+        pytest.approx(trace, rel=1e-6),
+        pytest.approx(grad_sq, rel=1e-6),
+        None,
+    )
 
 
 def test_two_steps_are_averaged_before_they_are_divided():
-    e = measured(Summed(), rows([-0.2, 3.3], [5.2, 0.7], [1.0, 4.0], [3.1, 0.1]), noise={"decay": 0.998})
-    assert (e.noise, e.signal) == (pytest.approx(27.76184184, rel=1e-6), pytest.approx(6.77223223, rel=1e-6))
+    e = measured(
+        Summed(), rows([-0.2, 3.3], [5.2, 0.7], [1.0, 4.0], [3.1, 0.1]), noise={"decay": 0.998}
+    )
+    assert (e.noise, e.signal) == (
+        pytest.approx(27.76184184, rel=1e-6),
+        pytest.approx(6.77223223, rel=1e-6),
+    )
 
 
 def by_hand(module, batches, accumulate):
@@ -57,7 +66,12 @@ def by_hand(module, batches, accumulate):
             sizes = [len(batch[0]) for batch in window]
             mean = sum(grads) / k
             moments.append(
-                from_contributions([float((g / k) @ (g / k)) for g in grads], [1 / k] * k, sizes, float(mean @ mean))
+                from_contributions(
+                    [float((g / k) @ (g / k)) for g in grads],
+                    [1 / k] * k,
+                    sizes,
+                    float(mean @ mean),
+                )
             )
     return estimate_noise_scale(moments, decay=0.99)
 
@@ -65,7 +79,9 @@ def by_hand(module, batches, accumulate):
 @pytest.mark.parametrize("accumulate", [2, 3, 4])
 @pytest.mark.parametrize("examples", [18, 20])
 def test_short_last_window_and_uneven_batches(accumulate, examples):
-    """5 batches of 4 (or 4, 4, 4, 4, 2): Lightning divides the losses of a short window by the full K all the same."""
+    """5 batches of 4 (or 4, 4, 4, 4, 2): Lightning divides the losses of a short window by the full
+    K all the same.
+    """
     frozen = Regression(lambda p: torch.optim.SGD(p, lr=0.0)).double()
     loader = data(examples=examples, dtype=torch.float64)
     callback = GradientNoiseScale()
@@ -84,7 +100,9 @@ def test_a_window_of_one_micro_batch_is_counted_and_said(capsys):
 
 def test_clipping_does_not_move_it():
     plain = measured(Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=3)
-    clipped = measured(Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=3, gradient_clip_val=1e-3)
+    clipped = measured(
+        Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=3, gradient_clip_val=1e-3
+    )
     assert clipped == plain
 
 
@@ -114,7 +132,9 @@ def scaled_fit(scale, module=None, epochs=4, **arguments):
 
 def test_loss_scale_does_not_move_it():
     low, high = scaled_fit(2.0**4).estimate(), scaled_fit(2.0**12).estimate()
-    assert low.noise_scale == pytest.approx(high.noise_scale, rel=0.02)  # fp16 gradients carry three digits
+    assert low.noise_scale == pytest.approx(
+        high.noise_scale, rel=0.02
+    )  # fp16 gradients carry three digits
     assert low.noise == pytest.approx(
         measured(Regression(lambda p: torch.optim.SGD(p, lr=0.0)), data(), epochs=4).noise, rel=0.02
     )
@@ -160,7 +180,9 @@ def test_frozen_parameters_and_unfreezing_on_the_way():
         def on_train_epoch_end(self, trainer, module):
             values.append(callback.estimate(Key(layer="net.0")).signal)
 
-    fit(module, data(), callback, Look(), BackboneFinetuning(unfreeze_backbone_at_epoch=1), epochs=3)
+    fit(
+        module, data(), callback, Look(), BackboneFinetuning(unfreeze_backbone_at_epoch=1), epochs=3
+    )
     assert math.isnan(values[0]) and math.isfinite(values[2])
     assert not any(p._backward_hooks for p in module.parameters())
 
@@ -185,7 +207,9 @@ def test_layers_add_up_to_the_whole():
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
 def test_a_step_without_a_backward_pass():
-    """training_step returns None for the last micro-batch of a window: no gradient can be read at the right moment."""
+    """training_step returns None for the last micro-batch of a window: no gradient can be read at
+    the right moment.
+    """
 
     class Skipping(Regression):
         def training_step(self, batch, batch_idx):
@@ -201,19 +225,38 @@ def test_accumulation_scheduler_that_begins_without():
     """Single examples measure every step; micro-batches, where asked for, those that have two."""
     callback, schedule = GradientNoiseScale(), GradientAccumulationScheduler({0: 1, 1: 4})
     fit(Regression(), data(), callback, schedule, epochs=2, accumulate=1)
-    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {} and callback.estimate().steps == 20
+    assert (
+        callback.state_dict()["session"]["tallies"][""]["skipped"] == {}
+        and callback.estimate().steps == 20
+    )
     callback = GradientNoiseScale(probe="micro_batches")
-    run = fit(Regression(), data(), callback, GradientAccumulationScheduler({0: 1, 1: 4}), epochs=2, accumulate=1)
+    run = fit(
+        Regression(),
+        data(),
+        callback,
+        GradientAccumulationScheduler({0: 1, 1: 4}),
+        epochs=2,
+        accumulate=1,
+    )
     assert run.global_step == 16 + 4
-    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 16} and callback.estimate().steps == 4
+    assert (
+        callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 16}
+        and callback.estimate().steps == 4
+    )
 
 
 def test_batch_size_fn_is_respected():
     """Counted in pairs of examples, the noise scale is half as large."""
     single = measured(Regression(), data(), epochs=4)
-    pairs = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": lambda batch: len(batch[0]) / 2})
-    assert pairs.noise == pytest.approx(single.noise / 2) and pairs.signal == pytest.approx(single.signal)
-    dotted = measured(Regression(), data(), epochs=4, noise={"batch_size_fn": "testing.counts.count_pairs"})
+    pairs = measured(
+        Regression(), data(), epochs=4, noise={"batch_size_fn": lambda batch: len(batch[0]) / 2}
+    )
+    assert pairs.noise == pytest.approx(single.noise / 2) and pairs.signal == pytest.approx(
+        single.signal
+    )
+    dotted = measured(
+        Regression(), data(), epochs=4, noise={"batch_size_fn": "testing.counts.count_pairs"}
+    )
     assert dotted == pairs
 
 
@@ -243,7 +286,9 @@ def test_sizes_of_common_batches(batch):
     class Reshaping(Regression):
         def loss(self, batch):
             flat = (
-                list(batch.values()) if isinstance(batch, dict) else [t for t in batch if isinstance(t, (torch.Tensor, list))]
+                list(batch.values())
+                if isinstance(batch, dict)
+                else [t for t in batch if isinstance(t, (torch.Tensor, list))]
             )
             tensors = [t if isinstance(t, torch.Tensor) else t[0] for t in flat]
             return super().loss([t for t in tensors if isinstance(t, torch.Tensor) and t.ndim == 2])
@@ -253,7 +298,9 @@ def test_sizes_of_common_batches(batch):
 
     examples = data().dataset
     loader = DataLoader(
-        examples, batch_size=4, collate_fn=lambda items: shape(*(torch.stack(t) for t in zip(*items, strict=True)))
+        examples,
+        batch_size=4,
+        collate_fn=lambda items: shape(*(torch.stack(t) for t in zip(*items, strict=True))),
     )
     callback = GradientNoiseScale()
     fit(Reshaping(), loader, callback)
@@ -268,7 +315,10 @@ def test_a_size_that_cannot_be_told_in_mid_run_skips_the_step():
         return len(batch[0]) if len(calls) != 7 else -1
 
     callback = GradientNoiseScale(batch_size_fn=nonsense_later)
-    with pytest.warns(UserWarning, match=r"this step is skipped: batch_size_fn must return a finite number > 0.*-1"):
+    with pytest.warns(
+        UserWarning,
+        match=r"this step is skipped: batch_size_fn must return a finite number > 0.*-1",
+    ):
         fit(Regression(), data(), callback)
     assert callback.estimate().steps == 7
 
@@ -284,7 +334,8 @@ def test_finite_data_set_is_noticed_after_a_whole_epoch():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "size"), [({"limit_train_batches": 4}, None), ({"overfit_batches": 4}, 16), ({"max_steps": 20}, 64)]
+    ("arguments", "size"),
+    [({"limit_train_batches": 4}, None), ({"overfit_batches": 4}, 16), ({"max_steps": 20}, 64)],
 )
 def test_only_a_whole_epoch_tells_the_size_of_the_data(arguments, size):
     callback = GradientNoiseScale()
@@ -307,21 +358,29 @@ def test_an_endless_data_set_is_not_finite():
 
 
 def test_host_reads():
-    """100 steps, logged 10 times: at most three reads a log, and none in other steps beyond those of Lightning."""
+    """100 steps, logged 10 times: at most three reads a log, and none in other steps beyond those
+    of Lightning.
+    """
     reads = {}
     for name, callbacks in (("without", []), ("with", [GradientNoiseScale()])):
         count = []
         with pytest.MonkeyPatch.context() as patch:
             for method in ("item", "tolist", "__float__", "__bool__", "__int__"):
                 real = getattr(torch.Tensor, method)
-                patch.setattr(torch.Tensor, method, lambda *a, real=real, **k: count.append(1) or real(*a, **k))
+                patch.setattr(
+                    torch.Tensor,
+                    method,
+                    lambda *a, real=real, **k: count.append(1) or real(*a, **k),
+                )
             fit(Regression(), data(examples=800), *callbacks, log_every_n_steps=10)
         reads[name] = len(count)
     assert reads["with"] - reads["without"] <= 3 * 10
 
 
 def test_no_attribute_that_lightning_would_replace():
-    assert not hasattr(GradientNoiseScale(), "log") and not hasattr(GradientNoiseScale(), "log_dict")
+    assert not hasattr(GradientNoiseScale(), "log") and not hasattr(
+        GradientNoiseScale(), "log_dict"
+    )
 
 
 def test_trainer_that_validates_between_steps():

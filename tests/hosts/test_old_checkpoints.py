@@ -1,4 +1,6 @@
-"""A state that an earlier version wrote is taken up: `states/before_sessions.json` was written before there were sessions."""
+"""A state that an earlier version wrote is taken up: `states/before_sessions.json` was written
+before there were sessions.
+"""
 
 import json
 from pathlib import Path
@@ -21,7 +23,9 @@ def expected(name):
 def agrees(estimate, name):
     was = expected(name)
     found = (estimate.noise, estimate.signal, estimate.low, estimate.n_eff)
-    assert found == pytest.approx([was[field] for field in ("trace", "grad_sq", "low", "n_eff")], rel=1e-12)
+    assert found == pytest.approx(
+        [was[field] for field in ("trace", "grad_sq", "low", "n_eff")], rel=1e-12
+    )
     assert (estimate.noise_scale, estimate.steps) == (was["b_simple"], was["steps"])
 
 

@@ -12,7 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_noise import measure_noise_scale
-from lightning_noise.probes.second_derivatives import DifferencesDisagreeError, ReentrantCheckpointError
+from lightning_noise.probes.second_derivatives import (
+    DifferencesDisagreeError,
+    ReentrantCheckpointError,
+)
 from testing import toys
 from testing.exact import Population
 
@@ -22,7 +25,9 @@ class Bumpy(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.net = nn.Sequential(
+            nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 1)
+        )
         self.still = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
         for p in self.still.parameters():
             p.requires_grad_(False)
@@ -38,7 +43,9 @@ def squares(module, batch):
 def everything(module, loader):
     state = {name: value.clone() for name, value in module.state_dict().items()}
     flags = [part.training for part in module.modules()]
-    gradients = [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in module.parameters()]
+    gradients = [
+        None if p.grad is None else (id(p.grad), p.grad.clone()) for p in module.parameters()
+    ]
     random_states = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
     hooks = [len(p._backward_hooks or ()) for p in module.parameters()]
     return state, flags, gradients, random_states, hooks, loader.generator.get_state()
@@ -49,7 +56,9 @@ def assert_same(before, after):
         assert torch.equal(value, after[0][name]), name
     assert before[1] == after[1] and before[4] == after[4] and torch.equal(before[5], after[5])
     for a, b in zip(before[2], after[2], strict=True):
-        assert (a is None) == (b is None) and (a is None or (a[0] == b[0] and torch.equal(a[1], b[1])))
+        assert (a is None) == (b is None) and (
+            a is None or (a[0] == b[0] and torch.equal(a[1], b[1]))
+        )
     assert torch.equal(before[3][0], after[3][0])
     assert np.array_equal(before[3][1], after[3][1]) and before[3][2] == after[3][2]
 
@@ -59,7 +68,9 @@ def bumpy():
     module = Bumpy()
     x = torch.randn(256, 4)
     y = x.sum(1, keepdim=True) + torch.randn(256, 1)
-    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(3))
+    loader = DataLoader(
+        TensorDataset(x, y), batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(3)
+    )
     squares(module, next(iter(loader))).backward()
     return module, loader
 
@@ -88,8 +99,12 @@ def test_nothing_is_changed(bumpy, train):
         progress=False,
     )
     assert_same(before, everything(module, loader))
-    assert set(found) == {"euclidean", "hessian", "optimizer"} and found["euclidean"].noise_scale > 0
-    assert set(modes) == {(True, not train)}  # the user's own eval part stays so unless the whole was in eval mode
+    assert (
+        set(found) == {"euclidean", "hessian", "optimizer"} and found["euclidean"].noise_scale > 0
+    )
+    assert set(modes) == {
+        (True, not train)
+    }  # the user's own eval part stays so unless the whole was in eval mode
 
 
 def test_nothing_is_changed_by_an_exception(bumpy):
@@ -100,7 +115,9 @@ def test_nothing_is_changed_by_an_exception(bumpy):
         calls.append(1)
         if len(calls) == 5:
             raise ZeroDivisionError
-        part.net[1].running_mean = torch.full((8,), 7.0)  # puts another tensor in the place of a buffer
+        part.net[1].running_mean = torch.full(
+            (8,), 7.0
+        )  # puts another tensor in the place of a buffer
         return squares(part, batch)
 
     with pytest.raises(ZeroDivisionError):
@@ -113,7 +130,11 @@ def test_the_truth_of_three_layers_lies_in_the_intervals():
     population = Population()
     truth = population.truth()
     found = measure_noise_scale(
-        population.module, population.batches(8), loss_fn=population.loss, relative_error=0.08, progress=False
+        population.module,
+        population.batches(8),
+        loss_fn=population.loss,
+        relative_error=0.08,
+        progress=False,
     )
     for name, value in (("euclidean", truth.noise_scale), ("hessian", truth.b_noise)):
         estimate = found[name]
@@ -130,7 +151,11 @@ def test_a_smaller_error_takes_more_examples():
     population = Population()
     used = [
         measure_noise_scale(
-            population.module, population.batches(8), loss_fn=population.loss, relative_error=error, progress=False
+            population.module,
+            population.batches(8),
+            loss_fn=population.loss,
+            relative_error=error,
+            progress=False,
         ).examples
         for error in (0.6, 0.15)
     ]
@@ -140,9 +165,17 @@ def test_a_smaller_error_takes_more_examples():
 def test_it_stops_at_the_examples_allowed_and_says_what_it_needs(bumpy, monkeypatch):
     module, loader = bumpy
     said = []
-    monkeypatch.setattr("lightning_noise.hosts.lightning.pause_progress.rank_zero_info", said.append)
+    monkeypatch.setattr(
+        "lightning_noise.hosts.lightning.pause_progress.rank_zero_info", said.append
+    )
     found = measure_noise_scale(
-        module, loader, loss_fn=squares, geometry="euclidean", relative_error=0.01, max_examples=600, progress=False
+        module,
+        loader,
+        loss_fn=squares,
+        geometry="euclidean",
+        relative_error=0.01,
+        max_examples=600,
+        progress=False,
     )
     assert found.examples <= 600 < found.needed
     assert found.passes == 3 and "1 % needs about" in said[0] and "at most 600" in said[0]
@@ -160,9 +193,16 @@ def test_training_step_of_a_lightning_module_on_a_copy():
     kind = type("Counting", (toys.Regression,), {"training_step": step})
     module.__class__ = kind
     loader = toys.data(shuffle=True, local_size=8)
-    found = measure_noise_scale(module, loader, geometry="euclidean", max_examples=400, progress=False)
+    found = measure_noise_scale(
+        module, loader, geometry="euclidean", max_examples=400, progress=False
+    )
     by_hand = measure_noise_scale(
-        module, loader, loss_fn=lambda m, b: m.loss(b), geometry="euclidean", max_examples=400, progress=False
+        module,
+        loader,
+        loss_fn=lambda m, b: m.loss(b),
+        geometry="euclidean",
+        max_examples=400,
+        progress=False,
     )
     assert module.steps == 0 and "log" not in vars(module)
     assert found["euclidean"].steps == by_hand["euclidean"].steps > 0
@@ -174,7 +214,11 @@ def test_a_lightning_module_in_mid_training():
     class Pauses(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             measure_noise_scale(
-                pl_module, trainer.train_dataloader, loss_fn=lambda m, b: m.loss(b), max_examples=300, progress=False
+                pl_module,
+                trainer.train_dataloader,
+                loss_fn=lambda m, b: m.loss(b),
+                max_examples=300,
+                progress=False,
             )
 
     def weights(*callbacks):
@@ -204,7 +248,11 @@ def test_gauss_newton_is_never_negative():
     assert found["gauss_newton"].noise_scale > 0 and found.indefinite == 0.0
     with pytest.raises(TypeError, match="hessian"):
         measure_noise_scale(
-            population.module, population.batches(8), loss_fn=population.loss, geometry="gauss_newton", progress=False
+            population.module,
+            population.batches(8),
+            loss_fn=population.loss,
+            geometry="gauss_newton",
+            progress=False,
         )
 
 
@@ -232,7 +280,12 @@ def test_finite_differences_where_there_is_no_double_backward():
         return F.cross_entropy(x, batch[1])
 
     found = measure_noise_scale(
-        population.module, population.batches(8), loss_fn=loss, geometry="hessian", relative_error=0.2, progress=False
+        population.module,
+        population.batches(8),
+        loss_fn=loss,
+        geometry="hessian",
+        relative_error=0.2,
+        progress=False,
     )
     assert abs(found["hessian"].noise_scale / truth.b_noise - 1) < 4 * 0.2
 
@@ -240,7 +293,9 @@ def test_finite_differences_where_there_is_no_double_backward():
         return (1e4 * loss(module, batch)).cos()
 
     with pytest.raises(DifferencesDisagreeError):
-        measure_noise_scale(population.module, population.batches(8), loss_fn=wild, max_examples=500, progress=False)
+        measure_noise_scale(
+            population.module, population.batches(8), loss_fn=wild, max_examples=500, progress=False
+        )
 
 
 @pytest.mark.parametrize(
@@ -250,7 +305,11 @@ def test_finite_differences_where_there_is_no_double_backward():
         ({"geometry": None}, ValueError, "geometry must be one.* got None"),
         ({"module": squares}, TypeError, "module must be a torch.nn.Module"),
         ({"loader": None}, TypeError, "loader must yield batches .* got None"),
-        ({"loss_fn": lambda m, b: torch.ones(())}, ValueError, "loss_fn must return a loss that depends on"),
+        (
+            {"loss_fn": lambda m, b: torch.ones(())},
+            ValueError,
+            "loss_fn must return a loss that depends on",
+        ),
         ({"geometry": ("hessian", "hessian")}, ValueError, "different"),
         ({"relative_error": 0}, ValueError, "relative_error"),
         ({"relative_error": True}, ValueError, "relative_error"),
@@ -264,15 +323,32 @@ def test_finite_differences_where_there_is_no_double_backward():
 def test_bad_arguments(bumpy, arguments, error, message):
     module, loader = bumpy
     with pytest.raises(error, match=message):
-        measure_noise_scale(**{"module": module, "loader": loader, "loss_fn": squares, "progress": False, **arguments})
+        measure_noise_scale(
+            **{
+                "module": module,
+                "loader": loader,
+                "loss_fn": squares,
+                "progress": False,
+                **arguments,
+            }
+        )
 
 
 def test_numbers_of_numpy_and_no_limit(bumpy):
     module, loader = bumpy
     given = {"relative_error": np.float32(0.5), "max_examples": np.int64(600)}
-    assert measure_noise_scale(module, loader, loss_fn=squares, progress=False, **given).examples <= 600
+    assert (
+        measure_noise_scale(module, loader, loss_fn=squares, progress=False, **given).examples
+        <= 600
+    )
     free = measure_noise_scale(
-        module, loader, loss_fn=squares, geometry="euclidean", relative_error=1.0, max_examples=math.inf, progress=False
+        module,
+        loader,
+        loss_fn=squares,
+        geometry="euclidean",
+        relative_error=1.0,
+        max_examples=math.inf,
+        progress=False,
     )
     assert free["euclidean"].resolved
 
@@ -287,7 +363,9 @@ def test_a_loss_that_is_not_finite_is_not_measured(bumpy, geometry, finite):
         calls.append(1)
         return squares(part, batch) * (1.0 if len(calls) <= 4 * finite else math.nan)
 
-    found = measure_noise_scale(module, loader, loss_fn=loss, geometry=geometry, max_examples=600, progress=False)
+    found = measure_noise_scale(
+        module, loader, loss_fn=loss, geometry=geometry, max_examples=600, progress=False
+    )
     assert not found[geometry].resolved and found[geometry].noise_scale is None
     assert found[geometry].steps == (finite if geometry == "hessian" else 2 * finite)
     assert math.isnan(found[geometry].signal) == math.isnan(found[geometry].noise) == (not finite)
@@ -300,7 +378,11 @@ def test_the_generator_of_a_batch_sampler_is_kept(bumpy):
     sampler = BatchSampler(RandomSampler(loader.dataset, generator=generator), 16, drop_last=True)
     before = generator.get_state()
     measure_noise_scale(
-        module, DataLoader(loader.dataset, batch_sampler=sampler), loss_fn=squares, max_examples=200, progress=False
+        module,
+        DataLoader(loader.dataset, batch_sampler=sampler),
+        loss_fn=squares,
+        max_examples=200,
+        progress=False,
     )
     assert torch.equal(before, generator.get_state())
 
@@ -310,7 +392,9 @@ def test_a_loader_with_persistent_workers_goes_on_where_it_was(bumpy):
     own = DataLoader(loader.dataset, batch_size=64, num_workers=1, persistent_workers=True)
     batches = iter(own)
     next(batches)
-    measure_noise_scale(module, own, loss_fn=squares, geometry="euclidean", max_examples=100, progress=False)
+    measure_noise_scale(
+        module, own, loss_fn=squares, geometry="euclidean", max_examples=100, progress=False
+    )
     assert torch.equal(torch.cat([batch[0] for batch in batches]), loader.dataset.tensors[0][64:])
     assert own._iterator is batches
 
@@ -326,7 +410,11 @@ def test_an_embedding_with_sparse_gradients():
             return F.cross_entropy(part(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
 
         batches = tokens.split(8)
-        found.append(measure_noise_scale(module, batches, loss_fn=loss, geometry="hessian", max_examples=200, progress=False))
+        found.append(
+            measure_noise_scale(
+                module, batches, loss_fn=loss, geometry="hessian", max_examples=200, progress=False
+            )
+        )
     dense, sparse = (one["hessian"] for one in found)
     assert sparse.signal == pytest.approx(dense.signal, rel=1e-3)
     assert sparse.noise == pytest.approx(dense.noise, rel=1e-3)
@@ -340,7 +428,9 @@ def test_bad_modules_loaders_and_optimizers(bumpy):
         measure_noise_scale(module, iter(list(loader)), loss_fn=squares, progress=False)
     with pytest.raises(ValueError, match="has made a step"):
         fresh = torch.optim.Adam(module.parameters())
-        measure_noise_scale(module, loader, loss_fn=squares, geometry="optimizer", optimizer=fresh, progress=False)
+        measure_noise_scale(
+            module, loader, loss_fn=squares, geometry="optimizer", optimizer=fresh, progress=False
+        )
     module.requires_grad_(False)
     with pytest.raises(ValueError, match="Unfreeze"):
         measure_noise_scale(module, loader, loss_fn=squares, progress=False)

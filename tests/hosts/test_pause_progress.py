@@ -35,7 +35,9 @@ def shown(monkeypatch, capsys):
     used = [0]
     monkeypatch.setattr("tqdm.std.time", lambda: elapsed(used[0]))
     monkeypatch.setattr(pause_progress, "tqdm", functools.partial(tqdm, **EVERY_UPDATE))
-    monkeypatch.setattr(pause_progress, "rank_zero_info", lambda text: sys.stderr.write(f"{text}\n"))
+    monkeypatch.setattr(
+        pause_progress, "rank_zero_info", lambda text: sys.stderr.write(f"{text}\n")
+    )
 
     def loss(module, batch):
         used[0] += len(batch)

@@ -1,4 +1,6 @@
-"""Squared norms under every precision against gradients recomputed in fp64 from the same weights and batches."""
+"""Squared norms under every precision against gradients recomputed in fp64 from the same weights
+and batches.
+"""
 
 import pytest
 import torch
@@ -17,7 +19,8 @@ OPTIMIZERS = {
     "fused Adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
     "foreach Adam": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
 }
-PRECISIONS = {  # how a trainer is told, and the greatest relative error of a squared norm: some units of rounding
+# how a trainer is told, and the greatest relative error of a squared norm: some units of rounding
+PRECISIONS = {
     "64": ({"precision": "64-true"}, 1e-14),
     "32": ({"precision": "32-true"}, 1e-6),
     "16-mixed": ({}, 4 * 2**-10),
@@ -34,7 +37,9 @@ def measured(optimizer="SGD", probe="micro_batches", width=48, **arguments):
     callback = GradientNoiseScale(probe=noise)
     recorder = Recorder(callback)
     module = Regression(OPTIMIZERS[optimizer], width=width)
-    fit(module, data(local_size=8), callback, recorder, epochs=2, accumulate=accumulate, **arguments)
+    fit(
+        module, data(local_size=8), callback, recorder, epochs=2, accumulate=accumulate, **arguments
+    )
     assert len(recorder.steps) == 16 // accumulate
     return callback, recorder
 
@@ -58,15 +63,22 @@ def test_squared_norms_are_those_of_fp64(precision, optimizer, probe):
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("scale", [2.0**4, 2.0**14])
 def test_the_loss_scale_is_divided_out(scale, optimizer):
-    """Fused optimizers unscale inside their step, so that gradients are still scaled when callbacks hear of it."""
+    """Fused optimizers unscale inside their step, so that gradients are still scaled when callbacks
+    hear of it.
+    """
     _, recorder = measured(optimizer, plugins=[scaler(scale)])
     assert worst(recorder) < HALF
 
 
 @pytest.mark.parametrize("optimizer", ["frozen", "frozen and fused"])
 def test_two_loss_scales_agree(optimizer):
-    low, high = (measured(optimizer, plugins=[scaler(scale)])[0].estimate() for scale in (2.0**4, 2.0**14))
-    assert (low.noise, low.signal) == (pytest.approx(high.noise, rel=0.01), pytest.approx(high.signal, rel=0.01))
+    low, high = (
+        measured(optimizer, plugins=[scaler(scale)])[0].estimate() for scale in (2.0**4, 2.0**14)
+    )
+    assert (low.noise, low.signal) == (
+        pytest.approx(high.noise, rel=0.01),
+        pytest.approx(high.signal, rel=0.01),
+    )
     assert low.low == pytest.approx(high.low, rel=0.01)
 
 
@@ -89,10 +101,17 @@ def test_clipping(precision, algorithm):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("optimizer", ["SGD", "fused Adam"])
 def test_overflow_steps_do_not_count(optimizer, probe):
-    """At 2³⁰ every gradient overflows; the scaler halves its scale in each such step until they do not."""
-    callback, recorder = measured(optimizer, probe, plugins=[scaler(2.0**30, backoff_factor=2.0**-5)])  # 25, 20, 15
+    """At 2³⁰ every gradient overflows; the scaler halves its scale in each such step until they do
+    not.
+    """
+    callback, recorder = measured(
+        optimizer, probe, plugins=[scaler(2.0**30, backoff_factor=2.0**-5)]
+    )  # 25, 20, 15
     e, left = callback.estimate(), skipped(callback)
-    assert left == {NOT_FINITE: sum(not step.finite for step in recorder.steps)} and 2 < left[NOT_FINITE] < 8
+    assert (
+        left == {NOT_FINITE: sum(not step.finite for step in recorder.steps)}
+        and 2 < left[NOT_FINITE] < 8
+    )
     assert worst(recorder, probe) < HALF
     assert e.steps == len(recorder.moments) == len(recorder.steps) - left[NOT_FINITE]
     whole = estimate_noise_scale(recorder.moments, decay=0.99)
@@ -101,7 +120,9 @@ def test_overflow_steps_do_not_count(optimizer, probe):
 
 @pytest.mark.slow
 def test_overflow_on_two_ranks(tmp_path):
-    """Averages hold the steps that were finite on all ranks, the same on each, under both strategies."""
+    """Averages hold the steps that were finite on all ranks, the same on each, under both
+    strategies.
+    """
     results = launch("testing.worlds.precision_world:overflow", 2, tmp_path)
     for strategy, probe in (("ddp", "micro_batches"), ("ddp_noise", "ranks")):
         one, other = (result[strategy] for result in results)
@@ -110,5 +131,10 @@ def test_overflow_on_two_ranks(tmp_path):
         trained = one["steps"]
         skipped = sum(not step.finite for step in trained)
         assert one["skipped"] == {NOT_FINITE: skipped} and 5 < skipped < len(trained) / 2
-        found = errors(Regression(width=48), one["moments"], [result[strategy]["steps"] for result in results], probe)
+        found = errors(
+            Regression(width=48),
+            one["moments"],
+            [result[strategy]["steps"] for result in results],
+            probe,
+        )
         assert found.steps == len(trained) - skipped and max(found.q_small, found.q_big) < HALF

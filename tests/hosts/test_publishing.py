@@ -44,14 +44,18 @@ def test_tensorboard_gets_every_key_on_the_axis_of_the_loss(tmp_path):
     module = Regression(lambda p: torch.optim.SGD(p, lr=0.0001))
     run = fit(module, steep(), callback, logger=logger, epochs=4, log_every_n_steps=8)
     found = scalars(logger.log_dir)
-    assert {tag for tag in found if tag.startswith("noise_scale/")} >= {f"noise_scale/{name}" for name in RESOLVED}
+    assert {tag for tag in found if tag.startswith("noise_scale/")} >= {
+        f"noise_scale/{name}" for name in RESOLVED
+    }
     assert any(tag.startswith("noise_scale/layer/net.") for tag in found)
     at = dict(found["noise_scale/trace"])
     assert list(at) == [step for step, _ in found["train_loss"]]
     e, last = callback.estimate(), {tag: values[-1][1] for tag, values in found.items()}
     assert last["noise_scale/b_simple"] == pytest.approx(e.noise_scale, rel=1e-6)
     assert last["noise_scale/b_simple_low"] == pytest.approx(e.low, rel=1e-6)
-    assert last["noise_scale/steps_factor"] == pytest.approx(tradeoff.steps_factor(8, e.noise_scale), rel=1e-6)
+    assert last["noise_scale/steps_factor"] == pytest.approx(
+        tradeoff.steps_factor(8, e.noise_scale), rel=1e-6
+    )
     assert last["noise_scale/temperature"] == pytest.approx(0.0001 / 8)
     assert float(run.callback_metrics["noise_scale/b_simple"]) == pytest.approx(e.noise_scale)
 
@@ -75,7 +79,14 @@ def test_csv_and_no_logger_and_a_second_epoch(tmp_path):
 def test_the_end_of_an_epoch_is_logged_whoever_has_read_the_rows(tmp_path):
     """Reading every 50 steps drains the table just before the epoch ends."""
     logger = TensorBoardLogger(tmp_path)
-    run = fit(Regression(), data(examples=400), GradientNoiseScale(), logger=logger, epochs=3, log_every_n_steps=1000)
+    run = fit(
+        Regression(),
+        data(examples=400),
+        GradientNoiseScale(),
+        logger=logger,
+        epochs=3,
+        log_every_n_steps=1000,
+    )
     assert [step for step, _ in scalars(logger.log_dir)["noise_scale/trace"]] == [49, 99, 149]
     assert run.global_step == 150
 
@@ -88,14 +99,22 @@ def test_what_cannot_be_said_has_no_key():
     class Look(GradientNoiseScale):
         def on_train_batch_end(self, trainer, module, *args):
             super().on_train_batch_end(trainer, module, *args)
-            shown = {k.removeprefix("noise_scale/") for k in trainer.callback_metrics if k.startswith("noise_scale")}
+            shown = {
+                k.removeprefix("noise_scale/")
+                for k in trainer.callback_metrics
+                if k.startswith("noise_scale")
+            }
             seen.append((shown, "noise_scale/b_simple" in trainer.progress_bar_metrics))
 
     callback = Look(decay=0.9, prog_bar=True)
     fit(Lost(), data(examples=128), callback, epochs=8, log_every_n_steps=1)
     assert any(shown >= RESOLVED and bar for shown, bar in seen)
-    unresolved = [(shown, bar) for shown, bar in seen if "trace" in shown and "b_simple" not in shown]
-    assert unresolved and all(not bar and not shown & {"b_simple_high", "steps_factor"} for shown, bar in unresolved)
+    unresolved = [
+        (shown, bar) for shown, bar in seen if "trace" in shown and "b_simple" not in shown
+    ]
+    assert unresolved and all(
+        not bar and not shown & {"b_simple_high", "steps_factor"} for shown, bar in unresolved
+    )
     assert "b_simple_low" in seen[-1][0] and "b_simple" not in seen[-1][0]
 
 
@@ -158,14 +177,30 @@ def steps(trace, grad_sq, wobble, grad_wobble=0.1):
 def test_verdict_of_a_resolved_run():
     text = str(findings(steps(96.0, 1.0, 0.1)))
     first, costs, change, probe = text.splitlines()
-    assert first.startswith("noise scale: b_simple 9") and "at the start (step 6)" in first and "at the end (examples" in first
-    assert costs.strip() == "batch size in use 32 at learning rate 0.1: 4 times the least steps, 1.33 times the least examples"
-    assert change.strip() == "halving it: +75 % steps, -12 % examples; doubling it: -38 % steps, +25 % examples"
-    assert probe.strip() == "probe micro_batches: 4 micro-batches per step on 1 rank are 4 groups; 40 steps measured"
+    assert (
+        first.startswith("noise scale: b_simple 9")
+        and "at the start (step 6)" in first
+        and "at the end (examples" in first
+    )
+    assert (
+        costs.strip()
+        == "batch size in use 32 at learning rate 0.1: 4 times the least steps, 1.33 times the "
+        "least examples"
+    )
+    assert (
+        change.strip()
+        == "halving it: +75 % steps, -12 % examples; doubling it: -38 % steps, +25 % examples"
+    )
+    assert (
+        probe.strip()
+        == "probe micro_batches: 4 micro-batches per step on 1 rank are 4 groups; 40 steps measured"
+    )
 
 
 def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
-    """B_simple is near 96 at a rate of 0.1 and near 9600 at the end, where the rate is a thousandth of it."""
+    """B_simple is near 96 at a rate of 0.1 and near 9600 at the end, where the rate is a thousandth
+    of it.
+    """
     found = findings(steps(96.0, 1.0, 0.1))
     end = found.estimate._replace(noise_scale=9600.0, low=9000.0, high=10000.0, steps=80)
     way = Trajectory()
@@ -176,7 +211,8 @@ def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     assert "96 on average while the learning rate was at least a third of its peak" in first
     assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
     assert costs.strip() == (
-        "batch size in use 32 while the learning rate was at least a third of its peak, that is until step 40, where the "
+        "batch size in use 32 while the learning rate was at least a third of its peak, that is "
+        "until step 40, where the "
         "noise scale was 96 [90, 100]: 4 times the least steps, 1.33 times the least examples"
     )
 
@@ -191,7 +227,8 @@ def test_verdict_of_a_cosine_schedule_on_a_real_run(capsys):
     fit(Regression(cosine), data(shuffle=True), callback, accumulate=1, epochs=10)
     way = callback.trajectories()[Key()]
     assert way.has_decayed and way.peak_rate == 0.1
-    # half a cosine is at a third of its peak after acos(-1/3)/pi = 0.608 of it, rounded to bins of 15 %
+    # half a cosine is at a third of its peak after acos(-1/3)/pi = 0.608 of it, rounded to bins of
+    # 15 %
     assert 160 * 0.608 - 1 <= way.high.end[0] <= 160 * 0.65
     assert f"that is until step {way.high.end[0]}" in capsys.readouterr().out
 
@@ -216,9 +253,15 @@ def test_verdict_of_too_few_steps():
 
 
 def test_verdict_says_when_one_step_rules_and_when_the_data_set_is_too_small():
-    heavy = [*steps(96.0, 1.0, 0.1), Moments(1 + 9600 / 8, 1 + 9600 / 32, 1 / 8, 1 / 32), *steps(96.0, 1.0, 0.1)]
+    heavy = [
+        *steps(96.0, 1.0, 0.1),
+        Moments(1 + 9600 / 8, 1 + 9600 / 32, 1 / 8, 1 / 32),
+        *steps(96.0, 1.0, 0.1),
+    ]
     assert "one step holds" in str(findings(heavy))
-    assert "of the order of the data set (100 examples)" in str(findings(steps(960.0, 1.0, 0.1), data_size=100))
+    assert "of the order of the data set (100 examples)" in str(
+        findings(steps(960.0, 1.0, 0.1), data_size=100)
+    )
 
 
 def test_fit_prints_the_verdict(capsys):
@@ -229,7 +272,15 @@ def test_fit_prints_the_verdict(capsys):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "unbounded"), (0, "0"), (4.0, "4"), (1234567.0, "1230000"), (-0.5, "-0.5"), (math.inf, "inf")]
+    ("value", "text"),
+    [
+        (None, "unbounded"),
+        (0, "0"),
+        (4.0, "4"),
+        (1234567.0, "1230000"),
+        (-0.5, "-0.5"),
+        (math.inf, "inf"),
+    ],
 )
 def test_number(value, text):
     assert number(value) == text

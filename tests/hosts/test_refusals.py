@@ -1,4 +1,6 @@
-"""Bad arguments and set-ups: each a clear error with the argument or set-up, the rule, the value and the way out."""
+"""Bad arguments and set-ups: each a clear error with the argument or set-up, the rule, the value
+and the way out.
+"""
 
 from types import SimpleNamespace
 
@@ -32,9 +34,24 @@ from testing.toys import Regression, data, fit, trainer
         ("decay", float("nan"), ValueError, "decay must lie"),
         ("decay", "0.9", TypeError, "decay must be a number, got '0.9'"),
         ("decay", True, TypeError, "decay must be a number"),
-        ("adaptive_batch_size", 32, TypeError, "adaptive_batch_size must be a bool, a BatchSizePolicy"),
-        ("batch_size_fn", 7, TypeError, "batch_size_fn must be None, a callable or a dotted path, got 7"),
-        ("batch_size_fn", "no_such_module.count", ValueError, "batch_size_fn='no_such_module.count' cannot be imported"),
+        (
+            "adaptive_batch_size",
+            32,
+            TypeError,
+            "adaptive_batch_size must be a bool, a BatchSizePolicy",
+        ),
+        (
+            "batch_size_fn",
+            7,
+            TypeError,
+            "batch_size_fn must be None, a callable or a dotted path, got 7",
+        ),
+        (
+            "batch_size_fn",
+            "no_such_module.count",
+            ValueError,
+            "batch_size_fn='no_such_module.count' cannot be imported",
+        ),
         ("batch_size_fn", "math.pi", ValueError, "must name a callable"),
         ("per_layer", -1, ValueError, "per_layer must be True, False or an int >= 1, got -1"),
         ("per_layer", "all", TypeError, "per_layer must be True, False or an int >= 1, got 'all'"),
@@ -65,22 +82,33 @@ class Recurrent(Regression):
 def test_one_device_without_accumulation_or_rules_logs_nothing(tmp_path):
     run = refused(
         Recurrent(),
-        r"needs two groups of gradients per step.*world_size=1, accumulate_grad_batches=1(?s:.*)no rule for LSTM",
+        r"needs two groups of gradients per step.*world_size=1, accumulate_grad_batches=1(?s:.*)no "
+        r"rule for LSTM",
         accumulate=1,
         logger=CSVLogger(tmp_path),
     )
-    assert run.global_step == 0 and not any(key.startswith("noise_scale") for key in run.callback_metrics)
+    assert run.global_step == 0 and not any(
+        key.startswith("noise_scale") for key in run.callback_metrics
+    )
 
 
 def test_lbfgs():
-    refused(Regression(lambda p: torch.optim.LBFGS(p, lr=0.1)), "LBFGS evaluates the loss several times.*first-order")
+    refused(
+        Regression(lambda p: torch.optim.LBFGS(p, lr=0.1)),
+        "LBFGS evaluates the loss several times.*first-order",
+    )
 
 
 def test_no_optimizer():
     with pytest.warns(
-        UserWarning, match="will not be called|no optimizer|`LightningModule.configure_optimizers` returned `None`"
+        UserWarning,
+        match="will not be called|no optimizer|`LightningModule.configure_optimizers` returned "
+        "`None`",
     ):
-        refused(Regression(lambda p: None), "it needs an optimizer, but configure_optimizers returned none")
+        refused(
+            Regression(lambda p: None),
+            "it needs an optimizer, but configure_optimizers returned none",
+        )
 
 
 def test_sync_batch_norm_is_refused_on_several_ranks_only():
@@ -89,8 +117,14 @@ def test_sync_batch_norm_is_refused_on_several_ranks_only():
     module = Regression()
     module.net.insert(1, nn.SyncBatchNorm(6))
     one, two = SimpleNamespace(world_size=1), SimpleNamespace(world_size=2)
-    assert rule.holds(two, module) and not rule.holds(one, module) and not rule.holds(two, Regression())
-    assert "SyncBatchNorm (net.1) ties the examples of all ranks together" in rule.message(two, module)
+    assert (
+        rule.holds(two, module)
+        and not rule.holds(one, module)
+        and not rule.holds(two, Regression())
+    )
+    assert "SyncBatchNorm (net.1) ties the examples of all ranks together" in rule.message(
+        two, module
+    )
 
 
 def test_strategies_that_shard_are_named():
@@ -98,7 +132,9 @@ def test_strategies_that_shard_are_named():
         strategy = FSDPStrategy.__new__(FSDPStrategy)
 
     (rule,) = [r for r in refusals.REFUSALS if r.name == "strategy"]
-    assert rule.holds(Sharded, None) and "FSDPStrategy is not supported" in rule.message(Sharded, None)
+    assert rule.holds(Sharded, None) and "FSDPStrategy is not supported" in rule.message(
+        Sharded, None
+    )
 
 
 @pytest.mark.parametrize(
@@ -119,7 +155,9 @@ def test_batch_size_fn_returning_nonsense(answer, message):
 
 def test_batch_size_fn_that_raises():
     refused(
-        Regression(), "batch_size_fn raised KeyError: 'x'", callback=GradientNoiseScale(batch_size_fn=lambda batch: {}["x"])
+        Regression(),
+        "batch_size_fn raised KeyError: 'x'",
+        callback=GradientNoiseScale(batch_size_fn=lambda batch: {}["x"]),
     )
 
 
@@ -128,7 +166,9 @@ def test_a_batch_whose_size_cannot_be_told():
         def training_step(self, batch, batch_idx):
             return self.net(torch.ones(2, 4)).mean()
 
-    loader = torch.utils.data.DataLoader(["a", "b", "c"], batch_size=1, collate_fn=lambda items: {"text": items[0]})
+    loader = torch.utils.data.DataLoader(
+        ["a", "b", "c"], batch_size=1, collate_fn=lambda items: {"text": items[0]}
+    )
     refused(Scalars(), "batch of type dict cannot be told.*Pass batch_size_fn", loader=loader)
 
 

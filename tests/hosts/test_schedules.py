@@ -1,4 +1,6 @@
-"""Schedules that count steps: which they are, what is said of them, and the wrapper that counts examples instead."""
+"""Schedules that count steps: which they are, what is said of them, and the wrapper that counts
+examples instead.
+"""
 
 import copy
 import pickle
@@ -10,7 +12,12 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from torch.optim import lr_scheduler as schedulers
 
-from lightning_noise.hosts.lightning.schedules import ByExamples, set_pace, step_counters, total_steps
+from lightning_noise.hosts.lightning.schedules import (
+    ByExamples,
+    set_pace,
+    step_counters,
+    total_steps,
+)
 from lightning_noise.hosts.rate_factor import LearningRateFactor
 from testing.callbacks import IGNORE_OTHER_CALLBACKS
 from testing.toys import Regression, data, fit
@@ -29,20 +36,28 @@ SCHEDULERS = {
     "MultiStepLR": (lambda o: schedulers.MultiStepLR(o, [11, 30, 51]), 51),
     "SequentialLR": (
         lambda o: schedulers.SequentialLR(
-            o, [schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.CosineAnnealingLR(o, 50)], milestones=[10]
+            o,
+            [schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.CosineAnnealingLR(o, 50)],
+            milestones=[10],
         ),
         60,
     ),
     "ChainedScheduler": (
-        lambda o: schedulers.ChainedScheduler([schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.PolynomialLR(o, 60)]),
+        lambda o: schedulers.ChainedScheduler(
+            [schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.PolynomialLR(o, 60)]
+        ),
         60,
     ),
     "ChainedScheduler, endless": (
-        lambda o: schedulers.ChainedScheduler([schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.ExponentialLR(o, 0.9)]),
+        lambda o: schedulers.ChainedScheduler(
+            [schedulers.LinearLR(o, 0.1, total_iters=10), schedulers.ExponentialLR(o, 0.9)]
+        ),
         None,
     ),
     "SequentialLR, endless": (
-        lambda o: schedulers.SequentialLR(o, [schedulers.ConstantLR(o), schedulers.ExponentialLR(o, 0.9)], milestones=[10]),
+        lambda o: schedulers.SequentialLR(
+            o, [schedulers.ConstantLR(o), schedulers.ExponentialLR(o, 0.9)], milestones=[10]
+        ),
         None,
     ),
     "LambdaLR": (lambda o: schedulers.LambdaLR(o, lambda step: 1 / (1 + step)), None),
@@ -81,7 +96,9 @@ def test_after_as_many_examples_the_schedule_is_where_it_would_have_been(name, p
         optimizer.step()
         wrapped.step()
         used += pace
-        assert optimizer.param_groups[0]["lr"] == wrapped.get_last_lr()[0] == rates[int(used + 1e-6)]
+        assert (
+            optimizer.param_groups[0]["lr"] == wrapped.get_last_lr()[0] == rates[int(used + 1e-6)]
+        )
     assert used == pytest.approx(60) or paces == "broken"
 
 
@@ -126,7 +143,9 @@ def test_it_can_be_copied_and_reads_like_the_schedule():
     schedule = ByExamples(schedulers.StepLR(make_optimizer(), 3))
     for twin in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
         assert twin.step_size == 3 and twin.base_lrs == [0.1]
-        with pytest.warns(UserWarning, match="please use `get_last_lr"):  # torch's own advice passes through
+        with pytest.warns(
+            UserWarning, match="please use `get_last_lr"
+        ):  # torch's own advice passes through
             assert twin.get_lr() == [0.1]
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = schedule.no_such_thing
@@ -135,8 +154,16 @@ def test_it_can_be_copied_and_reads_like_the_schedule():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: ByExamples(schedulers.ReduceLROnPlateau(make_optimizer())), TypeError, "got ReduceLROnPlateau"),
-        (lambda: ByExamples(make_optimizer()), TypeError, "scheduler must be a torch LRScheduler .* got SGD"),
+        (
+            lambda: ByExamples(schedulers.ReduceLROnPlateau(make_optimizer())),
+            TypeError,
+            "got ReduceLROnPlateau",
+        ),
+        (
+            lambda: ByExamples(make_optimizer()),
+            TypeError,
+            "scheduler must be a torch LRScheduler .* got SGD",
+        ),
         (
             lambda: ByExamples(schedulers.StepLR(make_optimizer(), 3), total_steps=0),
             ValueError,
@@ -160,7 +187,9 @@ def test_a_pace_must_be_positive(pace):
 
 
 def attached(scheduler, interval="step", reduce_on_plateau=False):
-    config = SimpleNamespace(scheduler=scheduler, interval=interval, reduce_on_plateau=reduce_on_plateau)
+    config = SimpleNamespace(
+        scheduler=scheduler, interval=interval, reduce_on_plateau=reduce_on_plateau
+    )
     return SimpleNamespace(lr_scheduler_configs=[config])
 
 
@@ -169,17 +198,20 @@ def attached(scheduler, interval="step", reduce_on_plateau=False):
     [
         (
             "OneCycleLR",
-            "OneCycleLR counts optimizer steps (60 in all). When the batch grows, an epoch has fewer of them: it comes to",
+            "OneCycleLR counts optimizer steps (60 in all). When the batch grows, an epoch has "
+            "fewer of them: it comes to",
         ),
         (
             "OneCycleLR",
-            "when it shrinks, step 61 raises an error. Wrap it to count examples instead: lightning_noise.ByExamples(OneCycle",
+            "when it shrinks, step 61 raises an error. Wrap it to count examples instead: "
+            "lightning_noise.ByExamples(OneCycle",
         ),
         ("SequentialLR", "SequentialLR counts optimizer steps (60 in all)."),
         ("LambdaLR", "if its function expects a certain number of steps, it does not get that far"),
         (
             "StepLR",
-            "StepLR counts optimizer steps. When the batch grows, an epoch has fewer of them: its changes of the rate come",
+            "StepLR counts optimizer steps. When the batch grows, an epoch has fewer of them: its "
+            "changes of the rate come",
         ),
     ],
 )
@@ -191,9 +223,17 @@ def test_a_schedule_that_counts_steps_is_named_with_its_fate(name, words):
 
 def test_what_needs_no_warning():
     plateau = schedulers.ReduceLROnPlateau(make_optimizer())
-    assert step_counters(attached(plateau)) == step_counters(attached(plateau, reduce_on_plateau=True)) == ()
+    assert (
+        step_counters(attached(plateau))
+        == step_counters(attached(plateau, reduce_on_plateau=True))
+        == ()
+    )
     cosine = schedulers.CosineAnnealingLR(make_optimizer(), 60)
-    assert step_counters(attached(cosine, interval="epoch")) == step_counters(attached(ByExamples(cosine))) == ()
+    assert (
+        step_counters(attached(cosine, interval="epoch"))
+        == step_counters(attached(ByExamples(cosine)))
+        == ()
+    )
 
 
 # ---- in a Trainer
@@ -218,7 +258,9 @@ class Scheduled(Regression):
 
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
-        schedule = self.wrap(schedulers.OneCycleLR(optimizer, 0.3, total_steps=64, cycle_momentum=False))
+        schedule = self.wrap(
+            schedulers.OneCycleLR(optimizer, 0.3, total_steps=64, cycle_momentum=False)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -29,10 +29,25 @@ def test_resume_gives_the_numbers_of_an_uninterrupted_run(tmp_path, every, noise
         **({"every_n_train_steps": 13} if every == "step" else {"every_n_epochs": 1}),
     )
     with pytest.raises(RuntimeError, match="stopped by the test"):
-        fit(Regression(), loader, GradientNoiseScale(**noise), saver, Stop(49), enable_checkpointing=True, epochs=4)
+        fit(
+            Regression(),
+            loader,
+            GradientNoiseScale(**noise),
+            saver,
+            Stop(49),
+            enable_checkpointing=True,
+            epochs=4,
+        )
     newest = max(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.split("=")[1]))
     resumed = GradientNoiseScale(**noise)
-    again = fit(Regression(), Resumable(loader.dataset, batch_size=4), resumed, epochs=4, ckpt_path=newest, log_every_n_steps=3)
+    again = fit(
+        Regression(),
+        Resumable(loader.dataset, batch_size=4),
+        resumed,
+        epochs=4,
+        ckpt_path=newest,
+        log_every_n_steps=3,
+    )
     assert again.global_step == run.global_step
     assert resumed.state_dict() == whole.state_dict()
     assert resumed.estimate() == whole.estimate()
@@ -43,7 +58,14 @@ def test_state_key_is_explicit_and_the_file_loads_without_pickled_code(tmp_path)
         pass
 
     assert Mine().state_key == GradientNoiseScale().state_key == "GradientNoiseScale"
-    run = fit(Regression(), data(), Mine(), enable_checkpointing=True, default_root_dir=tmp_path, max_steps=4)
+    run = fit(
+        Regression(),
+        data(),
+        Mine(),
+        enable_checkpointing=True,
+        default_root_dir=tmp_path,
+        max_steps=4,
+    )
     run.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["GradientNoiseScale"]
     assert saved["session"]["averages"][0]["average"][0]["steps"] == 4

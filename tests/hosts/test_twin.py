@@ -1,4 +1,6 @@
-"""``pytorch_lightning``: the same by the same import, and one clear message where the two packages are mixed."""
+"""``pytorch_lightning``: the same by the same import, and one clear message where the two packages
+are mixed.
+"""
 
 import csv
 import os
@@ -14,7 +16,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, StrategyRegistry
-from pytorch_lightning.utilities.exceptions import MisconfigurationException as TwinMisconfigurationException
+from pytorch_lightning.utilities.exceptions import (
+    MisconfigurationException as TwinMisconfigurationException,
+)
 
 from lightning_noise import GradientNoiseScale, Key, NoiseDDPStrategy, NoiseStrategyMixin
 from lightning_noise.hosts.lightning.strategies import TwinNoiseDDPStrategy
@@ -32,7 +36,9 @@ def frozen():
 
 
 def test_the_same_numbers_in_the_same_places(tmp_path):
-    """Measuring, loggers and the accumulation scheduler of the twin package give what Lightning's give."""
+    """Measuring, loggers and the accumulation scheduler of the twin package give what Lightning's
+    give.
+    """
     own, twin = GradientNoiseScale(), GradientNoiseScale()
     fit(frozen(), data(), own, epochs=2, accumulate=2)
     board, table = TensorBoardLogger(tmp_path), CSVLogger(tmp_path)
@@ -53,7 +59,11 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
     assert found["noise_scale/trace"][-1] == (15, pytest.approx(own.estimate().noise))
     table.save()
     rows = list(csv.DictReader((Path(table.log_dir) / "metrics.csv").read_text().splitlines()))
-    written = [(int(row["step"]), float(row["noise_scale/trace"])) for row in rows if row["noise_scale/trace"]]
+    written = [
+        (int(row["step"]), float(row["noise_scale/trace"]))
+        for row in rows
+        if row["noise_scale/trace"]
+    ]
     assert written == [(step, pytest.approx(value)) for step, value in found["noise_scale/trace"]]
     beside = events(Path(board.log_dir) / "batch_size")
     assert "custom_scalars__config__" in beside.Tags()["tensors"]
@@ -62,7 +72,9 @@ def test_the_same_numbers_in_the_same_places(tmp_path):
 
 
 def test_a_callback_alone_and_single_examples():
-    """Outside of a list it must pass the Trainer's ``isinstance``; the twin's command line asks the same."""
+    """Outside of a list it must pass the Trainer's ``isinstance``; the twin's command line asks the
+    same.
+    """
     callback = GradientNoiseScale()
     assert isinstance(callback, pl.Callback) and isinstance(callback, L.Callback)
     run = trainer(package=pl, accumulate=1, callbacks=callback)
@@ -88,14 +100,18 @@ def test_several_optimizers_in_a_module_that_steps_by_itself():
     for name in ("Adam", "Adam-1"):
         found = twin.estimate(Key(optimizer=name))
         assert found == own.estimate(Key(optimizer=name)) and found.steps == 6
-        assert float(run.callback_metrics[f"noise_scale/{name}/trace"]) == pytest.approx(found.noise)
+        assert float(run.callback_metrics[f"noise_scale/{name}/trace"]) == pytest.approx(
+            found.noise
+        )
 
 
 def test_registered_once_under_all_of_lightning_s_variants():
     TwinNoiseDDPStrategy.register_strategies(StrategyRegistry)  # again: nothing happens
     names = StrategyRegistry.available_strategies()
     ours = {name for name in names if name.startswith("ddp_noise")}
-    assert {name.replace("ddp_noise", "ddp") for name in ours} == {n for n in names if n.startswith("ddp")} - ours
+    assert {name.replace("ddp_noise", "ddp") for name in ours} == {
+        n for n in names if n.startswith("ddp")
+    } - ours
     assert all(StrategyRegistry[name]["strategy"] is TwinNoiseDDPStrategy for name in ours)
 
 
@@ -122,12 +138,14 @@ class OverTwin(NoiseStrategyMixin, pl.strategies.DDPStrategy):
         (
             pl,
             NoiseDDPStrategy(),
-            "NoiseDDPStrategy, for a Trainer of lightning.pytorch; with pytorch_lightning write strategy='ddp",
+            "NoiseDDPStrategy, for a Trainer of lightning.pytorch; with pytorch_lightning write "
+            "strategy='ddp",
         ),
         (
             L,
             OverTwin(),
-            "OverTwin, for a Trainer of pytorch_lightning; with lightning.pytorch write strategy='ddp_noise' or derive",
+            "OverTwin, for a Trainer of pytorch_lightning; with lightning.pytorch write "
+            "strategy='ddp_noise' or derive",
         ),
     ],
 )
@@ -152,13 +170,15 @@ class TwinData(pl.LightningDataModule):
             pl,
             TwinRegression,
             Data,
-            "Data is a LightningDataModule of lightning.pytorch, but the Trainer is of pytorch_lightning",
+            "Data is a LightningDataModule of lightning.pytorch, but the Trainer is of "
+            "pytorch_lightning",
         ),
         (
             L,
             frozen,
             TwinData,
-            "TwinData is a LightningDataModule of pytorch_lightning, but the Trainer is of lightning.pytorch",
+            "TwinData is a LightningDataModule of pytorch_lightning, but the Trainer is of "
+            "lightning.pytorch",
         ),
     ],
 )
@@ -197,9 +217,9 @@ def test_ddp_under_the_twin(two):
         for rank in two:
             found, reference = rank["estimates"][name], rank["reference"][same]
             assert found["steps"] == 1
-            assert (found["trace"], found["grad_sq"]) == pytest.approx((reference["trace"], reference["grad_sq"]), rel=1e-12), (
-                name
-            )
+            assert (found["trace"], found["grad_sq"]) == pytest.approx(
+                (reference["trace"], reference["grad_sq"]), rel=1e-12
+            ), name
     out = {name: two[0]["estimates"][name]["out"] for name in two[0]["estimates"]}
     assert all("probe ranks: 2 ranks" in out[name] for name in out if name != "ddp")
     assert "probe micro_batches" in out["ddp"] and two[1]["estimates"]["ddp"]["out"] == ""
@@ -210,7 +230,9 @@ def test_ddp_under_the_twin(two):
 def test_weights_and_random_state_are_bit_identical(two):
     for rank in two:
         for name, tensors in rank["weights"].items():
-            assert all(torch.equal(a, b) for a, b in zip(rank["weights"]["ddp"], tensors, strict=True)), name
+            assert all(
+                torch.equal(a, b) for a, b in zip(rank["weights"]["ddp"], tensors, strict=True)
+            ), name
 
 
 @pytest.mark.slow
@@ -244,6 +266,8 @@ print(callback.estimate().steps, isinstance(callback, __import__("lightning").Ca
 def test_without_the_twin():
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = ["timeout", "-k", "5", "100", sys.executable, "-c", WITHOUT]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "8 True"

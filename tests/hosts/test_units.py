@@ -1,4 +1,6 @@
-"""What a batch size counts: tokens, graphs, packed sequences, time-major data; each a small model against a loop by hand."""
+"""What a batch size counts: tokens, graphs, packed sequences, time-major data; each a small model
+against a loop by hand.
+"""
 
 import statistics
 from dataclasses import dataclass
@@ -41,7 +43,9 @@ class Model(L.LightningModule):
 
 def token_losses(logits, targets):
     """(B, T) losses, 0 at the padding."""
-    return nn.functional.cross_entropy(logits.transpose(1, 2), targets, ignore_index=PAD, reduction="none")
+    return nn.functional.cross_entropy(
+        logits.transpose(1, 2), targets, ignore_index=PAD, reduction="none"
+    )
 
 
 class Padded(Model):
@@ -52,7 +56,9 @@ class Padded(Model):
 
     def loss(self, batch):
         inputs, targets = batch
-        return token_losses(self.head(self.table(inputs).cumsum(dim=1)), targets).sum() / count_tokens(batch)
+        return token_losses(
+            self.head(self.table(inputs).cumsum(dim=1)), targets
+        ).sum() / count_tokens(batch)
 
 
 def sentences(generator, number):
@@ -97,7 +103,12 @@ def graphs(generator, number):
     ]
     nodes = torch.randn(int(sizes.sum()), 3, generator=generator, dtype=torch.float64)
     graph = torch.repeat_interleave(torch.arange(number), sizes)
-    return Graphs(nodes, torch.cat(edges, dim=1), graph, torch.randn(number, generator=generator, dtype=torch.float64))
+    return Graphs(
+        nodes,
+        torch.cat(edges, dim=1),
+        graph,
+        torch.randn(number, generator=generator, dtype=torch.float64),
+    )
 
 
 class Packed(Model):
@@ -113,11 +124,18 @@ class Packed(Model):
 
 def packed(generator, number):
     lengths = torch.randint(2, 8, (number,), generator=generator).tolist()
-    return pack_sequence([torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in sorted(lengths, reverse=True)])
+    return pack_sequence(
+        [
+            torch.randn(n, 3, generator=generator, dtype=torch.float64)
+            for n in sorted(lengths, reverse=True)
+        ]
+    )
 
 
 class TimeMajor(Model):
-    """Series of length 6 that lie along dimension 0, the batch along dimension 1; one target a series."""
+    """Series of length 6 that lie along dimension 0, the batch along dimension 1; one target a
+    series.
+    """
 
     def build(self):
         self.recurrent, self.head = nn.RNN(3, 4), nn.Linear(4, 1)
@@ -145,7 +163,14 @@ class Case(NamedTuple):
 CASES = [
     Case("tokens", Padded, sentences, count_tokens, "tokens", lambda batch: len(batch[0])),
     Case("graphs", Network, graphs, count_graphs, "graphs", lambda batch: len(batch.nodes)),
-    Case("packed", Packed, packed, number_of_time_steps, "time steps", lambda batch: int(batch.batch_sizes[0])),
+    Case(
+        "packed",
+        Packed,
+        packed,
+        number_of_time_steps,
+        "time steps",
+        lambda batch: int(batch.batch_sizes[0]),
+    ),
     Case("time-major", TimeMajor, time_major, count_series, "series", lambda batch: len(batch[0])),
 ]
 
@@ -172,13 +197,21 @@ def by_hand(module, found, count, accumulate=2):
         total = sum(grads)
         weights = [1 / len(window)] * len(window)
         moments.append(
-            from_contributions([float(g @ g) for g in grads], weights, [count(b) for b in window], float(total @ total))
+            from_contributions(
+                [float(g @ g) for g in grads],
+                weights,
+                [count(b) for b in window],
+                float(total @ total),
+            )
         )
     return estimate_noise_scale(moments, decay=0.99)
 
 
 def agree(estimate, hand):
-    assert (estimate.noise, estimate.signal) == (pytest.approx(hand.noise, rel=1e-9), pytest.approx(hand.signal, rel=1e-9))
+    assert (estimate.noise, estimate.signal) == (
+        pytest.approx(hand.noise, rel=1e-9),
+        pytest.approx(hand.signal, rel=1e-9),
+    )
     assert estimate.steps == hand.steps
 
 
@@ -192,7 +225,10 @@ def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys)
     used = [sum(map(case.count, found[at : at + 2])) for at in range(0, len(found), 2)]
     assert callback.state_dict()["session"]["tallies"][""]["sizes"] == used
     out = capsys.readouterr().out
-    assert f"({case.unit}" in out.splitlines()[0] and f"batch size in use {statistics.median_high(used)} " in out
+    assert (
+        f"({case.unit}" in out.splitlines()[0]
+        and f"batch size in use {statistics.median_high(used)} " in out
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -201,11 +237,15 @@ def test_without_the_function_another_thing_is_counted(case):
     module, found, callback = case.model(), batches(case), GradientNoiseScale()
     fit(module, listed(found), callback, accumulate=2)
     agree(callback.estimate(), by_hand(module, found, case.default))
-    assert callback.estimate().noise != pytest.approx(by_hand(module, found, case.count).noise, rel=0.05)
+    assert callback.estimate().noise != pytest.approx(
+        by_hand(module, found, case.count).noise, rel=0.05
+    )
 
 
 def test_single_sequences_counted_in_tokens():
-    """The examples probe knows how many tokens a batch has, not whose they are: sequences are alike, of the mean length."""
+    """The examples probe knows how many tokens a batch has, not whose they are: sequences are
+    alike, of the mean length.
+    """
     module, found = Padded(), batches(CASES[0])
     callback = GradientNoiseScale(probe=Examples(exact=True), batch_size_fn=count_tokens)
     fit(module, listed(found), callback, accumulate=1)
@@ -220,7 +260,10 @@ def test_single_sequences_counted_in_tokens():
         mean = sum(grads)
         moments.append(
             from_contributions(
-                [float(g @ g) for g in grads], [1 / number] * number, [total / number] * number, float(mean @ mean)
+                [float(g @ g) for g in grads],
+                [1 / number] * number,
+                [total / number] * number,
+                float(mean @ mean),
             )
         )
     agree(callback.estimate(), estimate_noise_scale(moments, decay=0.99))
@@ -228,9 +271,13 @@ def test_single_sequences_counted_in_tokens():
 
 @pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case.name)
 def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case):
-    """Nodes, time steps: a per-example gradient cannot be had there, with or without the function."""
+    """Nodes, time steps: a per-example gradient cannot be had there, with or without
+    the function.
+    """
     for noise in ({}, {"batch_size_fn": case.count}):
-        with pytest.raises(MisconfigurationException, match=r"needs two groups|cover|mixes the examples"):
+        with pytest.raises(
+            MisconfigurationException, match=r"needs two groups|cover|mixes the examples"
+        ):
             fit(case.model(), listed(batches(case)), GradientNoiseScale(**noise), accumulate=1)
 
 

@@ -10,7 +10,9 @@ from testing.exact import Population
 
 
 def one_step(population, batches, groups, scale, size_of=len):
-    """Accumulates as Lightning does, every loss times ``scale``, and takes the curvature through the last loss."""
+    """Accumulates as Lightning does, every loss times ``scale``, and takes the curvature through
+    the last loss.
+    """
     module, parameters = population.module, list(population.module.parameters())
     module.zero_grad()
     window = Accumulated(parameters, groups)
@@ -29,7 +31,14 @@ def test_unbiased_against_the_exact_hessian(groups):
     batches, draws = iter(population.batches(6)), []
     for _ in range(500):
         _, probe = one_step(population, batches, groups, 1 / 3)
-        draws.append((probe.euclidean.signal, probe.euclidean.noise, probe.moments.signal, probe.moments.noise))
+        draws.append(
+            (
+                probe.euclidean.signal,
+                probe.euclidean.noise,
+                probe.moments.signal,
+                probe.moments.noise,
+            )
+        )
     error = np.std(draws, axis=0, ddof=1) / math.sqrt(len(draws))
     assert np.all(np.abs(np.mean(draws, axis=0) - truth[2:]) < 4 * error)
 
@@ -41,7 +50,9 @@ def test_contrasts_come_from_the_accumulating_gradient():
     batches = [(x[:size], y[:size]) for size, (x, y) in zip([*sizes, 6], draws, strict=False)]
     parameters = list(population.module.parameters())
     window, probe = one_step(population, iter(batches), 3, 0.25)
-    gradients = [torch.autograd.grad(population.loss(population.module, b), parameters) for b in batches]
+    gradients = [
+        torch.autograd.grad(population.loss(population.module, b), parameters) for b in batches
+    ]
     rows = [[math.cos(math.pi * (i + 0.5) * j / 3) for i in range(3)] for j in (1, 2)]
     for row, contrast in zip(rows, window.vectors()[1:], strict=True):
         for place, got in enumerate(contrast):
@@ -56,7 +67,9 @@ def test_the_loss_scale_does_not_matter():
     population = Population()
     batches = [b for _, b in zip(range(4), population.batches(6), strict=False)]
     plain, scaled = (one_step(population, iter(batches), 3, s)[1] for s in (1.0, 2.0**12))
-    assert np.allclose([*plain.moments, *plain.euclidean], [*scaled.moments, *scaled.euclidean], rtol=1e-9)
+    assert np.allclose(
+        [*plain.moments, *plain.euclidean], [*scaled.moments, *scaled.euclidean], rtol=1e-9
+    )
 
 
 def test_sparse_and_absent_gradients():
@@ -68,6 +81,9 @@ def test_sparse_and_absent_gradients():
     assert window.is_complete and unused.grad is None
     total, contrast = window.vectors()
     w = table.weight.detach()
-    first, second = 2 * w * torch.tensor([1, 1, 0, 0, 0.0])[:, None], 2 * w * torch.tensor([0, 1, 0, 1, 0.0])[:, None]
+    first, second = (
+        2 * w * torch.tensor([1, 1, 0, 0, 0.0])[:, None],
+        2 * w * torch.tensor([0, 1, 0, 1, 0.0])[:, None],
+    )
     assert torch.allclose(total[0], first + second) and total[1].tolist() == [0, 0, 0]
     assert torch.allclose(contrast[0], math.sqrt(0.5) * (first - second), atol=1e-5)

@@ -11,7 +11,9 @@ from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP
 from lightning_noise.measure.track import NO_BACKWARD
 
 
-def mean_estimation(monitor, steps, *, K=4, b=8, seed=0, dimensions=10, module=None, loss_scale=None):
+def mean_estimation(
+    monitor, steps, *, K=4, b=8, seed=0, dimensions=10, module=None, loss_scale=None
+):
     """Loss |θ − x|²/2 with x ~ N(µ, I_10) and |θ − µ| = 1: B_simple = 10. A plain torch loop."""
     generator = torch.Generator().manual_seed(seed)
     theta = module or nn.ParameterList([nn.Parameter(torch.zeros(dimensions))])
@@ -56,7 +58,11 @@ def test_linear_regression_by_its_formula():
                 y = s * torch.randn(64, 1, generator=generator, dtype=torch.float64)
                 for rows in range(0, 64, 16):
                     with monitor.micro_batch(size=16, weight=0.25):
-                        (0.25 * (module(x[rows : rows + 16]) - y[rows : rows + 16]).square().mean() / 2).backward()
+                        (
+                            0.25
+                            * (module(x[rows : rows + 16]) - y[rows : rows + 16]).square().mean()
+                            / 2
+                        ).backward()
                 monitor.step()
             monitor.flush()
         e = monitor.estimate(confidence=1 - 6.3e-5)  # four standard errors
@@ -123,7 +129,10 @@ def test_an_exception_abandons_the_step():
     mean_estimation(reference, 4)
     module = nn.ParameterList([nn.Parameter(torch.zeros(10))])
     with monitor.attach(dict(module.named_parameters())):
-        with pytest.raises(RuntimeError, match="out of memory"), monitor.micro_batch(size=8, weight=0.25):
+        with (
+            pytest.raises(RuntimeError, match="out of memory"),
+            monitor.micro_batch(size=8, weight=0.25),
+        ):
             module[0].sum().backward()
             raise RuntimeError("out of memory")
         assert not monitor.session.tracks[0].in_step
@@ -147,7 +156,10 @@ def test_every_n_steps_hooks_only_the_measured_ones():
 def test_unfreezing_is_followed():
     module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).double()
     module[0].requires_grad_(False)
-    monitor = Monitor(MicroBatches(), keys={Key(): [n for n, _ in module.named_parameters()], Key(layer="0"): ["0.weight"]})
+    monitor = Monitor(
+        MicroBatches(),
+        keys={Key(): [n for n, _ in module.named_parameters()], Key(layer="0"): ["0.weight"]},
+    )
     x = torch.randn(2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with monitor.attach(dict(module.named_parameters())):
         for frozen in (True, False, True):
@@ -182,7 +194,12 @@ def test_replicas_and_reduction_equal_one_process():
 
     tables = []
     for rank in (0, 1):
-        monitor = Monitor(MicroBatches(), replicas=2, rank=rank, reduce=lambda table: tables.append(table) or table)
+        monitor = Monitor(
+            MicroBatches(),
+            replicas=2,
+            rank=rank,
+            reduce=lambda table: tables.append(table) or table,
+        )
         module.zero_grad()
         with monitor.attach(named):
             for i in (0, 1):
@@ -196,7 +213,10 @@ def test_replicas_and_reduction_equal_one_process():
     assert first > 0 and second > 0 and first + second == pytest.approx(moments[0])
     assert size == examples == 12
     e = estimate_noise_scale([Moments(*moments)])
-    assert (e.noise, e.signal) == (pytest.approx(one.estimate().noise), pytest.approx(one.estimate().signal))
+    assert (e.noise, e.signal) == (
+        pytest.approx(one.estimate().noise),
+        pytest.approx(one.estimate().signal),
+    )
 
 
 def test_state_is_exact():

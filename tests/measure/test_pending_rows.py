@@ -11,7 +11,9 @@ CPU = torch.device("cpu")
 
 
 def row(value, n=8, source="", size=5.0, fault=None, rate=None):
-    return PendingRow(source, torch.full((n,), float(value), dtype=torch.float64), size, fault, rate)
+    return PendingRow(
+        source, torch.full((n,), float(value), dtype=torch.float64), size, fault, rate
+    )
 
 
 def opened(*sources, **arguments):
@@ -74,7 +76,9 @@ def test_what_is_forgotten_is_not_read():
 
 
 def test_a_size_unknown_on_one_rank_is_the_reason_on_all():
-    """What each rank reads is the sum over both; only the second could not determine its batch size."""
+    """What each rank reads is the sum over both; only the second could not determine its batch
+    size.
+    """
     sent = []
     for rank, (fault, value) in enumerate(((None, 1.0), (NO_SIZE, math.nan))):
         rows = opened(reduce=lambda t: sent.append(t) or t, rank=rank, ranks=2)

@@ -32,7 +32,10 @@ def test_every_key_gets_its_own_moments_and_sinks_hear_of_both():
     readings.observe(heard.append)
     other = Moments(3.0, 2.0, 1.0, 0.5)
     readings.take_step("", KEYS, step(STEP, other))
-    assert [(reading.key, reading.moments) for reading in heard] == [(KEYS[0], STEP), (KEYS[1], other)]
+    assert [(reading.key, reading.moments) for reading in heard] == [
+        (KEYS[0], STEP),
+        (KEYS[1], other),
+    ]
     assert heard[0].estimate.steps == 1 and heard[1].estimate is None  # layers are asked on demand
     assert readings.estimate(Key(layer="net")).noise == other.noise
     assert readings.trajectories.keys() == {Key(), Key("hessian")}

@@ -41,7 +41,9 @@ def test_single_examples_where_there_is_one_group():
 
 def test_a_probe_of_the_user_s_own_is_taken():
     probe = Examples(exact=True)
-    assert choose(probe, Setup(accumulation=4), PLAIN, dict(PLAIN.named_parameters())).probe is probe
+    assert (
+        choose(probe, Setup(accumulation=4), PLAIN, dict(PLAIN.named_parameters())).probe is probe
+    )
 
 
 def test_ranks_where_the_buckets_are_shown():

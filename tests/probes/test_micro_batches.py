@@ -28,7 +28,9 @@ def one_step(probe, module, losses, sizes, weights):
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
 @pytest.mark.parametrize("scale", [1.0, 0.1])
 def test_known_answers(case, scale):
-    """Whatever common factor the weights have (a short last window has k/K): the same numbers, to 1e-12 in fp64."""
+    """Whatever common factor the weights have (a short last window has k/K): the same numbers, to
+    1e-12 in fp64.
+    """
     module, probe = case.module().double(), MicroBatches()
     batches = [torch.tensor(rows, dtype=torch.float64) for rows in case.micro_batches]
     weight = scale / len(batches)
@@ -45,12 +47,17 @@ def test_unequal_micro_batches_weighted_by_size():
     with probe.attach(named(module), {Key(): ["weight"]}):
         losses = [lambda rows=rows: zero_regression(module, rows) for rows in (x[:1], x[1:])]
         (m,) = one_step(probe, module, losses, [1, 3], [0.25, 0.75])
-    assert (m.noise, m.signal) == (pytest.approx(18.83333333, rel=1e-9), pytest.approx(18.41666667, rel=1e-9))
+    assert (m.noise, m.signal) == (
+        pytest.approx(18.83333333, rel=1e-9),
+        pytest.approx(18.41666667, rel=1e-9),
+    )
 
 
 @pytest.mark.slow
 def test_every_group_counts():
-    """Var(trace) over many steps is that of K groups, 2 tr(Σ²)/(K−1), not that of one group against the mean."""
+    """Var(trace) over many steps is that of K groups, 2 tr(Σ²)/(K−1), not that of one group against
+    the mean.
+    """
     K, d, steps = 8, 30, 3000
     generator = torch.Generator().manual_seed(0)
     module, probe, traces = nn.Linear(d, 1, bias=False).double(), MicroBatches(), []
@@ -66,9 +73,17 @@ def test_every_group_counts():
 
 
 def test_keys_are_sums_over_their_parameters():
-    module, probe = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(), MicroBatches()
+    module, probe = (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(),
+        MicroBatches(),
+    )
     names = list(named(module))
-    keys = {Key(): names, Key(layer="0"): names[:2], Key(layer="2"): names[2:], Key(layer="other"): ["not there"]}
+    keys = {
+        Key(): names,
+        Key(layer="0"): names[:2],
+        Key(layer="2"): names[2:],
+        Key(layer="other"): ["not there"],
+    }
     x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with probe.attach(named(module), keys):
         whole, first, last, none = one_step(
@@ -80,9 +95,15 @@ def test_keys_are_sums_over_their_parameters():
 
 
 def test_an_overflow_spoils_only_its_own_keys():
-    module, probe = nn.ParameterDict({"a": nn.Parameter(torch.ones(2)), "b": nn.Parameter(torch.ones(2))}), MicroBatches()
+    module, probe = (
+        nn.ParameterDict({"a": nn.Parameter(torch.ones(2)), "b": nn.Parameter(torch.ones(2))}),
+        MicroBatches(),
+    )
     with probe.attach(named(module), {Key(layer="a"): ["a"], Key(layer="b"): ["b"]}):
-        losses = [lambda: module["a"].sum() * math.inf + module["b"].sum(), lambda: module["a"].sum() + module["b"].sum()]
+        losses = [
+            lambda: module["a"].sum() * math.inf + module["b"].sum(),
+            lambda: module["a"].sum() + module["b"].sum(),
+        ]
         a, b = one_step(probe, module, losses, [1, 1], [0.5, 0.5])
     assert not a.is_finite and b.is_finite
 
@@ -93,11 +114,19 @@ def test_gradients_outside_the_gate_are_not_seen():
     x = torch.tensor(REGRESSION, dtype=torch.float64)
 
     def with_penalty(rows):
-        torch.autograd.grad(module(rows).square().sum(), list(module.parameters()), create_graph=True)
+        torch.autograd.grad(
+            module(rows).square().sum(), list(module.parameters()), create_graph=True
+        )
         return zero_regression(module, rows)
 
     with probe.attach(named(module), {Key(): ["weight"]}):
-        plain = one_step(probe, module, [lambda r=x[i : i + 2]: zero_regression(module, r) for i in (0, 2)], [2, 2], [0.5] * 2)
+        plain = one_step(
+            probe,
+            module,
+            [lambda r=x[i : i + 2]: zero_regression(module, r) for i in (0, 2)],
+            [2, 2],
+            [0.5] * 2,
+        )
         module.zero_grad()
         for rows in (x[:2], x[2:]):
             loss = with_penalty(rows) * 0.5
@@ -108,9 +137,13 @@ def test_gradients_outside_the_gate_are_not_seen():
 
 
 def test_a_shared_parameter_in_two_reentrant_checkpoints():
-    """Its gradient arrives in two parts: the first step is passed over and says why, from the second on the sum is right."""
+    """Its gradient arrives in two parts: the first step is passed over and says why, from the
+    second on the sum is right.
+    """
     shared = nn.Linear(3, 3, bias=False).double()
-    x = torch.randn(2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    x = torch.randn(
+        2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    ).requires_grad_()
 
     def loss(i, reentrant):
         run = (lambda h: checkpoint(shared, h, use_reentrant=True)) if reentrant else shared
@@ -118,11 +151,18 @@ def test_a_shared_parameter_in_two_reentrant_checkpoints():
 
     plain, probe = MicroBatches(), MicroBatches()
     with plain.attach(named(shared), {Key(): ["weight"]}):
-        truth = one_step(plain, shared, [lambda i=i: loss(i, False) for i in (0, 1)], [1, 1], [0.5, 0.5])
+        truth = one_step(
+            plain, shared, [lambda i=i: loss(i, False) for i in (0, 1)], [1, 1], [0.5, 0.5]
+        )
     with probe.attach(named(shared), {Key(): ["weight"]}):
-        assert one_step(probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5]) is None
+        assert (
+            one_step(probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5])
+            is None
+        )
         assert "'weight' arrived in several parts" in probe.fault()
-        (again,) = one_step(probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5])
+        (again,) = one_step(
+            probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5]
+        )
         assert probe.fault() is None
     assert again.q_small == pytest.approx(truth[0].q_small, rel=1e-12)
     assert again.q_big == pytest.approx(truth[0].q_big, rel=1e-12)
@@ -136,14 +176,23 @@ def test_sparse_embedding_equals_dense():
         module, probe = nn.Embedding(10, 4, _weight=weight.clone(), sparse=sparse), MicroBatches()
         with probe.attach(named(module), {Key(): ["weight"]}):
             results.append(
-                one_step(probe, module, [lambda i=i: module(tokens[i]).square().sum() for i in (0, 1)], [1, 1], [0.5] * 2)
+                one_step(
+                    probe,
+                    module,
+                    [lambda i=i: module(tokens[i]).square().sum() for i in (0, 1)],
+                    [1, 1],
+                    [0.5] * 2,
+                )
             )
     assert results[0] == results[1]
 
 
 def test_nothing_stays_behind():
     module, probe = nn.Linear(2, 2), MicroBatches()
-    with pytest.raises(RuntimeError, match="on the way"), probe.attach(named(module), {Key(): list(named(module))}):
+    with (
+        pytest.raises(RuntimeError, match="on the way"),
+        probe.attach(named(module), {Key(): list(named(module))}),
+    ):
         assert all(p._backward_hooks for p in module.parameters())
         raise RuntimeError("on the way")
     assert not any(p._backward_hooks for p in module.parameters())

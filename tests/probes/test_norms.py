@@ -39,7 +39,9 @@ def test_a_slice_of_a_larger_storage():
 
 
 def test_sparse_with_repeated_indices_adds_up_first():
-    sparse = torch.sparse_coo_tensor([[1, 1, 3]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], (5, 2), check_invariants=True)
+    sparse = torch.sparse_coo_tensor(
+        [[1, 1, 3]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], (5, 2), check_invariants=True
+    )
     assert float(squared_norm(sparse)) == pytest.approx(4**2 + 6**2 + 5**2 + 6**2, rel=3e-7)
 
 

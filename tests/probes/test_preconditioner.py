@@ -32,8 +32,12 @@ def test_the_step_that_was_made_is_along_it(make):
         weight.grad = torch.randn_like(weight)
         optimizer.step()
     step = weight.detach() - before
-    assert torch.allclose(weight.grad * -0.1 * Preconditioner(optimizer)(weight), step, rtol=1e-9, atol=1e-15)
-    form = sum_of_squares(weighted_chunk_norms(weight.grad, Preconditioner(optimizer)(weight)), weight.device)
+    assert torch.allclose(
+        weight.grad * -0.1 * Preconditioner(optimizer)(weight), step, rtol=1e-9, atol=1e-15
+    )
+    form = sum_of_squares(
+        weighted_chunk_norms(weight.grad, Preconditioner(optimizer)(weight)), weight.device
+    )
     assert float(form) == pytest.approx(float(-(step / 0.1 * weight.grad).sum()), rel=1e-9)
 
 
@@ -44,10 +48,14 @@ def test_none_before_the_first_step():
 
 
 def test_sparse_gradients():
-    gradient = torch.sparse_coo_tensor([[0, 2, 2]], [[1.0, 1.0], [1.0, 0.0], [1.0, 2.0]], (4, 2), check_invariants=True)
+    gradient = torch.sparse_coo_tensor(
+        [[0, 2, 2]], [[1.0, 1.0], [1.0, 0.0], [1.0, 2.0]], (4, 2), check_invariants=True
+    )
     diagonal = torch.arange(1.0, 9.0).view(4, 2)
     want = float((gradient.to_dense() ** 2 * diagonal).sum())
-    assert float(sum_of_squares(weighted_chunk_norms(gradient, diagonal), torch.device("cpu"))) == pytest.approx(want)
+    assert float(
+        sum_of_squares(weighted_chunk_norms(gradient, diagonal), torch.device("cpu"))
+    ) == pytest.approx(want)
 
 
 def test_unknown_optimizers_are_refused_by_name():

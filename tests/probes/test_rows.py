@@ -7,7 +7,9 @@ from lightning_noise.probes.rows import combined, replicated, step_row, unscaled
 
 
 def test_parts_of_two_replicas_add_up_to_the_step():
-    """Ranks of 4 and 8 examples with equal weights: c_small = (1/4 + 1/8)/2, c_big = (1/4 + 1/8)/4."""
+    """Ranks of 4 and 8 examples with equal weights: c_small = (1/4 + 1/8)/2, c_big =
+    (1/4 + 1/8)/4.
+    """
     q_big = torch.tensor([3.0], dtype=torch.float64)
     parts = []
     for norm, size in ((10.0, 4), (6.0, 8)):

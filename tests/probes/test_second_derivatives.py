@@ -16,7 +16,9 @@ from lightning_noise.probes.second_derivatives import (
 
 
 def mlp():
-    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    return nn.Sequential(
+        nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)
+    ).double()
 
 
 def problem():
@@ -62,7 +64,9 @@ def test_gauss_newton_against_its_definition():
     of, theta = exact_matrix(module, lambda p: functional_call(module, p, (x,)).reshape(-1))
     jacobian = torch.autograd.functional.jacobian(of, theta)
     outputs = module(x).detach()
-    inside = torch.autograd.functional.hessian(lambda z: F.cross_entropy(z.view_as(outputs), y), outputs.reshape(-1))
+    inside = torch.autograd.functional.hessian(
+        lambda z: F.cross_entropy(z.view_as(outputs), y), outputs.reshape(-1)
+    )
     exact = jacobian.T @ inside @ jacobian
     vs, z = vectors(module), module(x)
     got = gauss_newton_forms(F.cross_entropy(z, y), z, list(module.parameters()), vs)
@@ -72,7 +76,10 @@ def test_gauss_newton_against_its_definition():
 
 def test_differences_agree_with_double_backward_and_put_the_weights_back():
     module, x, y = problem()
-    parameters, before = list(module.parameters()), [p.detach().clone() for p in module.parameters()]
+    parameters, before = (
+        list(module.parameters()),
+        [p.detach().clone() for p in module.parameters()],
+    )
     storages = [p.data_ptr() for p in parameters]
     loss, vs = F.cross_entropy(module(x), y), vectors(module)
 
@@ -155,7 +162,9 @@ def test_inner_is_summed_by_chunks():
     a = torch.rand(3_000_000) + 0.5
     half = a[:5000].to(torch.bfloat16)
     assert float(inner([a], [a])) == pytest.approx(float((a.double() ** 2).sum()), rel=1e-6)
-    assert float(inner([half], [half])) == pytest.approx(float((half.double() ** 2).sum()), rel=1e-2)
+    assert float(inner([half], [half])) == pytest.approx(
+        float((half.double() ** 2).sum()), rel=1e-2
+    )
 
 
 class Opaque(torch.autograd.Function):
@@ -171,7 +180,9 @@ class Opaque(torch.autograd.Function):
 
 
 def test_a_function_that_hides_its_second_derivative_is_found():
-    """``autograd.grad`` passes by it without an error, and its part of the curvature would be missing."""
+    """``autograd.grad`` passes by it without an error, and its part of the curvature would be
+    missing.
+    """
     weight = nn.Parameter(torch.ones(2))
     v = [[torch.ones(2)]]
     with pytest.raises(NoSecondDerivativeError, match="once_differentiable"):

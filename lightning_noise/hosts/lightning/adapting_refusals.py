@@ -1,19 +1,25 @@
-"""Set-ups in which the batch size cannot be changed safely, refused before training starts and alike on all ranks."""
+"""Set-ups in which the batch size cannot be changed safely, refused before training starts and
+alike on all ranks.
+"""
 
 import lightning as L
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from lightning_noise.hosts.lightning.refusals import Refusal
-from lightning_noise.hosts.lightning.two_packages import MisconfigurationException, either
+from lightning_noise.hosts.lightning.trainer_facts import scheduled_accumulation
+from lightning_noise.hosts.lightning.two_packages import MisconfigurationException
 
 FLAG = "`GradientNoiseScale(adaptive_batch_size=...)`:"
-WAY_OUT = "Leave adaptive_batch_size out, or AdaptiveBatchSize(advise_only=True) to be told what it would do."
+WAY_OUT = (
+    "Leave adaptive_batch_size out, or AdaptiveBatchSize(advise_only=True) to be told what it "
+    "would do."
+)
 
 SEVERAL = Refusal(
     "several optimizers",
     lambda trainer, _: len(trainer.optimizers) > 1,
     lambda trainer, _: (
-        f"configure_optimizers returned {len(trainer.optimizers)} optimizers, each with a noise scale of its own, and one "
+        f"configure_optimizers returned {len(trainer.optimizers)} optimizers, each with a noise "
+        f"scale of its own, and one "
         "batch size cannot follow them all. Leave adaptive_batch_size out."
     ),
 )
@@ -22,15 +28,17 @@ REFUSALS = (
         "manual optimization",
         lambda _, module: not module.automatic_optimization,
         lambda _, module: (
-            f"{type(module).__name__}.automatic_optimization is False: the module itself decides when it steps, so its "
+            f"{type(module).__name__}.automatic_optimization is False: the module itself decides "
+            f"when it steps, so its "
             "accumulation cannot be changed from outside."
         ),
     ),
     Refusal(
         "GradientAccumulationScheduler",
-        lambda trainer, _: any(isinstance(c, either(GradientAccumulationScheduler)) for c in trainer.callbacks),  # type: ignore[attr-defined]
+        lambda trainer, _: bool(scheduled_accumulation(trainer)),
         lambda _, __: (
-            "GradientAccumulationScheduler sets accumulate_grad_batches by a plan of its own. Remove it, and give "
+            "GradientAccumulationScheduler sets accumulate_grad_batches by a plan of its own. "
+            "Remove it, and give "
             "Trainer(accumulate_grad_batches=...) as the start."
         ),
     ),
@@ -38,15 +46,16 @@ REFUSALS = (
         "overfit_batches",
         lambda trainer, _: bool(getattr(trainer, "overfit_batches", 0)),
         lambda trainer, _: (
-            f"Trainer(overfit_batches={trainer.overfit_batches}) trains on a number of batches, so a larger batch would mean "  # type: ignore[attr-defined]
-            "other data."
+            f"Trainer(overfit_batches={getattr(trainer, 'overfit_batches', 0)}) trains on a number "
+            "of batches, so a larger batch would mean other data."
         ),
     ),
     Refusal(
         "static_graph",
         lambda trainer, _: bool(getattr(trainer.strategy.model, "static_graph", False)),
         lambda _, __: (
-            "DDP(static_graph=True) fails inside torch once gradients are accumulated, which adapting may begin to do. Leave "
+            "DDP(static_graph=True) fails inside torch once gradients are accumulated, which "
+            "adapting may begin to do. Leave "
             "static_graph out."
         ),
     ),
@@ -54,7 +63,8 @@ REFUSALS = (
 
 
 def refuse_adapting(trainer: L.Trainer, module: L.LightningModule, *, advise_only: bool) -> None:
-    """Raises for the first set-up of the table that holds; advice is refused only where there is no one noise scale.
+    """Raises for the first set-up of the table that holds; advice is refused only where there is no
+    one noise scale.
 
     Raises:
         MisconfigurationException: names the set-up, the reason and the way out.

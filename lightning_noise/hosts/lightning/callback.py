@@ -22,37 +22,46 @@ from lightning_noise.say.verdict import Verdict
 
 
 class GradientNoiseScale(Callback):
-    """Measures how large a batch size pays off: the gradient noise scale B_simple = tr(Σ)/|G|², with an honest interval.
+    """Measures how large a batch size pays off: the gradient noise scale B_simple = tr(Σ)/|G|²,
+    with an honest interval.
 
-    Reads gradients only: weights, gradients and random state of the run stay what they would be without it. The value is
-    logged under ``noise_scale/…`` through the trainer's loggers at its log interval, and a verdict is printed at the end of
-    ``fit``.
+    Reads gradients only: weights, gradients and random state of the run stay what they would be
+    without it. The value is logged under ``noise_scale/…`` through the trainer's loggers at its log
+    interval, and a verdict is printed at the end of ``fit``.
 
     Args:
-        probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a step), "micro_batches"
-            (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise" or one with NoiseStrategyMixin), or a Probe such
-            as lightning_noise.Examples with arguments of its own.
-        geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case), "hessian" (B_noise, eps_max,
-            dl_max; needs three micro-batches a step or a loss_fn), "gauss_newton" (needs a loss_fn), "optimizer". The first
-            named is what an adaptive batch size goes by.
-        every_n_steps: measures the first of every so many optimizer steps; None means every step, and every 100th for
-            "hessian" and "gauss_newton".
-        decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay) steps.
-        adaptive_batch_size: True lets the noise scale set the batch size between epochs; a BatchSizePolicy such as
-            lightning_noise.ExchangeRate does so by its rule; an AdaptiveBatchSize has more settings.
-        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the first tensor is not it. A
-            function or its dotted path.
-        per_layer: True also measures every module that owns parameters; a number n, the first n parts of their names.
+        probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a
+            step), "micro_batches" (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise"
+            or one with NoiseStrategyMixin), or a Probe such as lightning_noise.Examples with
+            arguments of its own.
+        geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case),
+            "hessian" (B_noise, eps_max, dl_max; needs three micro-batches a step or a loss_fn),
+            "gauss_newton" (needs a loss_fn), "optimizer". The first named is what an adaptive batch
+            size goes by.
+        every_n_steps: measures the first of every so many optimizer steps; None means every step,
+            and every 100th for "hessian" and "gauss_newton".
+        decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay)
+            steps.
+        adaptive_batch_size: True lets the noise scale set the batch size between epochs; a
+            BatchSizePolicy such as lightning_noise.ExchangeRate does so by its rule; an
+            AdaptiveBatchSize has more settings.
+        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the
+            first tensor is not it. A function or its dotted path.
+        per_layer: True also measures every module that owns parameters; a number n, the first n
+            parts of their names.
         prog_bar: shows b_simple in the progress bar.
         verbose: prints the verdict at the end of fit; callback.verdict() returns it in any case.
-        loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures where there are fewer than
-            three micro-batches a step, or no double backward. A function or its dotted path.
+        loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures
+            where there are fewer than three micro-batches a step, or no double backward. A function
+            or its dotted path.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
-        MisconfigurationException: in ``on_fit_start``, where the set-up cannot give a right number; names the way out.
+        MisconfigurationException: in ``on_fit_start``, where the set-up cannot give a right number;
+            names the way out.
 
-    Source: McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162, appendix A.
+    Source: McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162,
+    appendix A.
 
     >>> GradientNoiseScale(decay=1.5)
     Traceback (most recent call last):
@@ -61,7 +70,8 @@ class GradientNoiseScale(Callback):
 
     def __init__(
         self,
-        probe: Probe | str = "auto",  # in this order a command line takes the path of a class for what it is
+        probe: Probe
+        | str = "auto",  # in this order a command line takes the path of a class for what it is
         *,
         geometry: str | tuple[str, ...] = "euclidean",
         every_n_steps: int | None = None,
@@ -73,7 +83,9 @@ class GradientNoiseScale(Callback):
         loss_fn: Callable[[Any, Any], Any] | str | None = None,
         verbose: bool = True,
     ) -> None:
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
         self.settings = Settings(**arguments)
         self._fits = Fits(self.settings)
 
@@ -83,19 +95,25 @@ class GradientNoiseScale(Callback):
         return "GradientNoiseScale"
 
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
-        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``, or of what is not measured.
+        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``,
+        or of what is not measured.
 
-        ``Key(optimizer="Adam-1")`` is one of several optimizers, ``Key("hessian")`` another geometry. Launchers that copy the
-        callback (``ddp_spawn``, notebooks) leave this one as it was: there ask ``trainer.callback_metrics`` or a checkpoint.
+        ``Key(optimizer="Adam-1")`` is one of several optimizers, ``Key("hessian")`` another
+        geometry. Launchers that copy the callback (``ddp_spawn``, notebooks) leave this one as it
+        was: there ask ``trainer.callback_metrics`` or a checkpoint.
         """
         return self._fits.estimate(key)
 
     def trajectories(self) -> dict[Key, Trajectory]:
-        """First, mean and last resolved value of every noise scale of the whole model; empty before the first ``fit``."""
+        """First, mean and last resolved value of every noise scale of the whole model; empty before
+        the first ``fit``.
+        """
         return self._fits.trajectories()
 
     def verdict(self, optimizer: str = "") -> Verdict:
-        """What the latest ``fit`` says about its batch size, as data; ``str()`` of it is what is printed."""
+        """What the latest ``fit`` says about its batch size, as data; ``str()`` of it is what is
+        printed.
+        """
         return self._fits.verdict(optimizer)
 
     @property
@@ -104,7 +122,9 @@ class GradientNoiseScale(Callback):
         return self._fits.session
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same module."""
+        """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same
+        module.
+        """
         self._fits.begin(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,11 +135,15 @@ class GradientNoiseScale(Callback):
         """An epoch begins."""
         self._fits.of(trainer).epoch_starts()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """A batch is about to go forward."""
         self._fits.of(trainer).batch_starts(batch)
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
+    ) -> None:
         """The graph of the loss is there."""
         self._fits.of(trainer).before_backward(loss)
 
@@ -127,7 +151,9 @@ class GradientNoiseScale(Callback):
         """Gradients are there, still scaled and not yet clipped."""
         self._fits.of(trainer).after_backward()
 
-    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+    ) -> None:
         """An optimizer is about to step."""
         self._fits.of(trainer).before_step(optimizer)
 
@@ -147,16 +173,24 @@ class GradientNoiseScale(Callback):
         """Removes every hook."""
         self._fits.close(trainer)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Removes every hook: after an error Lightning calls this and not ``teardown``. What was measured stays."""
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Removes every hook: after an error Lightning calls this and not ``teardown``. What was
+        measured stays.
+        """
         self._fits.fail(trainer, exception)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values; reads what waits, so it is called on all ranks, as Lightning does."""
+        """Everything measured, as plain Python values; reads what waits, so it is called on all
+        ranks, as Lightning does.
+        """
         return self._fits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint; raises a ``CheckpointError`` where it cannot be read."""
+        """Takes up the state of a checkpoint; raises a ``CheckpointError`` where it
+        cannot be read.
+        """
         self._fits.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

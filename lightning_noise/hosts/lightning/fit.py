@@ -1,4 +1,6 @@
-"""One fit under measurement: what Lightning's hooks mean for a session, an adapter, loggers and the verdict."""
+"""One fit under measurement: what Lightning's hooks mean for a session, an adapter, loggers and the
+verdict.
+"""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -40,9 +42,16 @@ class Fit:
         MisconfigurationException: the set-up cannot give a right number; with the fix.
     """
 
-    def __init__(self, trainer: L.Trainer, module: L.LightningModule, settings: Settings, adapting: Adapting) -> None:
+    def __init__(
+        self, trainer: L.Trainer, module: L.LightningModule, settings: Settings, adapting: Adapting
+    ) -> None:
         refuse(trainer, module)
-        self.trainer, self.module, self._settings, self._adapting = trainer, module, settings, adapting
+        self.trainer, self.module, self._settings, self._adapting = (
+            trainer,
+            module,
+            settings,
+            adapting,
+        )
         names = trainer_facts.optimizer_names(trainer)
         self._optimizers = dict(zip(names, trainer.optimizers, strict=True))
         with refusing(trainer):
@@ -56,7 +65,9 @@ class Fit:
             )
         for track in self.session.tracks:
             of = f" of {track.name}" if track.name else ""
-            rank_zero_info(f"GradientNoiseScale: probe{of} {track.probe.name}, because {track.offer.reason}.")
+            rank_zero_info(
+                f"GradientNoiseScale: probe{of} {track.probe.name}, because {track.offer.reason}."
+            )
         self._size_check = SizeCheck(trainer, given=settings.batch_size_fn is not None)
         self._twins_reported = False
         self._published = 0  # measured steps
@@ -69,7 +80,11 @@ class Fit:
             self.load_state_dict(state)
         self.session.watch()
         self._adapting.open(
-            self.trainer, self.module, MeasuredBySession(self.session), forget=not state, estimate=self.driving_estimate
+            self.trainer,
+            self.module,
+            MeasuredBySession(self.session),
+            forget=not state,
+            estimate=self.driving_estimate,
         )
 
     def driving_estimate(self, confidence: float) -> NoiseEstimate:
@@ -84,10 +99,14 @@ class Fit:
     # Epochs
 
     def train_starts(self) -> None:
-        """Compares the loaders, which are there now, with the batch size that a checkpoint asks for."""
+        """Compares the loaders, which are there now, with the batch size that a checkpoint asks
+        for.
+        """
         for caution in order_cautions(self.trainer):
             rank_zero_warn(f"GradientNoiseScale: {caution}.")
-        if trainer_facts.training_is_over(self.trainer):  # resumed from the last checkpoint of a finished fit
+        if trainer_facts.training_is_over(
+            self.trainer
+        ):  # resumed from the last checkpoint of a finished fit
             if self._open_epoch is not None:
                 self._adapting.end_training()
             self._open_epoch = None
@@ -97,24 +116,32 @@ class Fit:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that ends it nor the next one's."""
+        """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that
+        ends it nor the next one's.
+        """
         self.epoch_ends()
         self._adapting.prepare_loaders(self.trainer)
         self.epoch_starts()
 
     def epoch_starts(self) -> None:
-        """Notes the size of a finite data set once it has been seen whole, and looks for parameters (un)frozen since."""
+        """Notes the size of a finite data set once it has been seen whole, and looks for parameters
+        (un)frozen since.
+        """
         self.session.next_epoch(whole=self._epoch_whole and trainer_facts.finite_data(self.trainer))
         self._epoch_whole, self._open_epoch = False, self.trainer.current_epoch
         self._adapting.begin_epoch(self.trainer)
 
     def epoch_ends(self) -> None:
-        """Decides on the batch size, and logs once more: a fit shorter than the log interval shows its number too."""
+        """Decides on the batch size, and logs once more: a fit shorter than the log interval shows
+        its number too.
+        """
         self.session.read()
         self._epoch_whole, self._open_epoch = trainer_facts.epoch_is_whole(self.trainer), None
         self._adapting.end_epoch(self.trainer)
         if self.session.steps_read != self._published or self._adapting.decides:
-            self._publish(trainer_facts.log_index(self.trainer) - 1)  # where Lightning puts the metrics of the epoch
+            self._publish(
+                trainer_facts.log_index(self.trainer) - 1
+            )  # where Lightning puts the metrics of the epoch
 
     # Batches
 
@@ -135,7 +162,9 @@ class Fit:
     def after_backward(self) -> None:
         """After the last micro-batch the gradient is read, still scaled and not yet clipped."""
         with refusing(self.trainer):
-            self.session.backward_done(last=trainer_facts.ends_step(self.trainer), loss_scale=self._loss_scale())
+            self.session.backward_done(
+                last=trainer_facts.ends_step(self.trainer), loss_scale=self._loss_scale()
+            )
 
     def _loss_scale(self) -> Tensor | None:
         return trainer_facts.loss_scale(self.trainer, self.module.device)
@@ -185,7 +214,9 @@ class Fit:
         readings, headline = self.session.readings, Key(optimizer=track.name)
         tally, metric = readings.tallies[track.name], Key("optimizer", track.name)
         own = [optimizer_line(readings.estimate(metric))] if metric in readings.averages else []
-        curved = [curvature_line(name, average) for name, average in self.session.curvatures.items()]
+        curved = [
+            curvature_line(name, average) for name, average in self.session.curvatures.items()
+        ]
         return Verdict(
             estimate=readings.estimate(headline),
             average=readings.windows(headline).current(),
@@ -217,7 +248,9 @@ class Fit:
     # The end
 
     def close(self) -> None:
-        """Removes every hook, and gives trainer and loaders back as they were; may be called twice."""
+        """Removes every hook, and gives trainer and loaders back as they were; may be
+        called twice.
+        """
         self._adapting.close()
         self.session.close()
 
@@ -227,13 +260,17 @@ class Fit:
         if self.trainer.world_size > 1:
             self.session.forget_unread()  # reading is a collective, and another rank may be gone
         else:
-            with suppress(RuntimeError):  # a device that failed cannot be read; the error on the way is the one to show
+            with suppress(
+                RuntimeError
+            ):  # a device that failed cannot be read; the error on the way is the one to show
                 self.session.read()
         if isinstance(error, KeyboardInterrupt):
             self.say_verdicts()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values; reads what waits, so call it on all ranks."""
+        """Everything measured, as plain Python values; reads what waits, so call it on
+        all ranks.
+        """
         return {
             "session": self.session.state_dict(),
             "epoch_whole": self._epoch_whole,

@@ -17,7 +17,8 @@ from lightning_noise.measure.session import Session
 from lightning_noise.say.verdict import Verdict
 
 NESTED = (
-    "`GradientNoiseScale`: give the inner Trainer a callback of its own. This one measures another fit, which is still "
+    "`GradientNoiseScale`: give the inner Trainer a callback of its own. This one measures another "
+    "fit, which is still "
     "running, and one callback measures one fit at a time."
 )
 
@@ -34,16 +35,24 @@ class Fits:
         self._adapting = adapting_by(settings.adaptive, settings.unit)
         self._fit: Fit | None = None  # the latest one
         self._running = False
-        self._state: Mapping[str, Any] | None = None  # restored, to be taken up at the start of the next fit
+        self._state: Mapping[str, Any] | None = (
+            None  # restored, to be taken up at the start of the next fit
+        )
 
     def begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins.
 
         Raises:
-            MisconfigurationException: the set-up cannot give a right number, or another fit is still running.
+            MisconfigurationException: the set-up cannot give a right number, or another fit is
+                still running.
         """
         latest = self._fit
-        if self._running and latest is not None and latest.trainer is not trainer and latest.is_running:
+        if (
+            self._running
+            and latest is not None
+            and latest.trainer is not trainer
+            and latest.is_running
+        ):
             raise MisconfigurationException(NESTED)
         state = self._state
         if not state and latest is not None and latest.module is module:
@@ -60,7 +69,9 @@ class Fits:
             RuntimeError: there is none.
         """
         if self._fit is None or not self._running or self._fit.trainer is not trainer:
-            raise RuntimeError("GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped.")
+            raise RuntimeError(
+                "GradientNoiseScale: a hook was called outside of fit; on_fit_start was skipped."
+            )
         return self._fit
 
     def end(self, trainer: L.Trainer) -> None:
@@ -96,7 +107,9 @@ class Fits:
         return self._fit.session
 
     def estimate(self, key: Key) -> NoiseEstimate | None:
-        """The estimate of a key; ``None`` before the first fit, and where the key is not measured."""
+        """The estimate of a key; ``None`` before the first fit, and where the key is
+        not measured.
+        """
         if self._fit is None or key not in self.session.readings.averages:
             return None
         return self.session.estimate(key)
@@ -125,7 +138,8 @@ class Fits:
         return {"version": VERSION, **self._fit.state_dict(), **self._adapting.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up a state at the start of the next fit, or at once where it is restored in mid-fit.
+        """Takes up a state at the start of the next fit, or at once where it is restored in
+        mid-fit.
 
         Raises:
             CheckpointError: it is damaged, or of a later version.
@@ -133,7 +147,9 @@ class Fits:
         with reading_checkpoint(state):
             state = upgraded(state)
             self._state = state
-            if self._running and self._fit is not None and state:  # a search within fit, or a strategy that restores late
+            if (
+                self._running and self._fit is not None and state
+            ):  # a search within fit, or a strategy that restores late
                 self._fit.load_state_dict(state)
                 self._state = None
             self._adapting.load_state_dict(state)

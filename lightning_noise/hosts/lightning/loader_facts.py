@@ -16,23 +16,29 @@ def loader_sizes(trainer: L.Trainer) -> list[int]:
 
 
 def size_caution(measured: float, sizes: list[int]) -> str:
-    """The warning that a batch seems to hold another number of examples than its loader gives; "" where they agree."""
+    """The warning that a batch seems to hold another number of examples than its loader gives; ""
+    where they agree.
+    """
     if not sizes or measured in sizes:
         return ""
     named = " and ".join(str(size) for size in sorted(set(sizes)))
     return (
-        f"the first tensor of a batch has {measured:g} rows, but the training loader has a batch size of {named}. If a batch "
-        f"does not hold {measured:g} examples, every noise scale is wrong by that factor: pass batch_size_fn, a function from "
+        f"the first tensor of a batch has {measured:g} rows, but the training loader has a batch "
+        f"size of {named}. If a batch "
+        f"does not hold {measured:g} examples, every noise scale is wrong by that factor: pass "
+        f"batch_size_fn, a function from "
         "the batch to its number of examples (or tokens)"
     )
 
 
 class SizeCheck:
-    """Compares the first batch of a fit with the batch size of its loader; the last batch of an epoch may be a short one.
+    """Compares the first batch of a fit with the batch size of its loader; the last batch of an
+    epoch may be a short one.
 
     Args:
         trainer: of the fit.
-        given: whether the user says how many examples a batch holds, so that there is nothing to compare.
+        given: whether the user says how many examples a batch holds, so that there is nothing to
+            compare.
     """
 
     def __init__(self, trainer: L.Trainer, *, given: bool) -> None:
@@ -48,7 +54,9 @@ class SizeCheck:
 
 
 def order_cautions(trainer: L.Trainer) -> list[str]:
-    """A warning for every training loader that does not shuffle a data set of more than one batch."""
+    """A warning for every training loader that does not shuffle a data set of more than
+    one batch.
+    """
     return [text for loader in _loaders(trainer) if (text := _order_caution(loader))]
 
 
@@ -62,8 +70,10 @@ def _order_caution(loader: Any) -> str:
     if not in_order or (sized_len(sampler) or math.inf) <= loader.batch_sampler.batch_size:
         return ""
     return (
-        f"the training loader does not shuffle ({type(sampler).__name__}). If neighbouring examples of the data set are "
-        "alike, as where it is sorted by class, the noise scale is wrong with no other sign: use DataLoader(shuffle=True). "
+        f"the training loader does not shuffle ({type(sampler).__name__}). If neighbouring "
+        f"examples of the data set are "
+        "alike, as where it is sorted by class, the noise scale is wrong with no other sign: use "
+        "DataLoader(shuffle=True). "
         "Where the order of the data set is random, this is fine"
     )
 
@@ -74,5 +84,9 @@ def _loaders(trainer: L.Trainer) -> list[Any]:
 
 def _batch_size(loader: Any) -> int | None:
     sampler = getattr(loader, "batch_sampler", None)
-    size = getattr(sampler, "batch_size", None) if sampler is not None else getattr(loader, "batch_size", None)
+    size = (
+        getattr(sampler, "batch_size", None)
+        if sampler is not None
+        else getattr(loader, "batch_size", None)
+    )
     return size if isinstance(size, int) and not isinstance(size, bool) else None

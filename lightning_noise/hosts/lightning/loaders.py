@@ -1,4 +1,6 @@
-"""Another batch size for the training loaders: given as Lightning prepares them, taken back at the end."""
+"""Another batch size for the training loaders: given as Lightning prepares them, taken back at the
+end.
+"""
 
 import copy
 import math
@@ -22,19 +24,22 @@ class LoaderError(ValueError):
 class Resizer:
     """Multiplies the batch size of every training loader by ``ratio`` when the trainer prepares it.
 
-    A sampler reads its batch size when an epoch begins, but a trainer counts the batches when it prepares the loader. So the
-    size is set inside ``strategy.process_dataloader``, and :meth:`reload_next_epoch` makes the trainer prepare its loaders
-    again. The loaders are the user's own where no strategy copies them: their sizes are noted, by weak reference because a
+    A sampler reads its batch size when an epoch begins, but a trainer counts the batches when it
+    prepares the loader. So the size is set inside ``strategy.process_dataloader``, and
+    :meth:`reload_next_epoch` makes the trainer prepare its loaders again. The loaders are the
+    user's own where no strategy copies them: their sizes are noted, by weak reference because a
     loader that is kept keeps its worker processes, and come back in :meth:`remove`.
     """
 
     def __init__(self) -> None:
         self.ratio = Fraction(1)
         self._originals: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self._trainer: Any = None  # while installed; L.Trainer does not declare the setting that is changed here
+        self._trainer: Any = (
+            None  # while installed; L.Trainer does not declare the setting that is changed here
+        )
         self._reload_every: int | None = None
 
-    # ---- in and out of the trainer --------------------------------------------------------------------------------------
+    # ---- in and out of the trainer --------------------------------------------------------------
 
     def install(self, trainer: L.Trainer) -> None:
         """Wraps ``process_dataloader`` of the trainer's strategy, whatever class it is of."""
@@ -45,8 +50,14 @@ class Resizer:
 
         def process_dataloader(dataloader: Any) -> Any:
             prepared = inner(dataloader)
-            if not trainer.training:  # validation loaders, which may be prepared between training batches
-                return _apart(prepared, self.original_size(prepared)) if self._holds(prepared) else prepared
+            if (
+                not trainer.training
+            ):  # validation loaders, which may be prepared between training batches
+                return (
+                    _apart(prepared, self.original_size(prepared))
+                    if self._holds(prepared)
+                    else prepared
+                )
             if _validates(trainer, prepared):
                 prepared = _apart(prepared, local_size(prepared))
             self.resize(prepared)
@@ -55,10 +66,14 @@ class Resizer:
         strategy.process_dataloader = process_dataloader
 
     def remove(self) -> None:
-        """Gives the strategy its method, the trainer its setting and the loaders their sizes back; may be called twice."""
+        """Gives the strategy its method, the trainer its setting and the loaders their sizes back;
+        may be called twice.
+        """
         if self._trainer is not None:
             self.settle()
-            vars(self._trainer.strategy).pop("process_dataloader", None)  # the class's own is visible again
+            vars(self._trainer.strategy).pop(
+                "process_dataloader", None
+            )  # the class's own is visible again
             self._trainer = None
         for reference, size in self._originals.values():
             loader = reference()
@@ -67,10 +82,12 @@ class Resizer:
         self._originals.clear()
         self.ratio = Fraction(1)
 
-    # ---- the border between epochs --------------------------------------------------------------------------------------
+    # ---- the border between epochs --------------------------------------------------------------
 
     def reload_next_epoch(self) -> None:
-        """Makes the trainer prepare its loaders again before the next epoch; :meth:`settle` must follow once it has begun."""
+        """Makes the trainer prepare its loaders again before the next epoch; :meth:`settle` must
+        follow once it has begun.
+        """
         if self._trainer is not None and self._reload_every is None:
             self._reload_every = self._trainer.reload_dataloaders_every_n_epochs
             self._trainer.reload_dataloaders_every_n_epochs = 1
@@ -81,7 +98,7 @@ class Resizer:
             self._trainer.reload_dataloaders_every_n_epochs = self._reload_every
             self._reload_every = None
 
-    # ---- one loader -----------------------------------------------------------------------------------------------------
+    # ---- one loader -----------------------------------------------------------------------------
 
     def resize(self, loader: Any) -> None:
         """Sets a loader to its own batch size times the ratio.
@@ -104,7 +121,9 @@ class Resizer:
 
     def original_size(self, loader: DataLoader[Any]) -> int:
         """The batch size that the user gave the loader."""
-        self._originals = {key: kept for key, kept in self._originals.items() if kept[0]() is not None}
+        self._originals = {
+            key: kept for key, kept in self._originals.items() if kept[0]() is not None
+        }
         return self._originals[id(loader)][1] if self._holds(loader) else local_size(loader)
 
 
@@ -120,7 +139,9 @@ def _set_size(loader: DataLoader[Any], size: int) -> None:
     if isinstance(loader.batch_sampler, BatchSampler):
         loader.batch_sampler.batch_size = size
     if loader.batch_size is not None:  # it is None beside a batch_sampler of the user's own
-        object.__setattr__(loader, "batch_size", size)  # DataLoader forbids the plain way; its length depends on it
+        object.__setattr__(
+            loader, "batch_size", size
+        )  # DataLoader forbids the plain way; its length depends on it
 
 
 def _validates(trainer: L.Trainer, loader: Any) -> bool:
@@ -131,10 +152,14 @@ def _validates(trainer: L.Trainer, loader: Any) -> bool:
 
 
 def _apart(loader: DataLoader[Any], size: int) -> DataLoader[Any]:
-    """A loader of its own over the same data, of batch size ``size``; a shallow copy does for subclasses too."""
+    """A loader of its own over the same data, of batch size ``size``; a shallow copy does for
+    subclasses too.
+    """
     own = copy.copy(loader)
     own._iterator = None  # its workers are the other one's
-    object.__setattr__(own, "batch_sampler", copy.copy(loader.batch_sampler))  # DataLoader forbids the plain way
+    object.__setattr__(
+        own, "batch_sampler", copy.copy(loader.batch_sampler)
+    )  # DataLoader forbids the plain way
     _set_size(own, size)
     return own
 
@@ -143,32 +168,44 @@ def fault(loader: Any) -> str | None:
     """Why the batch size of a training loader cannot be changed; ``None`` if it can."""
     name = type(loader).__name__
     if not isinstance(loader, DataLoader):
-        return f"{name} is not a torch DataLoader, so its batch size cannot be changed. Use a DataLoader."
+        return (
+            f"{name} is not a torch DataLoader, so its batch size cannot be changed. Use a "
+            "DataLoader."
+        )
     if loader.batch_sampler is None:
-        return f"{name}(batch_size=None) leaves batches to the data set. Give the loader a batch_size."
+        return (
+            f"{name}(batch_size=None) leaves batches to the data set. Give the loader a batch_size."
+        )
     if type(loader.batch_sampler) is not BatchSampler:
         return (
-            f"the batch sampler {type(loader.batch_sampler).__name__} composes batches by rules of its own, which a new size "
+            f"the batch sampler {type(loader.batch_sampler).__name__} composes batches by rules of "
+            f"its own, which a new size "
             "could break. Use batch_size and sampler of the DataLoader, or torch's BatchSampler."
         )
     return None
 
 
 def epoch_examples(loader: DataLoader[Any]) -> int | None:
-    """Examples that a loader hands out in an epoch on this rank; ``None`` where that is not known."""
+    """Examples that a loader hands out in an epoch on this rank; ``None`` where that is
+    not known.
+    """
     sampler = getattr(loader.batch_sampler, "sampler", None)
     found = sized_len(sampler)
     return sized_len(loader.dataset) if found is None else found
 
 
-def bounds(trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int], max_local_size: int | None) -> Bounds:
+def bounds(
+    trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int], max_local_size: int | None
+) -> Bounds:
     """What the loaders and the trainer allow, counted in examples of the first loader.
 
     ``sizes`` are the loaders' own batch sizes, whose proportions stay.
     """
     known = [(epoch_examples(loader), size) for loader, size in zip(loaders, sizes, strict=True)]
     lengths = [Fraction(length * sizes[0], size) for length, size in known if length is not None]
-    multiple = sizes[0] // math.gcd(*sizes)  # else the loader whose size is rounded down has more batches, and others repeat
+    multiple = sizes[0] // math.gcd(
+        *sizes
+    )  # else the loader whose size is rounded down has more batches, and others repeat
     limit = trainer.limit_train_batches
     fixed = limit if isinstance(limit, int) else None
     if not lengths:
@@ -180,9 +217,15 @@ def bounds(trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int],
 
 
 def _least_batches(trainer: L.Trainer) -> int:
-    """An epoch with fewer batches than an integer ``val_check_interval`` is an error in Lightning, in mid-run."""
+    """An epoch with fewer batches than an integer ``val_check_interval`` is an error in Lightning,
+    in mid-run.
+    """
     every = trainer.val_check_interval
-    per_epoch = isinstance(every, int) and trainer.check_val_every_n_epoch is not None and trainer.limit_val_batches > 0
+    per_epoch = (
+        isinstance(every, int)
+        and trainer.check_val_every_n_epoch is not None
+        and trainer.limit_val_batches > 0
+    )
     return int(every) if per_epoch else 1
 
 

@@ -1,4 +1,6 @@
-"""Set-ups in which the number would be wrong, refused before training starts and alike on all ranks."""
+"""Set-ups in which the number would be wrong, refused before training starts and alike on all
+ranks.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,11 +11,17 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn import SyncBatchNorm
 
 from lightning_noise.hosts.lightning import trainer_facts
-from lightning_noise.hosts.lightning.two_packages import MisconfigurationException, either, package_of
+from lightning_noise.hosts.lightning.two_packages import (
+    MisconfigurationException,
+    either,
+    package_of,
+)
 
 
 class Refusal(NamedTuple):
-    """One reason not to measure: when it holds, and what to tell the user (what, why, the way out)."""
+    """One reason not to measure: when it holds, and what to tell the user (what, why,
+    the way out).
+    """
 
     name: str
     holds: Callable[[L.Trainer, L.LightningModule], bool]
@@ -28,7 +36,8 @@ def _optimizers(trainer: L.Trainer) -> list[torch.optim.Optimizer]:
 def _of_two_packages(trainer: L.Trainer) -> str:
     data = trainer_facts.data_module(trainer)
     return (
-        f"{type(data).__name__} is a LightningDataModule of {package_of(data)}, but the Trainer is of {package_of(trainer)}. "
+        f"{type(data).__name__} is a LightningDataModule of {package_of(data)}, but the Trainer is "
+        f"of {package_of(trainer)}. "
         "Import both from one of the two packages."
     )
 
@@ -36,59 +45,80 @@ def _of_two_packages(trainer: L.Trainer) -> str:
 REFUSALS = (
     Refusal(
         "two packages",
-        lambda trainer, _: package_of(trainer_facts.data_module(trainer)) not in ("", package_of(trainer)),
+        lambda trainer, _: (
+            package_of(trainer_facts.data_module(trainer)) not in ("", package_of(trainer))
+        ),
         lambda trainer, _: _of_two_packages(trainer),
     ),
     Refusal(
         "no optimizer",
         lambda trainer, _: not _optimizers(trainer),
-        lambda *_: "it needs an optimizer, but configure_optimizers returned none. Return at least one.",
+        lambda *_: (
+            "it needs an optimizer, but configure_optimizers returned none. Return at least one."
+        ),
     ),
     Refusal(
         "MPS",
         lambda trainer, _: trainer.strategy.root_device.type == "mps",
         lambda _, __: (
-            "the MPS device has no float64, in which squared norms must be summed. Use Trainer(accelerator='cpu') or CUDA."
+            "the MPS device has no float64, in which squared norms must be summed. Use "
+            "Trainer(accelerator='cpu') or CUDA."
         ),
     ),
     Refusal(
         "LBFGS",
-        lambda trainer, _: any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers),
+        lambda trainer, _: any(
+            isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers
+        ),
         lambda _, __: (
-            "torch.optim.LBFGS evaluates the loss several times within one step, so the gradients of a step do not belong "
+            "torch.optim.LBFGS evaluates the loss several times within one step, so the gradients "
+            "of a step do not belong "
             "to one point. Use a first-order optimizer."
         ),
     ),
     Refusal(
         "SyncBatchNorm",
-        lambda trainer, module: trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules()),
+        lambda trainer, module: (
+            trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules())
+        ),
         lambda _, module: (
-            f"SyncBatchNorm ({_names(module, SyncBatchNorm)}) ties the examples of all ranks together, so their gradients "
+            f"SyncBatchNorm ({_names(module, SyncBatchNorm)}) ties the examples of all ranks "
+            f"together, so their gradients "
             "are not independent. Use BatchNorm that is local to a rank, GroupNorm or LayerNorm."
         ),
     ),
     Refusal(
         "post-local SGD",
-        lambda trainer, _: type(getattr(trainer.strategy, "_ddp_comm_state", None)).__name__ == "PostLocalSGDState",
+        lambda trainer, _: (
+            type(getattr(trainer.strategy, "_ddp_comm_state", None)).__name__ == "PostLocalSGDState"
+        ),
         lambda _, __: (
-            "post-local SGD averages gradients within a sub-group of ranks only, so there is no gradient of the whole step. "
+            "post-local SGD averages gradients within a sub-group of ranks only, so there is no "
+            "gradient of the whole step. "
             "Use another communication hook or none."
         ),
     ),
     Refusal(
         "static_graph with accumulation",
-        lambda trainer, _: bool(getattr(trainer.strategy.model, "static_graph", False)) and trainer.accumulate_grad_batches > 1,
+        lambda trainer, _: (
+            bool(getattr(trainer.strategy.model, "static_graph", False))
+            and trainer.accumulate_grad_batches > 1
+        ),
         lambda trainer, _: (
             "DDP(static_graph=True) with accumulate_grad_batches="
-            f"{trainer.accumulate_grad_batches} fails inside torch (INTERNAL ASSERT in the reducer), with this callback or "
+            f"{trainer.accumulate_grad_batches} fails inside torch (INTERNAL ASSERT in the "
+            f"reducer), with this callback or "
             "without. Leave static_graph out, or do not accumulate."
         ),
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: not isinstance(trainer.strategy, (*either(SingleDeviceStrategy), *either(DDPStrategy))),
         lambda trainer, _: (
-            f"strategy {type(trainer.strategy).__name__} is not supported: it shards or moves gradients before they can be "
+            not isinstance(trainer.strategy, (*either(SingleDeviceStrategy), *either(DDPStrategy)))
+        ),
+        lambda trainer, _: (
+            f"strategy {type(trainer.strategy).__name__} is not supported: it shards or moves "
+            f"gradients before they can be "
             "seen. Use one device or DDP."
         ),
     ),
@@ -107,4 +137,6 @@ def refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
     """
     for refusal in REFUSALS:
         if refusal.holds(trainer, module):
-            raise MisconfigurationException(f"`GradientNoiseScale`: {refusal.message(trainer, module)}")
+            raise MisconfigurationException(
+                f"`GradientNoiseScale`: {refusal.message(trainer, module)}"
+            )

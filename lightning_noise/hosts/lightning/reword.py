@@ -13,29 +13,39 @@ from lightning_noise.hosts.lightning.two_packages import MisconfigurationExcepti
 NO_EXAMPLES = "no_examples"
 FIXES = {  # by code of the reason
     "no_buckets": (
-        "Use strategy='ddp_noise' (or NoiseStrategyMixin in your own), or probe='micro_batches', which needs no such strategy."
+        "Use strategy='ddp_noise' (or NoiseStrategyMixin in your own), or probe='micro_batches', "
+        "which needs no such strategy."
     ),
-    "one_rank": ("Use more devices, probe='examples', or probe='micro_batches' with accumulate_grad_batches=2 or more."),
+    "one_rank": (
+        "Use more devices, probe='examples', or probe='micro_batches' with "
+        "accumulate_grad_batches=2 or more."
+    ),
     "one_example": "Use a batch_size of 2 or more, or Trainer(accumulate_grad_batches=2) or more.",
     "no_whole_gradients": (
-        "Use Trainer(accumulate_grad_batches=2) or more with probe='micro_batches', several ranks, or measure_noise_scale."
+        "Use Trainer(accumulate_grad_batches=2) or more with probe='micro_batches', several ranks, "
+        "or measure_noise_scale."
     ),
     "two_passes": "Add the losses up and call manual_backward once.",
     "last_pass_only": "Use probe='micro_batches', or call manual_backward once per step.",
     "no_pass": "Call self.manual_backward(loss) in place of loss.backward(), before the step.",
     "curvature_groups": (
-        "Use Trainer(accumulate_grad_batches=3) or more, or pass loss_fn, (module, batch) -> mean loss, by which a batch can "
+        "Use Trainer(accumulate_grad_batches=3) or more, or pass loss_fn, (module, batch) -> mean "
+        "loss, by which a batch can "
         "be taken to pieces; or measure_noise_scale at a checkpoint."
     ),
     "curvature_pieces": "Use Trainer(accumulate_grad_batches=3) or more.",
 }
-MORE_GROUPS = "Use Trainer(accumulate_grad_batches=2) or more with a batch size smaller by the same factor, or more devices."
+MORE_GROUPS = (
+    "Use Trainer(accumulate_grad_batches=2) or more with a batch size smaller by the same factor, "
+    "or more devices."
+)
 
 
 def reworded(reason: Reason, trainer: L.Trainer) -> Reason:
     """A reason for the user of a Trainer: the arguments to change by their names."""
     if reason.code == "one_group":
-        there = f"world_size={trainer.world_size}, accumulate_grad_batches={trainer.accumulate_grad_batches}"
+        accumulated = f"accumulate_grad_batches={trainer.accumulate_grad_batches}"
+        there = f"world_size={trainer.world_size}, {accumulated}"
         text = f"it needs two groups of gradients per step, but there is one ({there})"
         return reason._replace(text=text, fix=MORE_GROUPS)
     text = re.sub(r"the (\w+) probe\b", r"probe='\1'", reason.text)  # as the argument is written
@@ -54,7 +64,9 @@ def as_text(error: NoiseScaleError, trainer: L.Trainer) -> str:
     for reason in others:
         if reason.code == NO_EXAMPLES:
             _, otherwise = _fixes(reason)
-            texts.append(f"Single examples cannot be told apart here: {reason.text}. {otherwise}".rstrip())
+            texts.append(
+                f"Single examples cannot be told apart here: {reason.text}. {otherwise}".rstrip()
+            )
     return " ".join(texts)
 
 
@@ -72,4 +84,6 @@ def refusing(trainer: L.Trainer) -> Iterator[None]:
     except MisconfigurationException:
         raise
     except NoiseScaleError as error:
-        raise MisconfigurationException(f"`GradientNoiseScale`: {as_text(error, trainer)}") from error
+        raise MisconfigurationException(
+            f"`GradientNoiseScale`: {as_text(error, trainer)}"
+        ) from error

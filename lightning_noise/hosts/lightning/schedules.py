@@ -1,4 +1,6 @@
-"""Learning rate schedules that count optimizer steps, while the number of steps in an epoch changes."""
+"""Learning rate schedules that count optimizer steps, while the number of steps in an epoch
+changes.
+"""
 
 import math
 from typing import Any
@@ -13,19 +15,22 @@ ALMOST = 1e-9  # paces such as 22.5 or 1/3 add up to whole steps but for roundin
 class ByExamples(LRScheduler):
     """Makes a learning rate schedule that counts optimizer steps go by the examples used instead.
 
-    Give the wrapped scheduler the total that holds for the starting batch size, and return this one from
-    ``configure_optimizers`` with ``"interval": "step"``. While the batch size is what it was at the start, nothing is
-    different. When it has grown so that an epoch has a tenth of the steps, each optimizer step advances the schedule by
-    ten, and it ends when training does. ``GradientNoiseScale`` sets the :attr:`pace` whenever it changes the batch size;
-    without it set the pace yourself.
+    Give the wrapped scheduler the total that holds for the starting batch size, and return this one
+    from ``configure_optimizers`` with ``"interval": "step"``. While the batch size is what it was
+    at the start, nothing is different. When it has grown so that an epoch has a tenth of the steps,
+    each optimizer step advances the schedule by ten, and it ends when training does.
+    ``GradientNoiseScale`` sets the :attr:`pace` whenever it changes the batch size; without it set
+    the pace yourself.
 
     Args:
         scheduler: any scheduler that is stepped without a metric.
-        total_steps: the schedule stays where it is after so many of its steps; ``None``: after ``total_steps`` of a OneCycleLR,
-            which raises an error beyond, and never for other schedulers.
+        total_steps: the schedule stays where it is after so many of its steps; ``None``: after
+            ``total_steps`` of a OneCycleLR, which raises an error beyond, and never for other
+            schedulers.
 
     Raises:
-        TypeError, ValueError: ``scheduler`` is no such scheduler, or ``total_steps`` is not an int >= 1.
+        TypeError, ValueError: ``scheduler`` is no such scheduler, or ``total_steps`` is not an int
+            >= 1.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -41,17 +46,25 @@ class ByExamples(LRScheduler):
     """
 
     def __init__(self, scheduler: LRScheduler, total_steps: int | None = None) -> None:
-        # Like torch's own SequentialLR this does not call super().__init__, which would set rates and count a first step.
-        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, torch_schedulers.ReduceLROnPlateau):
+        # Like torch's own SequentialLR this does not call super().__init__, which would set rates
+        # and count a first step.
+        if not isinstance(scheduler, LRScheduler) or isinstance(
+            scheduler, torch_schedulers.ReduceLROnPlateau
+        ):
             raise TypeError(
                 "scheduler must be a torch LRScheduler that is stepped without a metric, "
-                f"got {type(scheduler).__name__}. ReduceLROnPlateau counts epochs: it needs no wrapper."
+                f"got {type(scheduler).__name__}. ReduceLROnPlateau counts epochs: it needs no "
+                f"wrapper."
             )
-        if total_steps is not None and (isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1):
+        if total_steps is not None and (
+            isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
+        ):
             raise ValueError(f"total_steps must be None or an int >= 1, got {total_steps!r}.")
         self.scheduler = scheduler
         self.optimizer = scheduler.optimizer
-        one_cycle = scheduler.total_steps if isinstance(scheduler, torch_schedulers.OneCycleLR) else None
+        one_cycle = (
+            scheduler.total_steps if isinstance(scheduler, torch_schedulers.OneCycleLR) else None
+        )
         self._limit = one_cycle if total_steps is None else total_steps
         self._pace = 1.0
         self._credit = 0.0  # steps of the schedule that are due, below 1 between calls
@@ -59,7 +72,8 @@ class ByExamples(LRScheduler):
 
     @property
     def pace(self) -> float:
-        """Steps of the schedule for one optimizer step: steps in an epoch at the start, divided by those in an epoch now.
+        """Steps of the schedule for one optimizer step: steps in an epoch at the start, divided by
+        those in an epoch now.
 
         Raises:
             ValueError: it is set to something else than a finite number > 0.
@@ -103,19 +117,25 @@ class ByExamples(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`."""
-        self._pace, self._credit, self._taken = (state_dict[name] for name in ("pace", "credit", "taken"))
+        self._pace, self._credit, self._taken = (
+            state_dict[name] for name in ("pace", "credit", "taken")
+        )
         self.scheduler.load_state_dict(state_dict["scheduler"])
 
 
 def set_pace(trainer: L.Trainer, pace: float) -> None:
-    """Sets the pace of every :class:`ByExamples` of the trainer that is stepped with the optimizer."""
+    """Sets the pace of every :class:`ByExamples` of the trainer that is stepped with
+    the optimizer.
+    """
     for config in trainer.lr_scheduler_configs:
         if config.interval == "step" and isinstance(config.scheduler, ByExamples):
             config.scheduler.pace = pace
 
 
 def step_counters(trainer: L.Trainer) -> tuple[str, ...]:
-    """For every attached scheduler that counts optimizer steps: its name and what will happen when the batch size changes."""
+    """For every attached scheduler that counts optimizer steps: its name and what will happen when
+    the batch size changes.
+    """
     return tuple(
         _consequence(config.scheduler)
         for config in trainer.lr_scheduler_configs
@@ -130,16 +150,28 @@ def _consequence(scheduler: Any) -> str:
     if isinstance(scheduler, torch_schedulers.LambdaLR):
         counts, fate = (
             "",
-            "if its function expects a certain number of steps, it does not get that far, and the rate stays too high",
+            "if its function expects a certain number of steps, it does not get that far, and the "
+            "rate stays too high",
         )
     elif total is None:
-        counts, fate = "", "its changes of the rate come later than planned, in epochs and in examples"
+        counts, fate = (
+            "",
+            "its changes of the rate come later than planned, in epochs and in examples",
+        )
     else:
         counts = f" ({total} in all)"
-        fate = "it comes to its end later than planned, in epochs and in examples, or not at all, and the rate stays too high"
-    shrinking = f"; when it shrinks, step {total + 1} raises an error" if _raises(scheduler) and total is not None else ""
+        fate = (
+            "it comes to its end later than planned, in epochs and in examples, or not at all, "
+            "and the rate stays too high"
+        )
+    shrinking = (
+        f"; when it shrinks, step {total + 1} raises an error"
+        if _raises(scheduler) and total is not None
+        else ""
+    )
     return (
-        f"{name} counts optimizer steps{counts}. When the batch grows, an epoch has fewer of them: {fate}{shrinking}. "
+        f"{name} counts optimizer steps{counts}. When the batch grows, an epoch has fewer of them: "
+        f"{fate}{shrinking}. "
         f"Wrap it to count examples instead: lightning_noise.ByExamples({name}(...))."
     )
 
@@ -149,9 +181,13 @@ def _raises(scheduler: Any) -> bool:
 
 
 def total_steps(scheduler: Any) -> int | None:
-    """The step after which a scheduler changes nothing more (a cosine: turns back); ``None``: it has none, or none is known."""
+    """The step after which a scheduler changes nothing more (a cosine: turns back); ``None``: it
+    has none, or none is known.
+    """
     if isinstance(scheduler, torch_schedulers.SequentialLR):
-        last = total_steps(scheduler._schedulers[-1])  # the documented argument is kept in a private field only
+        last = total_steps(
+            scheduler._schedulers[-1]
+        )  # the documented argument is kept in a private field only
         return None if last is None else last + scheduler._milestones[-1]
     if isinstance(scheduler, torch_schedulers.ChainedScheduler):
         totals = [total_steps(part) for part in scheduler._schedulers]
@@ -161,6 +197,11 @@ def total_steps(scheduler: Any) -> int | None:
         return max(scheduler.milestones, default=None)
     if isinstance(scheduler, torch_schedulers.CosineAnnealingLR):
         return int(scheduler.T_max)
-    if isinstance(scheduler, (torch_schedulers.LinearLR, torch_schedulers.ConstantLR, torch_schedulers.PolynomialLR)):
+    if isinstance(
+        scheduler,
+        (torch_schedulers.LinearLR, torch_schedulers.ConstantLR, torch_schedulers.PolynomialLR),
+    ):
         return int(scheduler.total_iters)
-    return int(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else None
+    return (
+        int(scheduler.total_steps) if isinstance(scheduler, torch_schedulers.OneCycleLR) else None
+    )

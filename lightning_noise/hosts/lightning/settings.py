@@ -41,16 +41,35 @@ class Settings:
             _check_count("every_n_steps", self.every_n_steps, "None or ")
         _check_type("decay", self.decay, (int, float), "a number")
         if not 0 < self.decay < 1:
-            raise ValueError(f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about 200 steps.")
+            raise ValueError(
+                f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about "
+                f"200 steps."
+            )
         adaptive_settings(self.adaptive_batch_size)
-        if self.batch_size_fn is not None and not isinstance(self.batch_size_fn, str) and not callable(self.batch_size_fn):
-            raise TypeError(f"batch_size_fn must be None, a callable or a dotted path, got {self.batch_size_fn!r}.")
+        if (
+            self.batch_size_fn is not None
+            and not isinstance(self.batch_size_fn, str)
+            and not callable(self.batch_size_fn)
+        ):
+            raise TypeError(
+                f"batch_size_fn must be None, a callable or a dotted path, got "
+                f"{self.batch_size_fn!r}."
+            )
         resolve(self.batch_size_fn)
-        if self.loss_fn is not None and not isinstance(self.loss_fn, str) and not callable(self.loss_fn):
-            raise TypeError(f"loss_fn must be None, a callable or a dotted path, got {self.loss_fn!r}.")
+        if (
+            self.loss_fn is not None
+            and not isinstance(self.loss_fn, str)
+            and not callable(self.loss_fn)
+        ):
+            raise TypeError(
+                f"loss_fn must be None, a callable or a dotted path, got {self.loss_fn!r}."
+            )
         resolve(self.loss_fn, "loss_fn")
         if "gauss_newton" in self.geometries and self.loss_fn is None:
-            raise ValueError("geometry 'gauss_newton' needs loss_fn, (module, batch) -> (loss, outputs), but it is None.")
+            raise ValueError(
+                "geometry 'gauss_newton' needs loss_fn, (module, batch) -> (loss, outputs), but it "
+                "is None."
+            )
         if not isinstance(self.per_layer, bool):
             _check_count("per_layer", self.per_layer, "True, False or ")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
@@ -83,14 +102,24 @@ class Settings:
 
     @property
     def unit(self) -> str:
-        """What batch sizes and noise scales count, in words: ``my_data.count_tokens`` counts tokens."""
+        """What batch sizes and noise scales count, in words: ``my_data.count_tokens`` counts
+        tokens.
+        """
         if self.batch_size_fn is None:
             return "examples"
-        path = self.batch_size_fn if isinstance(self.batch_size_fn, str) else getattr(self.batch_size_fn, "__name__", "")
+        path = (
+            self.batch_size_fn
+            if isinstance(self.batch_size_fn, str)
+            else getattr(self.batch_size_fn, "__name__", "")
+        )
         counted = re.fullmatch(r"(?:.*[.:])?(?:count|number_of|num|n)_([a-z]\w*)", path)
         if counted:
             return counted[1].replace("_", " ")
-        return f"units of {path}" if path.isidentifier() or isinstance(self.batch_size_fn, str) else "units of batch_size_fn"
+        return (
+            f"units of {path}"
+            if path.isidentifier() or isinstance(self.batch_size_fn, str)
+            else "units of batch_size_fn"
+        )
 
     def _check_probe(self) -> None:
         names = list(NAMES)
@@ -98,17 +127,24 @@ class Settings:
             if self.probe not in names:
                 raise ValueError(f"probe must be one of {names} or a Probe, got {self.probe!r}.")
         elif isinstance(self.probe, type) or not isinstance(self.probe, Probe):
-            raise TypeError(f"probe must be one of {names} or a Probe instance, got {self.probe!r}.")
+            raise TypeError(
+                f"probe must be one of {names} or a Probe instance, got {self.probe!r}."
+            )
 
     def _check_geometry(self) -> None:
         named = (self.geometry,) if isinstance(self.geometry, str) else self.geometry
         named = tuple(named) if isinstance(named, list) else named  # YAML knows lists only
-        if not isinstance(named, tuple) or not named or any(not isinstance(name, str) for name in named):
+        if (
+            not isinstance(named, tuple)
+            or not named
+            or any(not isinstance(name, str) for name in named)
+        ):
             raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
         unknown = [name for name in named if name not in GEOMETRIES]
         if unknown or len(set(named)) < len(named):
             raise ValueError(
-                f"geometry must hold different names out of {list(GEOMETRIES)}, got {self.geometry!r}. Leave it out to use the "
+                f"geometry must hold different names out of {list(GEOMETRIES)}, got "
+                f"{self.geometry!r}. Leave it out to use the "
                 "Euclidean metric."
             )
 
@@ -120,6 +156,8 @@ def _check_count(name: str, value: object, also: str) -> None:
         raise ValueError(f"{name} must be {also}an int >= 1, got {value!r}.")
 
 
-def _check_type(name: str, value: object, types: tuple[type, ...], rule: str, *, allow_bool: bool = False) -> None:
+def _check_type(
+    name: str, value: object, types: tuple[type, ...], rule: str, *, allow_bool: bool = False
+) -> None:
     if not isinstance(value, types) or (isinstance(value, bool) and not allow_bool):
         raise TypeError(f"{name} must be {rule}, got {value!r}.")

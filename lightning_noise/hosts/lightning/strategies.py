@@ -15,13 +15,16 @@ else:
 
 
 class NoiseStrategyMixin(_Base):
-    """Puts a tap before the reduction of gradients in any strategy derived from Lightning's ``DDPStrategy``.
+    """Puts a tap before the reduction of gradients in any strategy derived from Lightning's
+    ``DDPStrategy``.
 
-    ``class Mine(NoiseStrategyMixin, MyDDPStrategy): ...`` then ``Trainer(strategy=Mine(...))``, with the mixin first. The
-    strategy's own communication hook, its state and its wrapper run behind the tap as they are, and on every device (Lightning
-    passes over hooks on CPU). Without one, gradients are averaged as DDP does it, bit for bit.
+    ``class Mine(NoiseStrategyMixin, MyDDPStrategy): ...`` then ``Trainer(strategy=Mine(...))``,
+    with the mixin first. The strategy's own communication hook, its state and its wrapper run
+    behind the tap as they are, and on every device (Lightning passes over hooks on CPU). Without
+    one, gradients are averaged as DDP does it, bit for bit.
 
-    ``noise_tap`` is the :class:`~lightning_noise.probes.ranks.BucketTap` that ``GradientNoiseScale`` listens to.
+    ``noise_tap`` is the :class:`~lightning_noise.probes.ranks.BucketTap` that
+    ``GradientNoiseScale`` listens to.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,12 +35,15 @@ class NoiseStrategyMixin(_Base):
         """Lightning quotes it where a strategy of its twin package is refused."""
         own, other = package_of(self), next(name for name in PACKAGES if name != package_of(self))
         return (
-            f"<{type(self).__name__}, for a Trainer of {own}; with {other} write strategy='ddp_noise' or derive a class from "
+            f"<{type(self).__name__}, for a Trainer of {own}; with {other} write "
+            f"strategy='ddp_noise' or derive a class from "
             f"NoiseStrategyMixin and {other}.strategies.DDPStrategy>"
         )
 
     def _register_ddp_hooks(self) -> None:
-        """Registers the hook of the base strategies behind the tap; torch takes one hook only, once."""
+        """Registers the hook of the base strategies behind the tap; torch takes one hook only,
+        once.
+        """
         model = self.model
         if not isinstance(model, DistributedDataParallel):
             super()._register_ddp_hooks()
@@ -52,7 +58,9 @@ class NoiseStrategyMixin(_Base):
         model.register_comm_hook(state, self.noise_tap.before(hook))
 
     def _own_hook(self, model: DistributedDataParallel) -> tuple[Any, CommHook]:
-        """The hook given to the strategy (Lightning registers none on CPU), else DDP's own average."""
+        """The hook given to the strategy (Lightning registers none on CPU), else DDP's
+        own average.
+        """
         hook: CommHook | None = self._ddp_comm_hook
         if hook is None:
             return None, mean_hook(model.process_group)
@@ -63,15 +71,20 @@ class NoiseStrategyMixin(_Base):
 class _Named(NoiseStrategyMixin):
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
-        """Registers every variant that Lightning has of "ddp" under "ddp_noise"; once, however often it is called."""
-        super().register_strategies(_Renaming(strategy_registry))  # type: ignore[arg-type]  # all that it is asked for
+        """Registers every variant that Lightning has of "ddp" under "ddp_noise"; once, however
+        often it is called.
+        """
+        # all that it is asked for
+        super().register_strategies(_Renaming(strategy_registry))  # type: ignore[arg-type]
 
 
 class NoiseDDPStrategy(_Named, DDPStrategy):
-    """Lightning's DDPStrategy, showing each rank's gradients before they are reduced; "ddp_noise" by name.
+    """Lightning's DDPStrategy, showing each rank's gradients before they are reduced; "ddp_noise"
+    by name.
 
-    It has the tap of :class:`NoiseStrategyMixin`. Registered under Lightning's usual variants too (``ddp_noise_spawn``,
-    ``ddp_noise_find_unused_parameters_true``, …), and in ``pytorch_lightning`` for the same class over its ``DDPStrategy``.
+    It has the tap of :class:`NoiseStrategyMixin`. Registered under Lightning's usual variants too
+    (``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …), and in
+    ``pytorch_lightning`` for the same class over its ``DDPStrategy``.
     """
 
 
@@ -81,10 +94,17 @@ class _Renaming:
     def __init__(self, registry: Any) -> None:
         self._registry = registry
 
-    def register(self, name: str, strategy: type[DDPStrategy], description: str, **arguments: Any) -> None:
+    def register(
+        self, name: str, strategy: type[DDPStrategy], description: str, **arguments: Any
+    ) -> None:
         name = name.replace("ddp", "ddp_noise", 1)
         if name not in self._registry:
-            self._registry.register(name, strategy, description=f"{description}, showing per-rank gradients", **arguments)
+            self._registry.register(
+                name,
+                strategy,
+                description=f"{description}, showing per-rank gradients",
+                **arguments,
+            )
 
 
 NoiseDDPStrategy.register_strategies(StrategyRegistry)
@@ -92,7 +112,8 @@ NoiseDDPStrategy.register_strategies(StrategyRegistry)
 if INSTALLED:
     from pytorch_lightning import strategies as twin
 
-    class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]  # that base is the twin of _Named's, by mypy's lights
+    # that base is the twin of _Named's, by mypy's lights
+    class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]
         """What "ddp_noise" is in ``pytorch_lightning``."""
 
     TwinNoiseDDPStrategy.register_strategies(twin.StrategyRegistry)

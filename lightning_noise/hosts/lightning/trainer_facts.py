@@ -18,12 +18,20 @@ from lightning_noise.probes.examples import uses_batch_statistics
 from lightning_noise.probes.setup import Setup
 
 
-def setup_of(trainer: L.Trainer) -> Setup:
-    """The facts of a fit: ranks, and the accumulation that the trainer or a GradientAccumulationScheduler will use."""
-    counts = [trainer.accumulate_grad_batches]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set in Trainer's connector, public and documented
+def scheduled_accumulation(trainer: L.Trainer) -> list[int]:
+    """The numbers that a GradientAccumulationScheduler will set; empty where there is none."""
+    # set in Trainer's connector, public and documented
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, either(GradientAccumulationScheduler)):
-            counts = list(callback.scheduling.values())  # always has one for epoch 0
+            return list(callback.scheduling.values())  # always has one for epoch 0
+    return []
+
+
+def setup_of(trainer: L.Trainer) -> Setup:
+    """The facts of a fit: ranks, and the accumulation that the trainer or a
+    GradientAccumulationScheduler will use.
+    """
+    counts = scheduled_accumulation(trainer) or [trainer.accumulate_grad_batches]
     strategy = trainer.strategy
     return Setup(
         ranks=trainer.world_size,
@@ -39,27 +47,39 @@ def setup_of(trainer: L.Trainer) -> Setup:
 
 
 def optimizer_names(trainer: L.Trainer) -> list[str]:
-    """What the optimizers are called in log keys: "" where there is one, else as LearningRateMonitor does (Adam, Adam-1)."""
+    """What the optimizers are called in log keys: "" where there is one, else as
+    LearningRateMonitor does (Adam, Adam-1).
+    """
     if len(trainer.optimizers) == 1:
         return [""]
     kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
     before = [kinds[:index].count(kind) for index, kind in enumerate(kinds)]
-    return [kind if count == 0 else f"{kind}-{count}" for kind, count in zip(kinds, before, strict=True)]
+    return [
+        kind if count == 0 else f"{kind}-{count}" for kind, count in zip(kinds, before, strict=True)
+    ]
 
 
 def data_module(trainer: L.Trainer) -> object:
-    """What the training data come from: module, data module or loader; also a data module that the Trainer does not know."""
-    return trainer.fit_loop._data_source.instance  # no public way: trainer.datamodule is what the Trainer takes for one
+    """What the training data come from: module, data module or loader; also a data module that the
+    Trainer does not know.
+    """
+    return (
+        trainer.fit_loop._data_source.instance
+    )  # no public way: trainer.datamodule is what the Trainer takes for one
 
 
 def ends_step(trainer: L.Trainer) -> bool:
     """Whether the optimizer will step after the present batch."""
-    return not trainer.fit_loop._should_accumulate()  # no public way; Lightning's own progress bars ask the same
+    return (
+        not trainer.fit_loop._should_accumulate()
+    )  # no public way; Lightning's own progress bars ask the same
 
 
 def logs_now(trainer: L.Trainer) -> bool:
     """Whether Lightning writes the metrics of the step that the present batch ended."""
-    return ends_step(trainer) and trainer._logger_connector.should_update_logs  # as LearningRateMonitor does
+    return (
+        ends_step(trainer) and trainer._logger_connector.should_update_logs
+    )  # as LearningRateMonitor does
 
 
 def log_index(trainer: L.Trainer) -> int:
@@ -68,7 +88,9 @@ def log_index(trainer: L.Trainer) -> int:
 
 
 def loss_scale(trainer: L.Trainer, device: torch.device) -> Tensor | None:
-    """The factor that mixed precision puts on the loss, on the device; reading it does not wait for the device."""
+    """The factor that mixed precision puts on the loss, on the device; reading it does not wait for
+    the device.
+    """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale(torch.ones((), device=device))
 
@@ -79,9 +101,13 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
 
 
 def finite_data(trainer: L.Trainer) -> bool:
-    """Whether every training loader runs over a data set of known size, so that later epochs repeat its examples."""
+    """Whether every training loader runs over a data set of known size, so that later epochs repeat
+    its examples.
+    """
     sets = [getattr(leaf, "dataset", None) for leaf in leaves(trainer.train_dataloader)]
-    return bool(sets) and all(hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets)
+    return bool(sets) and all(
+        hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets
+    )
 
 
 def epoch_is_whole(trainer: L.Trainer) -> bool:
@@ -89,23 +115,40 @@ def epoch_is_whole(trainer: L.Trainer) -> bool:
     ended = (
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
     )  # no public way; false where max_steps or a stop cut it short
-    return bool(ended) and (trainer.limit_train_batches == 1.0 or bool(getattr(trainer, "overfit_batches", 0)))
+    return bool(ended) and (
+        trainer.limit_train_batches == 1.0 or bool(getattr(trainer, "overfit_batches", 0))
+    )
 
 
 def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
     """Reasons for doubt that the model, the strategy or the sampler give."""
     found = []
     if _ties_examples(trainer, module):
-        found.append("BatchNorm ties the examples of a micro-batch together: the number holds for micro-batches of this size")
-    hook = getattr(trainer.strategy, "_ddp_comm_hook", None)  # no public way to see which hook compresses gradients
+        found.append(
+            "BatchNorm ties the examples of a micro-batch together: the number holds for "
+            "micro-batches of this size"
+        )
+    hook = getattr(
+        trainer.strategy, "_ddp_comm_hook", None
+    )  # no public way to see which hook compresses gradients
     name = getattr(hook, "__name__", str(hook))
-    if hook is not None and (name != "allreduce_hook" or getattr(trainer.strategy, "_ddp_comm_wrapper", None)):
-        found.append(f"the communication hook {name} may lose some of the gradient on the way: |G|² is too low by as much")
+    if hook is not None and (
+        name != "allreduce_hook" or getattr(trainer.strategy, "_ddp_comm_wrapper", None)
+    ):
+        found.append(
+            f"the communication hook {name} may lose some of the gradient on the way: |G|² is too "
+            f"low by as much"
+        )
     for leaf in leaves(trainer.train_dataloader):
         sampler = getattr(leaf, "sampler", None)
-        repeated = sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
+        repeated = (
+            sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
+        )
         if repeated > 0:
-            found.append(f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch to fill up the ranks")
+            found.append(
+                f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch "
+                f"to fill up the ranks"
+            )
     return (*found, *order_cautions(trainer))
 
 
@@ -121,22 +164,32 @@ def _ties_examples(trainer: L.Trainer, module: L.LightningModule) -> bool:
 
 def batches_done(trainer: L.Trainer) -> int:
     """Batches of the present epoch, the present one included; accumulation counts by them."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)  # no public way that holds after a resume in mid-epoch
+    return int(
+        trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    )  # no public way that holds after a resume in mid-epoch
 
 
 def forget_training_loaders(trainer: L.Trainer) -> None:
     """Makes the trainer prepare its training loaders once more before the first epoch of a fit."""
-    trainer.fit_loop._combined_loader = None  # as Trainer.fit does; the public setting waits for the epoch's number to change
+    trainer.fit_loop._combined_loader = (
+        None  # as Trainer.fit does; the public setting waits for the epoch's number to change
+    )
 
 
 def training_is_over(trainer: L.Trainer) -> bool:
-    """Whether a fit that begins has nothing left to train, as after resuming from the last checkpoint of a finished one."""
+    """Whether a fit that begins has nothing left to train, as after resuming from the last
+    checkpoint of a finished one.
+    """
     return bool(trainer.fit_loop.done)  # no public way; what Trainer.fit itself asks
 
 
 def prepare_training_loaders(trainer: L.Trainer) -> None:
-    """Prepares the training loaders once more, at once: where Lightning is about to run an epoch without announcing it."""
+    """Prepares the training loaders once more, at once: where Lightning is about to run an epoch
+    without announcing it.
+    """
     forget_training_loaders(trainer)
     trainer.fit_loop.setup_data()
-    done = trainer.fit_loop.epoch_loop.batch_progress.current  # below the new number of batches it would count as half an epoch
+    done = (
+        trainer.fit_loop.epoch_loop.batch_progress.current
+    )  # below the new number of batches it would count as half an epoch
     done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]

@@ -1,7 +1,9 @@
-"""``lightning.pytorch`` and ``pytorch_lightning``: one code base under two names, whose classes do not know each other.
+"""``lightning.pytorch`` and ``pytorch_lightning``: one code base under two names, whose classes do
+not know each other.
 
-The `lightning` package depends on `pytorch-lightning`, so both are there, and once one is loaded the other costs little (0.15 s
-and 6 MiB, measured). It is loaded with this package, so that the order of a user's imports does not matter.
+The `lightning` package depends on `pytorch-lightning`, so both are there, and once one is loaded
+the other costs little (0.15 s and 6 MiB, measured). It is loaded with this package, so that the
+order of a user's imports does not matter.
 """
 
 import importlib
@@ -24,7 +26,8 @@ except ModuleNotFoundError:  # a Lightning that no longer brings it
 
 
 def either(kind: type[T]) -> tuple[type[T], ...]:
-    """A class of ``lightning.pytorch`` and the class of that name in ``pytorch_lightning``, for ``isinstance``.
+    """A class of ``lightning.pytorch`` and the class of that name in ``pytorch_lightning``, for
+    ``isinstance``.
 
     >>> from lightning.pytorch.strategies import DDPStrategy
     >>> [found.__module__ for found in either(DDPStrategy)]
@@ -44,7 +47,14 @@ def package_of(thing: object) -> str:
     ('lightning.pytorch', '')
     """
     modules = [kind.__module__ for kind in type(thing).__mro__]
-    return next((package for package in PACKAGES if any(name.startswith(f"{package}.") for name in modules)), "")
+    return next(
+        (
+            package
+            for package in PACKAGES
+            if any(name.startswith(f"{package}.") for name in modules)
+        ),
+        "",
+    )
 
 
 if TYPE_CHECKING:  # the twins differ in nothing but their names
@@ -58,4 +68,6 @@ else:
     class MisconfigurationException(  # noqa: N818  # Lightning's own name
         NoiseScaleError, *either(exceptions.MisconfigurationException)
     ):
-        """Caught by ``except MisconfigurationException``, whichever package that was imported from."""
+        """Caught by ``except MisconfigurationException``, whichever package that was
+        imported from.
+        """

@@ -25,7 +25,8 @@ NO_EXAMPLES = "no_examples"
 ONE_EXAMPLE = Reason(
     "one_example",
     Severity.REFUSE,
-    "two groups of gradients are needed per step, but the batch holds one example and gradients are not accumulated",
+    "two groups of gradients are needed per step, but the batch holds one example and gradients "
+    "are not accumulated",
     "Use a batch size of 2 or more, or accumulate gradients over two micro-batches or more.",
 )
 
@@ -114,7 +115,9 @@ class Examples(Probe):
         self._attached = None
         self._model = Model(module, self.min_coverage, seed, rank)
 
-    def offer(self, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]) -> Offer | Reason:
+    def offer(
+        self, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]
+    ) -> Offer | Reason:
         """Needs a model whose layers it knows; without ``model``, the one that was bound."""
         try:
             if model is not None:

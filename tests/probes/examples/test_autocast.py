@@ -1,4 +1,6 @@
-"""Half precision: sketches in fp32, gradients bit for bit the same, one copy of the inputs kept, a scaler's overflow."""
+"""Half precision: sketches in fp32, gradients bit for bit the same, one copy of the inputs kept, a
+scaler's overflow.
+"""
 
 import pytest
 import torch
@@ -42,7 +44,9 @@ def test_the_norms_are_those_of_the_half_gradients(kind: str, dtype: torch.dtype
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["language model", "resnet"])
 @pytest.mark.parametrize("scale", [1.0, 2.0**12])
-def test_products_in_half_precision(kind: str, dtype: torch.dtype, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_in_half_precision(
+    kind: str, dtype: torch.dtype, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on devices that sum them in fp32: the same signs, the same sketches but for rounding."""
     model, x = problem(kind)
     whole = lambda: scale * lowered(model, x, dtype)  # noqa: E731
@@ -52,7 +56,9 @@ def test_products_in_half_precision(kind: str, dtype: torch.dtype, scale: float,
     in_half = step(bound(model, seed=5), model, whole, 6)
     assert in_float is not None and in_half is not None
     for name, moments in in_half.items():
-        assert moments.q_small == pytest.approx(in_float[name].q_small, rel=0.02, abs=1e-4 * in_float[""].q_small)
+        assert moments.q_small == pytest.approx(
+            in_float[name].q_small, rel=0.02, abs=1e-4 * in_float[""].q_small
+        )
     assert in_half[""].q_small == pytest.approx(in_float[""].q_small, rel=0.002)
     assert in_half[""].q_small != in_float[""].q_small
 
@@ -69,7 +75,9 @@ def test_gradients_are_bit_for_bit_the_same(kind: str, dtype: torch.dtype) -> No
 
 def test_one_copy_of_an_input_is_kept() -> None:
     layer, x, packed = nn.Linear(6, 3), torch.randn(4, 6), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append((t.dtype, t.data_ptr())) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: packed.append((t.dtype, t.data_ptr())) or t, lambda t: t
+    ):
         assert step(bound(layer), layer, lambda: lowered(layer, x, torch.bfloat16), 4) is not None
     inputs = [pointer for dtype, pointer in packed if dtype == torch.bfloat16]
     assert x.data_ptr() not in [pointer for _, pointer in packed]

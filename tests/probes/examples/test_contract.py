@@ -1,4 +1,6 @@
-"""What a host may rely on: weights and units, keys, states of the model, faults, and that nothing is left behind or changed."""
+"""What a host may rely on: weights and units, keys, states of the model, faults, and that nothing
+is left behind or changed.
+"""
 
 import pickle
 from collections.abc import Mapping
@@ -27,7 +29,9 @@ def make(build=mlp, seed: int = 3) -> nn.Module:
 
 
 def classify(model: nn.Module, x: Tensor, reduction: str = "mean") -> Tensor:
-    return functional.cross_entropy(model(x), x.flatten(1).abs().sum(1).long() % 5, reduction=reduction)
+    return functional.cross_entropy(
+        model(x), x.flatten(1).abs().sum(1).long() % 5, reduction=reduction
+    )
 
 
 def whole_step(
@@ -53,7 +57,7 @@ def whole_step(
     return Moments(*row[0].tolist())
 
 
-# ---- groups, weights, units ---------------------------------------------------------------------------------------------
+# ---- groups, weights, units ---------------------------------------------------------------------
 
 
 def test_it_is_a_probe() -> None:
@@ -64,7 +68,9 @@ def test_it_is_a_probe() -> None:
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_loss_mean_or_sum_gives_the_same_noise_scale(reduction: str, weight: float) -> None:
     model, x = make(), data(8, 12)
-    moments = whole_step(bound(model, exact=True), model, [x], [weight], lambda m, x: classify(m, x, reduction))
+    moments = whole_step(
+        bound(model, exact=True), model, [x], [weight], lambda m, x: classify(m, x, reduction)
+    )
     mean = whole_step(bound(model, exact=True), model, [x], [1.0])
     assert moments.noise / moments.signal == pytest.approx(mean.noise / mean.signal, rel=1e-10)
     assert moments.noise == pytest.approx(mean.noise * (64 if reduction == "sum" else 1), rel=1e-10)
@@ -81,17 +87,23 @@ def test_a_short_window_is_normalised() -> None:
     """Lightning divides by accumulate_grad_batches, also where fewer micro-batches came."""
     model, x = make(), data(8, 12)
     whole = whole_step(bound(model, exact=True), model, [x], [1.0])
-    assert whole_step(bound(model, exact=True), model, x.split(4), [1 / 5] * 2) == pytest.approx(whole, rel=1e-10)
+    assert whole_step(bound(model, exact=True), model, x.split(4), [1 / 5] * 2) == pytest.approx(
+        whole, rel=1e-10
+    )
 
 
 def test_single_examples_are_what_micro_batches_of_one_are() -> None:
     model, x = make(), data(6, 12)
     single = whole_step(MicroBatches(), model, x.split(1), [1 / 6] * 6)
-    assert whole_step(bound(model, exact=True), model, [x], [1.0]) == pytest.approx(single, rel=1e-10)
+    assert whole_step(bound(model, exact=True), model, [x], [1.0]) == pytest.approx(
+        single, rel=1e-10
+    )
 
 
 def test_unequal_micro_batches_follow_their_weights() -> None:
-    """An example's weight is its micro-batch's, shared evenly, as MicroBatches would have it for groups of one."""
+    """An example's weight is its micro-batch's, shared evenly, as MicroBatches would have it for
+    groups of one.
+    """
     model, x = make(), data(8, 12)
     found = whole_step(bound(model, exact=True), model, [x[:6], x[6:]], [0.5, 0.5])
     shares = [0.5 / 6] * 6 + [0.5 / 2] * 2
@@ -111,15 +123,21 @@ def test_token_means_with_padding_are_contributions() -> None:
     targets = torch.where(torch.arange(7) < lengths[:, None], ids[:, 1:], -100)
 
     def part(rows: slice) -> Tensor:
-        lost = functional.cross_entropy(model(ids[rows, :-1]).flatten(0, 1), targets[rows].flatten(), reduction="sum")
+        lost = functional.cross_entropy(
+            model(ids[rows, :-1]).flatten(0, 1), targets[rows].flatten(), reduction="sum"
+        )
         return lost / lengths.sum()
 
     found = step(bound(model, exact=True), model, lambda: part(slice(None)), 6)
     truth = loop(model, [lambda i=i: part(slice(i, i + 1)) for i in range(6)])
     assert_agrees(found, truth, 6, tolerance=1e-9)
-    single = [sum(loop(model, [lambda i=i: part(slice(i, i + 1))]).small.values()) for i in range(6)]
+    single = [
+        sum(loop(model, [lambda i=i: part(slice(i, i + 1))]).small.values()) for i in range(6)
+    ]
     assert found is not None
-    assert found[""] == pytest.approx(from_contributions(single, [1] * 6, [1] * 6, sum(truth.big.values())), rel=1e-9)
+    assert found[""] == pytest.approx(
+        from_contributions(single, [1] * 6, [1] * 6, sum(truth.big.values())), rel=1e-9
+    )
 
 
 def test_sizes_in_tokens_give_moments_in_tokens() -> None:
@@ -178,18 +196,22 @@ def test_a_discarded_step_shows_nothing_of_the_layers() -> None:
 def test_a_micro_batch_without_weight_is_passed_over() -> None:
     model, x = make(), data(8, 12)
     whole = whole_step(bound(model, exact=True), model, [x], [1.0])
-    assert whole_step(bound(model, exact=True), model, [x, x], [1.0, 0.0]) == pytest.approx(whole, rel=1e-10)
+    assert whole_step(bound(model, exact=True), model, [x, x], [1.0, 0.0]) == pytest.approx(
+        whole, rel=1e-10
+    )
 
 
 def test_a_loss_scale_scales_both_norms() -> None:
     model, x = make(), data(8, 12)
     plain = whole_step(bound(model, exact=True), model, [x], [1.0])
-    scaled = whole_step(bound(model, exact=True), model, [x], [1.0], lambda m, x: 1024 * classify(m, x))
+    scaled = whole_step(
+        bound(model, exact=True), model, [x], [1.0], lambda m, x: 1024 * classify(m, x)
+    )
     assert scaled.noise == pytest.approx(2**20 * plain.noise, rel=1e-10)
     assert scaled.signal == pytest.approx(2**20 * plain.signal, rel=1e-9)
 
 
-# ---- states of the model ------------------------------------------------------------------------------------------------
+# ---- states of the model ------------------------------------------------------------------------
 
 
 def test_frozen_layers_are_no_part_of_it() -> None:
@@ -206,7 +228,9 @@ def test_frozen_layers_are_no_part_of_it() -> None:
 def test_inputs_of_a_bias_are_not_kept() -> None:
     layer, x, packed = nn.Linear(6, 3), torch.randn(4, 6), []
     layer.weight.requires_grad_(False)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: packed.append(t.data_ptr()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: packed.append(t.data_ptr()) or t, lambda t: t
+    ):
         assert step(bound(layer), layer, lambda: layer(x).square().sum(), 4) is not None
     assert x.data_ptr() not in packed
 
@@ -215,7 +239,11 @@ def test_parts_in_eval_mode_or_without_gradient() -> None:
     class Parts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.still, self.off, self.last = nn.Linear(12, 9), nn.Sequential(nn.Linear(9, 9), nn.Dropout(0.5)), nn.Linear(9, 5)
+            self.still, self.off, self.last = (
+                nn.Linear(12, 9),
+                nn.Sequential(nn.Linear(9, 9), nn.Dropout(0.5)),
+                nn.Linear(9, 5),
+            )
             self.off.eval()
 
         def forward(self, x: Tensor) -> Tensor:
@@ -233,13 +261,21 @@ def test_parts_in_eval_mode_or_without_gradient() -> None:
 def test_inputs_that_require_gradients_and_keyword_calls() -> None:
     layer, x = make(lambda: nn.Linear(12, 5)), data(6, 12).requires_grad_()
     truth = loop(layer, [lambda i=i: layer(x[i : i + 1]).square().sum() / 6 for i in range(6)])
-    assert_agrees(step(bound(layer, exact=True), layer, lambda: layer(input=x).square().sum() / 6, 6), truth, 6)
+    assert_agrees(
+        step(bound(layer, exact=True), layer, lambda: layer(input=x).square().sum() / 6, 6),
+        truth,
+        6,
+    )
 
 
 def test_keys_have_their_own_rows() -> None:
     model, x = make(resnet), data(4, 3, 8, 8)
     names = [name for name, _ in model.named_parameters()]
-    keys = {Key(): names, Key(layer="stem"): ["0.weight", "0.bias"], Key(layer="head"): [n for n in names if n.startswith("8")]}
+    keys = {
+        Key(): names,
+        Key(layer="stem"): ["0.weight", "0.bias"],
+        Key(layer="head"): [n for n in names if n.startswith("8")],
+    }
     probe = bound(model, exact=True)
     with probe.attach(dict(model.named_parameters()), keys):
         model.zero_grad()
@@ -253,11 +289,14 @@ def test_keys_have_their_own_rows() -> None:
         assert values == pytest.approx(truth.moments(4, owned), rel=1e-9)
 
 
-# ---- nothing changed, nothing left --------------------------------------------------------------------------------------
+# ---- nothing changed, nothing left --------------------------------------------------------------
 
 
 def hooks_of(model: nn.Module) -> int:
-    modules = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules())
+    modules = sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        for m in model.modules()
+    )
     return modules + sum(len(p._backward_hooks or ()) for p in model.parameters())
 
 
@@ -266,7 +305,10 @@ def test_all_hooks_are_removed() -> None:
     probe = bound(model)
     step(probe, model, lambda: classify(model, x), 6)
     assert hooks_of(model) == 0
-    with pytest.raises(ZeroDivisionError), probe.attach(dict(model.named_parameters()), keys_of(model)):
+    with (
+        pytest.raises(ZeroDivisionError),
+        probe.attach(dict(model.named_parameters()), keys_of(model)),
+    ):
         probe.begin(6, 1.0)
         assert hooks_of(model) > 0
         raise ZeroDivisionError
@@ -289,10 +331,17 @@ def test_gradients_and_random_state_are_bit_for_bit_the_same() -> None:
             loss().backward()
         else:
             assert step(probe, model, loss, 5) is not None
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None], torch.random.get_rng_state()
+        return [
+            p.grad.clone() for p in model.parameters() if p.grad is not None
+        ], torch.random.get_rng_state()
 
     with torch.random.fork_rng():
-        (plain, state), *others = run(None), run(bound(model)), run(bound(model, exact=True)), run(bound(model, sketches=3))
+        (plain, state), *others = (
+            run(None),
+            run(bound(model)),
+            run(bound(model, exact=True)),
+            run(bound(model, sketches=3)),
+        )
     for grads, after in others:
         assert torch.equal(after, state)
         assert all(torch.equal(a, b) for a, b in zip(grads, plain, strict=True))
@@ -336,7 +385,10 @@ def test_calls_outside_of_a_micro_batch_do_not_matter() -> None:
 
 def test_a_gate_that_opens_after_the_forward_pass() -> None:
     """As Lightning does it; what autograd.grad asks in between is not seen."""
-    model, x = make(lambda: nn.Sequential(nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 5))), data(6, 12).requires_grad_()
+    model, x = (
+        make(lambda: nn.Sequential(nn.Linear(12, 7), nn.Tanh(), nn.Linear(7, 5))),
+        data(6, 12).requires_grad_(),
+    )
     probe, rows = bound(model, exact=True), []
     with probe.attach(dict(model.named_parameters()), keys_of(model)):
         for _ in range(2):
@@ -349,12 +401,16 @@ def test_a_gate_that_opens_after_the_forward_pass() -> None:
             probe.end()
             rows.append(probe.row())
     truth = loop(model, [lambda i=i: classify(model, x[i : i + 1]) / 6 for i in range(6)])
-    assert all(float(row[0, 0]) == pytest.approx(6 * sum(truth.small.values()), rel=1e-10) for row in rows)
+    assert all(
+        float(row[0, 0]) == pytest.approx(6 * sum(truth.small.values()), rel=1e-10) for row in rows
+    )
 
 
 @pytest.mark.parametrize("recompute", ["", "reentrant", "graph"])
 def test_hooks_that_come_after_the_forward_pass(recompute: str) -> None:
-    """Nothing was seen, which is said; and checkpointing, which recomputes with hooks, is not disturbed."""
+    """Nothing was seen, which is said; and checkpointing, which recomputes with hooks, is not
+    disturbed.
+    """
     model, ids = make(lambda: LanguageModel(recompute=recompute)), torch.randint(20, (5, 8))
     model.loss(ids).backward()
     plain = [p.grad.clone() for p in model.parameters()]

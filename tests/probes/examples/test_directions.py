@@ -1,4 +1,6 @@
-"""Signs: stateless, unbiased, the same by table and by index, and none of the global random state."""
+"""Signs: stateless, unbiased, the same by table and by index, and none of the global
+random state.
+"""
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from lightning_noise.probes.examples import directions
 from lightning_noise.probes.examples.directions import Directions, Signs, mix
 
 
-def draw(sizes: dict[str, int], seed: int, examples: int = 3, sketches: int = 2) -> dict[str, Signs]:
+def draw(
+    sizes: dict[str, int], seed: int, examples: int = 3, sketches: int = 2
+) -> dict[str, Signs]:
     drawn = Directions(sizes, sketches, torch.device("cpu"))
     drawn.begin(seed, examples)
     return {name: drawn.signs(name) for name in sizes}
@@ -22,7 +26,9 @@ def test_signs_are_plus_or_minus_one_over_root_m() -> None:
 
 def test_parameters_examples_and_sketches_have_signs_of_their_own() -> None:
     signs = draw({"a": 64, "b": 64}, seed=1)
-    rows = torch.cat([part.dense(torch.float32).flatten(0, 1) for part in signs.values()])  # (12, 64)
+    rows = torch.cat(
+        [part.dense(torch.float32).flatten(0, 1) for part in signs.values()]
+    )  # (12, 64)
     assert len(rows.unique(dim=0)) == 12
 
 
@@ -39,7 +45,9 @@ def test_products_of_signs() -> None:
     for size in (11, 12, 13, 24, 25, 50):
         test_signs_by_index_are_those_of_the_table(size)
         signs = draw({"a": size}, seed=2)["a"]
-        assert torch.equal(signs.dense(torch.float32, also=1)[..., :size], signs.dense(torch.float32))
+        assert torch.equal(
+            signs.dense(torch.float32, also=1)[..., :size], signs.dense(torch.float32)
+        )
         assert signs.dense(torch.float32, also=1).shape == (3, 2, size + 1)
 
 
@@ -63,12 +71,19 @@ def test_a_seed_says_it_all() -> None:
 
 
 def test_seeds_of_steps_micro_batches_and_ranks_differ() -> None:
-    seeds = {mix(0, step, micro, rank) for step in range(40) for micro in range(8) for rank in range(8)}
+    seeds = {
+        mix(0, step, micro, rank) for step in range(40) for micro in range(8) for rank in range(8)
+    }
     assert len(seeds) == 40 * 8 * 8
 
 
 def test_signs_are_balanced_and_uncorrelated() -> None:
-    signs = torch.cat([draw({"a": 40}, seed, examples=50, sketches=1)["a"].dense(torch.float64)[:, 0] for seed in range(80)])
+    signs = torch.cat(
+        [
+            draw({"a": 40}, seed, examples=50, sketches=1)["a"].dense(torch.float64)[:, 0]
+            for seed in range(80)
+        ]
+    )
     error = len(signs) ** -0.5  # of a mean of independent signs
     products = signs.T @ signs / len(signs) - torch.eye(40)  # 780 pairs
     assert signs.mean(0).abs().max() < 5 * error

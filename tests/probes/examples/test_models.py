@@ -1,4 +1,6 @@
-"""Whole models: trace and grad_sq are the loop's, exactly without sketches and in the mean with them."""
+"""Whole models: trace and grad_sq are the loop's, exactly without sketches and in the mean with
+them.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,7 +27,11 @@ class Problem(NamedTuple):
             torch.manual_seed(4)
             model = self.make().double()
             tokens = len(self.inputs) == 2 and hasattr(model, "table")
-            x = torch.randint(20, self.inputs) if tokens else torch.randn(self.inputs, dtype=torch.float64)
+            x = (
+                torch.randint(20, self.inputs)
+                if tokens
+                else torch.randn(self.inputs, dtype=torch.float64)
+            )
         size = len(x)
 
         def part(rows: slice) -> Loss:
@@ -47,9 +53,18 @@ PROBLEMS = [
     Problem("mlp", mlp, (6, 12), classify),
     Problem("resnet", resnet, (4, 3, 8, 8), classify),
     Problem("language model, tied", LanguageModel, (5, 8), predict),
-    Problem("language model, reentrant", lambda: LanguageModel(recompute="reentrant"), (5, 8), predict),
-    Problem("language model, recomputed", lambda: LanguageModel(recompute="graph"), (5, 8), predict),
-    Problem("language model, 3 M", lambda: LanguageModel(width=256, layers=4, length=12), (3, 13), predict),
+    Problem(
+        "language model, reentrant", lambda: LanguageModel(recompute="reentrant"), (5, 8), predict
+    ),
+    Problem(
+        "language model, recomputed", lambda: LanguageModel(recompute="graph"), (5, 8), predict
+    ),
+    Problem(
+        "language model, 3 M",
+        lambda: LanguageModel(width=256, layers=4, length=12),
+        (3, 13),
+        predict,
+    ),
 ]
 
 
@@ -70,16 +85,25 @@ def test_sketched_in_the_mean(problem: Problem) -> None:
     truth = loop(model, parts).moments(len(parts), [name for name, _ in model.named_parameters()])
     found = [step(bound(model, seed=seed), model, whole, len(parts)) for seed in range(60)]
     for field in ("noise", "signal", "q_big"):
-        draws = torch.tensor([getattr(one[""], field) for one in found if one is not None], dtype=torch.float64)
+        draws = torch.tensor(
+            [getattr(one[""], field) for one in found if one is not None], dtype=torch.float64
+        )
         assert len(draws) == 60
-        assert abs(draws.mean() - getattr(truth, field)) <= 4 * draws.std() / 60**0.5 + 1e-9 * truth.q_big
+        assert (
+            abs(draws.mean() - getattr(truth, field))
+            <= 4 * draws.std() / 60**0.5 + 1e-9 * truth.q_big
+        )
 
 
 def test_a_large_sketched_model_spreads_little() -> None:
     model, whole, parts = PROBLEMS[-1].build()
     truth = loop(model, parts).moments(len(parts), [name for name, _ in model.named_parameters()])
-    draws = torch.tensor([step(bound(model, seed=seed), model, whole, len(parts))[""].q_small for seed in range(4)])
-    assert (draws / truth.q_small - 1).abs().max() < 0.4  # relative s.d. about 10 % with three examples
+    draws = torch.tensor(
+        [step(bound(model, seed=seed), model, whole, len(parts))[""].q_small for seed in range(4)]
+    )
+    assert (
+        draws / truth.q_small - 1
+    ).abs().max() < 0.4  # relative s.d. about 10 % with three examples
 
 
 def test_raw_parameters_are_named_and_leave_both_norms() -> None:
@@ -91,7 +115,9 @@ def test_raw_parameters_are_named_and_leave_both_norms() -> None:
     assert {part.name for part in probe.coverage.missing} == {"token", "places"}
     assert 0.9 < probe.coverage.parameters < 1
     seen = [name for name in truth.small if name not in ("token", "places")]
-    assert probe.coverage.grad_sq == pytest.approx(sum(truth.big[name] for name in seen) / sum(truth.big.values()), rel=1e-9)
+    assert probe.coverage.grad_sq == pytest.approx(
+        sum(truth.big[name] for name in seen) / sum(truth.big.values()), rel=1e-9
+    )
     wanted = truth.moments(4, seen)
     assert found[""].noise == pytest.approx(wanted.noise, rel=1e-9)
     assert found[""].signal == pytest.approx(wanted.signal, rel=1e-9)

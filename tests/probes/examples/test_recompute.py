@@ -39,7 +39,11 @@ def test_a_layer_shared_by_two_segments(reentrant: bool, exact: bool) -> None:
     found = [step(bound(model, seed=seed), model, whole, 4) for seed in range(100)]
     draws = torch.tensor([one["shared.weight"].q_small for one in found if one is not None])
     assert abs(draws.mean() - 4 * truth.small["shared.weight"]) < 4 * draws.std() / 10
-    assert all(one is not None and one["own.weight"].q_small == pytest.approx(4 * truth.small["own.weight"]) for one in found)
+    assert all(
+        one is not None
+        and one["own.weight"].q_small == pytest.approx(4 * truth.small["own.weight"])
+        for one in found
+    )
 
 
 def test_what_is_kept_goes_through_the_hooks_of_saved_tensors() -> None:
@@ -85,14 +89,20 @@ def test_inputs_are_let_go_in_the_backward_pass() -> None:
 
 
 def test_in_place_activations() -> None:
-    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(inplace=True), nn.Conv1d(4, 3, 3), nn.ReLU(inplace=True)).double()
+    model = nn.Sequential(
+        nn.Conv1d(2, 4, 3), nn.ReLU(inplace=True), nn.Conv1d(4, 3, 3), nn.ReLU(inplace=True)
+    ).double()
     x = torch.randn(4, 2, 9, dtype=torch.float64)
     truth = loop(model, [lambda i=i: model(x[i : i + 1]).square().sum() / 4 for i in range(4)])
-    assert_agrees(step(bound(model, exact=True), model, lambda: model(x).square().sum() / 4, 4), truth, 4)
+    assert_agrees(
+        step(bound(model, exact=True), model, lambda: model(x).square().sum() / 4, 4), truth, 4
+    )
 
 
 def test_an_input_changed_in_place_is_named() -> None:
-    """RMSNorm and a bias have no need of what LayerNorm keeps; here the rule needs an input that autograd let go."""
+    """RMSNorm and a bias have no need of what LayerNorm keeps; here the rule needs an input that
+    autograd let go.
+    """
     layer = nn.Linear(6, 6)
 
     class Changes(nn.Module):
@@ -132,11 +142,16 @@ def test_two_losses_in_one_micro_batch_add_up() -> None:
             layer.zero_grad()
             probe.begin(4, 1.0)
             (layer(x).sum() / 4).backward()
-            (layer(x).square().sum() / 4).backward()  # after the first use was squared: found out in the first step
+            (
+                layer(x).square().sum() / 4
+            ).backward()  # after the first use was squared: found out in the first step
             probe.end()
             row = probe.row()
             assert (row is None) == first
-    both = [lambda i=i: (layer(x[i : i + 1]).sum() + layer(x[i : i + 1]).square().sum()) / 4 for i in range(4)]
+    both = [
+        lambda i=i: (layer(x[i : i + 1]).sum() + layer(x[i : i + 1]).square().sum()) / 4
+        for i in range(4)
+    ]
     truth = loop(layer, both)
     assert row is not None
     assert float(row[0, 0]) == pytest.approx(4 * sum(truth.small.values()), rel=1e-10)

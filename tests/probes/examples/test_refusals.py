@@ -17,9 +17,14 @@ def test_batch_norm_in_train_mode() -> None:
     with pytest.raises(UnsupportedModelError, match=words):
         Examples().bind(model)
     model[1].eval()
-    assert bound(model).survey(dict(model.named_parameters())).missing[0].reason == "no rule for BatchNorm2d (1)"
+    assert (
+        bound(model).survey(dict(model.named_parameters())).missing[0].reason
+        == "no rule for BatchNorm2d (1)"
+    )
     x = torch.randn(5, 3, 4, 4)
-    assert step(bound(model, min_coverage=0.5), model, lambda: model(x).square().mean(), 5) is not None
+    assert (
+        step(bound(model, min_coverage=0.5), model, lambda: model(x).square().mean(), 5) is not None
+    )
 
 
 def test_batch_norm_without_statistics_of_its_own() -> None:
@@ -42,14 +47,19 @@ def test_batch_norm_set_to_train_mode_in_mid_run_is_a_fault() -> None:
 def test_too_little_coverage_lists_what_is_missing() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 8), nn.Bilinear(2, 2, 3))
     probe = bound(model)
-    with pytest.raises(CoverageError) as caught, probe.attach(dict(model.named_parameters()), keys_of(model)):
+    with (
+        pytest.raises(CoverageError) as caught,
+        probe.attach(dict(model.named_parameters()), keys_of(model)),
+    ):
         pass
     text = str(caught.value)
     assert "min_coverage=0.9" in text and "register_rule" in text
     lstm = "1.weight_hh_l0, 1.weight_ih_l0, 1.bias_ih_l0, 1.bias_hh_l0 (448 numbers)"
     assert f"{lstm}: no rule for LSTM (1)" in text
     assert "2.weight, 2.bias (15 numbers): no rule for Bilinear (2)" in text
-    assert caught.value.coverage.parameters == pytest.approx(20 / sum(p.numel() for p in model.parameters()))
+    assert caught.value.coverage.parameters == pytest.approx(
+        20 / sum(p.numel() for p in model.parameters())
+    )
     assert pickle.loads(pickle.dumps(caught.value)).coverage == caught.value.coverage
 
 
@@ -61,7 +71,9 @@ def test_nothing_covered_is_refused_whatever_the_least() -> None:
 def test_a_parameter_of_no_module_is_named() -> None:
     layer, stray = nn.Linear(9, 9), nn.Parameter(torch.ones(1))
     coverage = bound(layer).survey({**dict(layer.named_parameters()), "stray": stray})
-    assert [(part.name, part.reason) for part in coverage.missing] == [("stray", "no module of the model owns it")]
+    assert [(part.name, part.reason) for part in coverage.missing] == [
+        ("stray", "no module of the model owns it")
+    ]
 
 
 def test_other_forwards_are_no_linear_layer() -> None:
@@ -94,7 +106,11 @@ class Unbatched(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.places, self.head = nn.Embedding(30, 8), nn.Embedding(7, 8), nn.Linear(8, 30)
+        self.table, self.places, self.head = (
+            nn.Embedding(30, 8),
+            nn.Embedding(7, 8),
+            nn.Linear(8, 30),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(self.table(ids) + self.places(torch.arange(ids.shape[1])))
@@ -110,7 +126,9 @@ def test_a_layer_without_the_batch_along_dimension_0(examples: int) -> None:
     assert re.search(r"places\.weight \(it.* \(places\)\)", probe.fault() or "")
     found = step(probe, model, lambda: model(ids).square().mean(), examples)
     assert found is not None and found["places.weight"] == (0, 0, 0, 0)
-    assert probe.coverage is not None and [part.name for part in probe.coverage.missing] == ["places.weight"]
+    assert probe.coverage is not None and [part.name for part in probe.coverage.missing] == [
+        "places.weight"
+    ]
 
 
 def test_no_layer_has_the_batch_along_dimension_0() -> None:
@@ -118,8 +136,12 @@ def test_no_layer_has_the_batch_along_dimension_0() -> None:
     layer, x = nn.Linear(4, 4), torch.randn(9, 5, 4)
     probe = bound(layer)
     assert step(probe, layer, lambda: layer(x).square().mean(), 5) is None
-    assert "no layer has the 5 examples of the batch along dimension 0 (found there: 9)" in (probe.fault() or "")
-    assert isinstance(probe.refusal, UnsupportedModelError) and "batch_size_fn" in str(probe.refusal)
+    assert "no layer has the 5 examples of the batch along dimension 0 (found there: 9)" in (
+        probe.fault() or ""
+    )
+    assert isinstance(probe.refusal, UnsupportedModelError) and "batch_size_fn" in str(
+        probe.refusal
+    )
     assert step(probe, layer, lambda: layer(x).square().mean(), 9) is not None
     assert probe.refusal is None
 
@@ -140,7 +162,9 @@ def test_a_layer_called_without_a_batch_dimension(layer: nn.Module, x: Tensor) -
     size = len(layer(x)) if layer(x).dim() else 1
     y = torch.randn(size, 40)
     probe = bound(model, min_coverage=0.5)
-    assert step(probe, model, lambda: layer(x).square().sum() + other(y).square().sum(), size) is None
+    assert (
+        step(probe, model, lambda: layer(x).square().sum() + other(y).square().sum(), size) is None
+    )
     assert probe.coverage is not None
     assert {part.name.split(".")[0] for part in probe.coverage.missing} == {"0"}
 

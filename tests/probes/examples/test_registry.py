@@ -25,7 +25,9 @@ class Scale(nn.Module):
 
 
 class Turned(nn.Module):
-    """A linear layer that stores its weight the other way around (K, L), as in some language models."""
+    """A linear layer that stores its weight the other way around (K, L), as in some language
+    models.
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -51,7 +53,11 @@ def problem() -> Iterator[tuple[nn.Module, Callable[[], Tensor], Truth]]:
         model = nn.Sequential(nn.Linear(4, 30), Scale(30), Turned(30, 3)).double()
         x = torch.randn(5, 6, 4, dtype=torch.float64)
     part = lambda rows: model(x[rows]).square().sum() / 5  # noqa: E731
-    yield model, lambda: part(slice(None)), loop(model, [lambda i=i: part(slice(i, i + 1)) for i in range(5)])
+    yield (
+        model,
+        lambda: part(slice(None)),
+        loop(model, [lambda i=i: part(slice(i, i + 1)) for i in range(5)]),
+    )
 
 
 def test_unknown_layers_are_named(problem) -> None:
@@ -89,7 +95,10 @@ def test_a_subclass_is_served_and_a_rule_can_be_replaced(problem) -> None:
     ("rule", "words"),
     [
         (lambda module, inputs, grad: {"gamma": 2 * grad.sum(1)}, "not the sum over the examples"),
-        (lambda module, inputs, grad: {"gamma": grad}, r"its rule gave shape \(5, 6, 30\) for '1.gamma'"),
+        (
+            lambda module, inputs, grad: {"gamma": grad},
+            r"its rule gave shape \(5, 6, 30\) for '1.gamma'",
+        ),
         (lambda module, inputs, grad: {}, "its rule gave nothing for '1.gamma'"),
         (lambda module, inputs, grad: {"gamma": grad / inputs[7]}, "its rule raised IndexError"),
     ],
@@ -111,7 +120,10 @@ def test_a_wrong_rule_does_no_harm(problem, rule, words: str) -> None:
     assert found[""].noise == pytest.approx(truth.moments(5, rest).noise, rel=1e-9)
 
 
-@pytest.mark.parametrize(("kind", "rule", "words"), [(int, scale, "module_type must be"), (Scale, 3, "rule must be callable")])
+@pytest.mark.parametrize(
+    ("kind", "rule", "words"),
+    [(int, scale, "module_type must be"), (Scale, 3, "rule must be callable")],
+)
 def test_arguments(kind: type, rule: object, words: str) -> None:
     with pytest.raises(TypeError, match=words):
         register_rule(kind, rule)  # type: ignore[arg-type]

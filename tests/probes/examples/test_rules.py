@@ -9,9 +9,19 @@ from torch import nn
 from lightning_noise.probes.examples.contribution import Dense, Form
 from lightning_noise.probes.examples.directions import Directions
 from testing.examples.layers import CASES, Case
-from testing.examples.oracle import assert_agrees, bound, contributions, forms_of, loop, losses, step
+from testing.examples.oracle import (
+    assert_agrees,
+    bound,
+    contributions,
+    forms_of,
+    loop,
+    losses,
+    step,
+)
 
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Using padding='same'"
+)  # torch's remark on even kernels
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -52,7 +62,9 @@ def test_each_form_is_the_projection_of_the_built_gradients(case: Case) -> None:
     for name, forms in forms_of(layer).items():
         built = parts[name].build(slice(0, len(x)))
         groups = getattr(layer, "groups", 1)
-        matrix = built.reshape(len(x), groups, built.shape[1] // groups, -1)  # (B, groups, rows, cols)
+        matrix = built.reshape(
+            len(x), groups, built.shape[1] // groups, -1
+        )  # (B, groups, rows, cols)
         for form in forms:
             directions = Directions({name: form.signs}, 3, torch.device("cpu"))
             directions.begin(7, len(x))
@@ -60,7 +72,12 @@ def test_each_form_is_the_projection_of_the_built_gradients(case: Case) -> None:
             dense = signs.dense(torch.float64).view(len(x), 3, groups, -1)
             along = "bmgr,bgrc->bgmc" if form.side == "rows" else "bmgc,bgrc->bgmr"
             wanted = torch.einsum(along, dense, matrix)
-            torch.testing.assert_close(parts[name].sketch(form, signs).reshape(wanted.shape), wanted, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(
+                parts[name].sketch(form, signs).reshape(wanted.shape),
+                wanted,
+                rtol=1e-10,
+                atol=1e-10,
+            )
 
 
 def test_forms_run_along_the_smaller_side() -> None:
@@ -94,7 +111,9 @@ def test_any_linear(lead: list[int], examples: int, inputs: int, outputs: int, b
     case = Case("any", lambda: nn.Linear(inputs, outputs, bias=bias), (examples, *lead, inputs))
     layer, x = case.build()
     whole, parts = losses(layer, x)
-    assert_agrees(step(bound(layer, exact=True), layer, whole, examples), loop(layer, parts), examples)
+    assert_agrees(
+        step(bound(layer, exact=True), layer, whole, examples), loop(layer, parts), examples
+    )
 
 
 @st.composite
@@ -115,7 +134,9 @@ def convolutions(draw: st.DrawFn) -> Case:
     inputs, outputs = groups * draw(st.sampled_from([1, 2, 9])), groups * draw(st.integers(1, 2))
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
     options = (kernel, stride, padding, dilation, groups, draw(st.booleans()), mode)
-    return Case("any", lambda: kind(inputs, outputs, *options), (draw(st.integers(2, 3)), inputs, *space))
+    return Case(
+        "any", lambda: kind(inputs, outputs, *options), (draw(st.integers(2, 3)), inputs, *space)
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -132,7 +153,9 @@ def test_any_convolution(case: Case, exact: bool) -> None:
         directions = Directions({"weight": form.signs}, 1, torch.device("cpu"))
         directions.begin(5, len(x))
         signs = directions.signs("weight").dense(torch.float64).view(len(x), layer.groups, -1)
-        matrix = built.build(slice(0, len(x))).reshape(len(x), layer.groups, layer.out_channels // layer.groups, -1)
+        matrix = built.build(slice(0, len(x))).reshape(
+            len(x), layer.groups, layer.out_channels // layer.groups, -1
+        )
         along = "bgr,bgrc->bgc" if form.side == "rows" else "bgc,bgrc->bgr"
         wanted = torch.einsum(along, signs, matrix)
         found = built.sketch(form, directions.signs("weight"))

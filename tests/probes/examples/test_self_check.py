@@ -1,4 +1,6 @@
-"""Whatever adds to a gradient outside of the layers' calls is caught at the first step, named and left out."""
+"""Whatever adds to a gradient outside of the layers' calls is caught at the first step, named and
+left out.
+"""
 
 from collections.abc import Callable
 
@@ -18,13 +20,18 @@ def classify(model: nn.Module, x: Tensor) -> Tensor:
     return functional.cross_entropy(model(x), x.abs().sum(1).long() % 5, reduction="sum")
 
 
-def problem(model: nn.Module, extra: Callable[[nn.Module], Tensor] | None = None) -> tuple[Loss, list[Loss]]:
+def problem(
+    model: nn.Module, extra: Callable[[nn.Module], Tensor] | None = None
+) -> tuple[Loss, list[Loss]]:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         x = torch.randn(6, 12, dtype=torch.float64)
 
     def part(rows: slice) -> Loss:
-        return lambda: classify(model, x[rows]) / 6 + (extra(model) * len(x[rows]) / 6 if extra is not None else 0)
+        return lambda: (
+            classify(model, x[rows]) / 6
+            + (extra(model) * len(x[rows]) / 6 if extra is not None else 0)
+        )
 
     return part(slice(None)), [part(slice(i, i + 1)) for i in range(6)]
 
@@ -107,8 +114,14 @@ def test_weight_norm(old: bool) -> None:
     found, truth = step(probe, model, whole, 6), loop(model, parts)
     assert found is not None and probe.coverage is not None
     missing = {part.name for part in probe.coverage.missing}
-    assert missing == ({"2.weight_g", "2.weight_v"} if old else {f"2.parametrizations.weight.original{i}" for i in (0, 1)})
-    assert found[""].noise == pytest.approx(truth.moments(6, [n for n in truth.small if n not in missing]).noise, rel=1e-9)
+    assert missing == (
+        {"2.weight_g", "2.weight_v"}
+        if old
+        else {f"2.parametrizations.weight.original{i}" for i in (0, 1)}
+    )
+    assert found[""].noise == pytest.approx(
+        truth.moments(6, [n for n in truth.small if n not in missing]).noise, rel=1e-9
+    )
 
 
 def test_too_little_is_a_refusal_with_the_list() -> None:
@@ -128,7 +141,10 @@ def test_what_appears_later_is_caught_at_the_next_check(monkeypatch: pytest.Monk
     plain, _ = problem(model)
     penalised, _ = problem(model, lambda m: m[2].weight.square().sum())
     probe = bound(model, min_coverage=0.01)
-    found = [step(probe, model, loss, 6) is not None for loss in (plain, penalised, penalised, penalised, penalised)]
+    found = [
+        step(probe, model, loss, 6) is not None
+        for loss in (plain, penalised, penalised, penalised, penalised)
+    ]
     assert found == [True, True, True, False, True]
 
 
@@ -152,7 +168,9 @@ def test_a_gradient_that_is_all_rounding_is_no_mismatch() -> None:
             self.query, self.key, self.value = (nn.Linear(12, 12) for _ in range(3))
 
         def forward(self, x: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+            return functional.scaled_dot_product_attention(
+                self.query(x), self.key(x), self.value(x)
+            )
 
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -162,7 +180,9 @@ def test_a_gradient_that_is_all_rounding_is_no_mismatch() -> None:
     assert probe.coverage is not None and not probe.coverage.missing
 
 
-def test_the_check_reads_the_device_once_in_a_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_reads_the_device_once_in_a_thousand_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, reads = make(), []
     whole, _ = problem(model)
     probe, parameters = bound(model), dict(model.named_parameters())
@@ -171,7 +191,9 @@ def test_the_check_reads_the_device_once_in_a_thousand_steps(monkeypatch: pytest
             if number == 1:
                 for name in ("item", "tolist", "__bool__", "__float__"):
                     kept = getattr(Tensor, name)
-                    monkeypatch.setattr(Tensor, name, lambda *a, kept=kept: reads.append(1) or kept(*a))
+                    monkeypatch.setattr(
+                        Tensor, name, lambda *a, kept=kept: reads.append(1) or kept(*a)
+                    )
             probe.begin(6, 1.0)
             whole().backward()
             probe.end()

@@ -1,4 +1,6 @@
-"""A parameter used several times has one gradient, the sum of its uses: with the same signs at each of them."""
+"""A parameter used several times has one gradient, the sum of its uses: with the same signs at each
+of them.
+"""
 
 from collections.abc import Callable
 
@@ -35,7 +37,9 @@ class Twice(nn.Module):
 
 
 class TwiceAndTied(nn.Module):
-    """Two layers own one weight, of which one is called twice; one use is a matrix, the other one position."""
+    """Two layers own one weight, of which one is called twice; one use is a matrix, the other one
+    position.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +62,9 @@ MODELS = {
 }
 
 
-def problem(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Module, Loss, list[Loss]]:
+def problem(
+    make: Callable[[], nn.Module], shape: tuple[int, ...]
+) -> tuple[nn.Module, Loss, list[Loss]]:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         model, x = make().double(), torch.randn(shape, dtype=torch.float64)
@@ -79,7 +85,10 @@ def test_exact(name: str) -> None:
 def test_sketched_in_the_mean(name: str) -> None:
     model, whole, parts = problem(*MODELS[name])
     truth = loop(model, parts).moments(4, [key for key, _ in model.named_parameters()])
-    draws = torch.tensor([step(bound(model, seed=s), model, whole, 4)[""].q_small for s in range(100)], dtype=torch.float64)
+    draws = torch.tensor(
+        [step(bound(model, seed=s), model, whole, 4)[""].q_small for s in range(100)],
+        dtype=torch.float64,
+    )
     assert abs(draws.mean() - truth.q_small) <= 4 * draws.std() / 10 + 1e-9 * truth.q_small
 
 
@@ -92,5 +101,8 @@ def test_a_use_without_gradient_is_no_second_use() -> None:
             aim = layer(x + 1)
         return functional.mse_loss(layer(x), aim, reduction="sum") / 4
 
-    parts = [lambda i=i: (layer(x[i : i + 1]) - layer(x[i : i + 1] + 1).detach()).square().sum() / 4 for i in range(4)]
+    parts = [
+        lambda i=i: (layer(x[i : i + 1]) - layer(x[i : i + 1] + 1).detach()).square().sum() / 4
+        for i in range(4)
+    ]
     assert_agrees(step(bound(layer, exact=True), layer, whole, 4), loop(layer, parts), 4)

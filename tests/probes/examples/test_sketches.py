@@ -21,7 +21,9 @@ def draws_of(part: Contribution, form: Form, count: int, sketches: int = 1) -> t
 
 
 SKETCHED = [case for case in CASES if forms_of(case.build()[0])]
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's remark on even kernels
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Using padding='same'"
+)  # torch's remark on even kernels
 
 
 @pytest.mark.parametrize("case", SKETCHED, ids=lambda case: case.name)
@@ -37,7 +39,10 @@ def test_sketches_of_every_layer_are_unbiased(case: Case) -> None:
 @pytest.mark.parametrize("side", ["rows", "cols"])
 @pytest.mark.parametrize("sketches", [1, 3])
 def test_spread_on_a_fixed_matrix(side: str, sketches: int) -> None:
-    grad, inputs = (torch.randn(1, 9, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (6, 4))
+    grad, inputs = (
+        torch.randn(1, 9, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        for n in (6, 4)
+    )
     part = Outer(grad, inputs)
     matrix = part.build(slice(0, 1))[0]  # (6, 4)
     a = matrix @ matrix.T if side == "rows" else matrix.T @ matrix
@@ -49,13 +54,18 @@ def test_spread_on_a_fixed_matrix(side: str, sketches: int) -> None:
 
 
 def test_a_step_is_unbiased_and_more_sketches_spread_less() -> None:
-    case = Case("spread", lambda: nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 5)), (6, 10, 8))
+    case = Case(
+        "spread", lambda: nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 5)), (6, 10, 8)
+    )
     model, x = case.build()
     whole, parts = losses(model, x)
     truth = sum(loop(model, parts).small.values()) * len(x)
     spreads = []
     for sketches in (1, 4):
-        found = [step(bound(model, seed=seed, sketches=sketches), model, whole, len(x)) for seed in range(80)]
+        found = [
+            step(bound(model, seed=seed, sketches=sketches), model, whole, len(x))
+            for seed in range(80)
+        ]
         draws = torch.tensor([one[""].q_small for one in found])
         assert abs(draws.mean() - truth) < 4 * draws.std() / len(draws) ** 0.5
         spreads.append(float(draws.var()))
