@@ -8,8 +8,9 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from lightning_noise.hosts.distributed import sum_over_ranks
-from lightning_noise.measure.session import Session, What
+from lightning_noise.measure.session import Session
 from lightning_noise.measure.steps import learning_rate
+from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
 from lightning_noise.say.log_keys import InUse, optimizer_values
 
@@ -21,8 +22,7 @@ class FabricNoiseScale:
         fabric: that set up the model and the optimizer.
         model, optimizer: as ``fabric.setup`` returns them.
         accumulation: micro-batches per optimizer step.
-        what: as for :class:`~lightning_noise.measure.session.What`: probe, geometries,
-            every_n_steps, decay, …
+        what: as for ``lightning_noise.measure.what.What``: probe, geometries, decay, …
 
     Raises:
         CannotMeasureError: no step will have two groups of gradients.
@@ -31,16 +31,12 @@ class FabricNoiseScale:
     def __init__(
         self, fabric: Fabric, model: Any, optimizer: Any, *, accumulation: int = 1, **what: Any
     ) -> None:
-        self._fabric, self._optimizer, self._accumulation = (
-            fabric,
-            optimizer.optimizer,
-            accumulation,
-        )
-        several = fabric.world_size > 1
+        self._fabric, self._accumulation = fabric, accumulation
+        self._optimizer = optimizer.optimizer
         setup = Setup(
             ranks=fabric.world_size,
             rank=fabric.global_rank,
-            reduce=sum_over_ranks if several else None,
+            reduce=sum_over_ranks if fabric.world_size > 1 else None,
             accumulation=accumulation,
             forward_context=fabric.autocast,
         )
@@ -58,12 +54,9 @@ class FabricNoiseScale:
         self.session.batch(batch, accumulation=self._accumulation)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """``fabric.backward(loss)``; ``last``: the optimizer steps next. ``loss`` is divided by
-        ``accumulation``.
-        """
-        scaler = getattr(
-            self._fabric.strategy.precision, "scaler", None
-        )  # the "16-mixed" plug-in alone has one
+        """``fabric.backward(loss)``, of a loss over ``accumulation``; ``last``: a step is next."""
+        # the "16-mixed" plug-in alone has one
+        scaler = getattr(self._fabric.strategy.precision, "scaler", None)
         scale = None if scaler is None else scaler.scale(loss.new_ones(()))
         self.session.backward(loss)
         self._fabric.backward(loss)
@@ -71,9 +64,7 @@ class FabricNoiseScale:
         self.session.batch_done()
 
     def log(self, step: int) -> dict[str, float]:
-        """Reads what waits, on all ranks, and logs it through Fabric's loggers; returns what was
-        logged.
-        """
+        """Reads what waits, on all ranks, and logs it through Fabric's loggers."""
         self.session.read()
         rate = float(learning_rate(self._optimizer) or 0.0)
         estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}

@@ -13,8 +13,9 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.measure.curvature_channel import LossFn
 from lightning_noise.measure.readings import Readings, Sink
-from lightning_noise.measure.session import Session, What
+from lightning_noise.measure.session import Session
 from lightning_noise.measure.track import Track
+from lightning_noise.measure.what import What
 from lightning_noise.probes.probe import Probe
 from lightning_noise.probes.setup import Reduce, Setup
 

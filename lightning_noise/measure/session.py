@@ -2,11 +2,9 @@
 readings out.
 """
 
-import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,65 +15,17 @@ from torch.optim import Optimizer
 from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
-from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
+from lightning_noise.core.reasons import CannotMeasureError
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
-from lightning_noise.measure.batches import BatchSize, BatchSizeFn, BatchSizes
-from lightning_noise.measure.curvature_channel import (
-    SOURCE,
-    CurvatureChannel,
-    LossFn,
-    curvature_reason,
-)
-from lightning_noise.measure.layer_keys import list_keys
+from lightning_noise.measure.batches import BatchSize, BatchSizes
+from lightning_noise.measure.channels import Model, open_curvature, open_tracks
+from lightning_noise.measure.curvature_channel import SOURCE
 from lightning_noise.measure.pending_rows import PendingRows, ReadRow
 from lightning_noise.measure.readings import Average, Readings, Sink, Tally
 from lightning_noise.measure.steps import AnnouncedSteps, FoundSteps, Steps
-from lightning_noise.measure.track import Track
-from lightning_noise.probes.catalogue import choose
-from lightning_noise.probes.preconditioner import Preconditioner, UnknownPreconditionerError
-from lightning_noise.probes.probe import Context, Diagonal, Probe
+from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
-
-CURVED = ("hessian", "gauss_newton")
-CURVATURE_EVERY = 100  # steps: a probe costs a few steps
-
-
-@dataclass(frozen=True, kw_only=True)
-class What:
-    """What to measure.
-
-    Args:
-        probe: "auto", the name of a probe, or a probe.
-        geometries: metrics M of gᵀMg; the Euclidean one is measured in any case.
-        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
-            curvatures every 100th.
-        decay: exponential decay per measured step.
-        per_layer: True for every module that owns parameters; a number n for the first n parts of
-            their names.
-        keys: for each number wanted, the names of the parameters it is summed over; ``None``: as
-            ``per_layer`` says.
-        batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the
-            first tensor is not it.
-        loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures.
-        decay_by_examples: ``decay`` is that of a step of the first size, and larger steps decay by
-            as much more.
-    """
-
-    probe: str | Probe = "auto"
-    geometries: Sequence[str] = ("euclidean",)
-    every_n_steps: int | None = None
-    decay: float = 0.99
-    per_layer: bool | int = False
-    keys: Mapping[Key, Sequence[str]] | None = None
-    batch_size_fn: BatchSizeFn | str | None = None
-    loss_fn: LossFn | None = None
-    decay_by_examples: bool = False
-
-    @property
-    def curved(self) -> tuple[str, ...]:
-        """Geometries that need second derivatives."""
-        return tuple(name for name in self.geometries if name in CURVED)
 
 
 class Session:
@@ -125,15 +75,12 @@ class Session:
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
         self.what, self.setup = what, setup
-        self._named, self._module, self._optimizers = parameters, module, dict(optimizers)
+        self._model = Model(parameters, dict(optimizers), module)
         self._rows = PendingRows(setup.reduce, setup.rank, setup.ranks)
         self._sizes = BatchSizes(what.batch_size_fn, warn)
-        self._channels: dict[str, Callable[[ReadRow], None]] = {}
-        averages: dict[Key, Average] = {}
-        self.readings = Readings(decay_by_examples=what.decay_by_examples)
-        self.tracks = [self._track(name, averages) for name in self._optimizers]
-        self.curvature = self._curvature(warn, averages)
-        self.readings.open(averages, self._optimizers)
+        self.tracks = open_tracks(what, setup, self._model, self._rows)
+        self.curvature = open_curvature(what, setup, self._model, self._rows, warn)
+        self.readings = self._open_readings()
         steps = FoundSteps(self.tracks) if setup.manual else AnnouncedSteps(self.tracks[0])
         self._steps: Steps = steps
         self._size: float | None = None
@@ -142,67 +89,18 @@ class Session:
         self._first_batch = True
         self._watches_anew = False
 
-    def _track(self, name: str, averages: dict[Key, Average]) -> Track:
-        trained = self.trained(name)
-        wanted = (
-            self.what.probe if not averages else copy.deepcopy(self.what.probe)
-        )  # a probe watches one optimizer
-        probe, offer = choose(wanted, self.setup, self._module, trained)
-        layers = trained if name else dict(self._named())  # those unfrozen later are numbered too
-        keys = (
-            list_keys(layers, self.what.per_layer)
-            if self.what.keys is None
-            else dict(self.what.keys)
-        )
-        diagonal = None
-        if "optimizer" in self.what.geometries:
-            keys[Key("optimizer")] = list(layers)
-            diagonal = _preconditioner(probe, self._optimizers[name])
-        context = Context(self.setup.ranks, diagonal, self.setup.tap)
-        named = [key._replace(optimizer=name) for key in keys]
-        averages |= {key: Windows(self.what.decay) for key in named}
-        self._channels[name] = partial(self.readings.take_step, name, named)
-        return Track(
-            name,
-            probe,
-            offer,
-            keys,
-            self._rows,
-            context=context,
-            every_n_steps=self.what.every_n_steps or 1,
-            optimizer=self._optimizers[name],
-        )
-
-    def _curvature(
-        self, warn: Callable[[str], None], averages: dict[Key, Average]
-    ) -> "CurvatureChannel | NoCurvature":
-        if not self.what.curved:
-            return NoCurvature()
-        reason = curvature_reason(self.setup, self.what.curved, self.what.loss_fn)
-        if reason is not None:
-            raise CannotMeasureError([reason])
-        first = next(iter(self._optimizers))
-        channel = CurvatureChannel(
-            self.what.curved,
-            self._rows,
-            self._module,
-            partial(self.trained, first),
-            self.setup,
-            every_n_steps=self.what.every_n_steps or CURVATURE_EVERY,
-            loss_fn=self.what.loss_fn,
-            warn=warn,
-        )
-        averages |= channel.averages(self.what.decay)
-        self._channels[SOURCE] = partial(channel.read, readings=self.readings)
-        return channel
-
-    def trained(self, name: str) -> dict[str, Parameter]:
-        """Named parameters that an optimizer updates."""
-        optimizer = self._optimizers[name]
-        if optimizer is None:
-            return dict(self._named())
-        updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return {full: p for full, p in self._named() if id(p) in updated}
+    def _open_readings(self) -> Readings:
+        readings = Readings(decay_by_examples=self.what.decay_by_examples)
+        averages: dict[Key, Average] = {}
+        self._channels: dict[str, Callable[[ReadRow], None]] = {
+            SOURCE: partial(self.curvature.read, readings=readings)
+        }
+        for track in self.tracks:
+            averages |= {key: Windows(self.what.decay) for key in track.named_keys}
+            self._channels[track.name] = partial(readings.take_step, track.name, track.named_keys)
+        averages |= self.curvature.averages(self.what.decay)
+        readings.open(averages, self._model.optimizers)
+        return readings
 
     # The life of a session
 
@@ -224,7 +122,7 @@ class Session:
         been frozen or unfrozen.
         """
         for track in self.tracks:
-            track.watch(self.trained(track.name))
+            track.watch(self._model.trained(track.name))
 
     def close(self) -> None:
         """Removes every hook and forgets the step in progress. What was measured, and rows that
@@ -412,42 +310,3 @@ class Session:
         for track in self.tracks:
             track.optimizer_steps = state["steps"].get(track.name, 0)
         self.readings.load_state_dict(state)
-
-
-class NoCurvature:
-    """Stands where no curvature is measured."""
-
-    skipped = 0
-
-    def batch(self, batch: Any, size: float | None, *, accumulation: int, step: int) -> None:
-        """Nothing to do."""
-
-    def before_backward(self, loss: Tensor, scale: Callable[[], float]) -> None:
-        """Nothing to do."""
-
-    def after_backward(self, size: float | None) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-def _preconditioner(probe: Probe, optimizer: Optimizer | None) -> Diagonal:
-    if optimizer is None or "optimizer" not in probe.metrics:
-        raise CannotMeasureError(
-            [
-                Reason(
-                    "no_whole_gradients",
-                    Severity.REFUSE,
-                    f"geometry 'optimizer' weighs whole gradients, and probe {probe.name!r} sees "
-                    f"none",
-                    "Accumulate gradients and use the micro_batches probe, use several ranks, or "
-                    "measure_noise_scale.",
-                )
-            ]
-        )
-    try:
-        return Preconditioner(optimizer)
-    except UnknownPreconditionerError as error:
-        reason = Reason("no_preconditioner", Severity.REFUSE, str(error))
-        raise CannotMeasureError([reason]) from error

@@ -65,6 +65,11 @@ class Track:
         self._parameters = dict(parameters)
 
     @property
+    def named_keys(self) -> list[Key]:
+        """The keys, with the name of the optimizer."""
+        return [key._replace(optimizer=self.name) for key in self.keys]
+
+    @property
     def device(self) -> torch.device:
         """Of the parameters."""
         return next((p.device for p in self._parameters.values()), torch.device("cpu"))

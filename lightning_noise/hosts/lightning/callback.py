@@ -22,26 +22,21 @@ from lightning_noise.say.verdict import Verdict
 
 
 class GradientNoiseScale(Callback):
-    """Measures how large a batch size pays off: the gradient noise scale B_simple = tr(Σ)/|G|²,
-    with an honest interval.
+    """Measures how large a batch size pays off: the noise scale B_simple = tr(Σ)/|G|².
 
-    Reads gradients only: weights, gradients and random state of the run stay what they would be
-    without it. The value is logged under ``noise_scale/…`` through the trainer's loggers at its log
-    interval, and a verdict is printed at the end of ``fit``.
+    Reads gradients only: weights, gradients and random state stay what they would be without it.
+    The value and its interval are logged under ``noise_scale/…`` through the trainer's loggers at
+    its log interval, and a verdict is printed at the end of ``fit``.
 
     Args:
-        probe: where the groups of gradients come from: "auto", "examples" (one device, one batch a
-            step), "micro_batches" (gradient accumulation, plain DDP), "ranks" (strategy "ddp_noise"
-            or one with NoiseStrategyMixin), or a Probe such as lightning_noise.Examples with
-            arguments of its own.
+        probe: where the groups of gradients come from: "auto", "examples" (one device),
+            "micro_batches" (accumulation, plain DDP), "ranks" (strategy "ddp_noise"), or a Probe.
         geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case),
-            "hessian" (B_noise, eps_max, dl_max; needs three micro-batches a step or a loss_fn),
-            "gauss_newton" (needs a loss_fn), "optimizer". The first named is what an adaptive batch
-            size goes by.
+            "hessian" (B_noise; needs three micro-batches per step or a loss_fn), "gauss_newton"
+            (needs a loss_fn), "optimizer". An adaptive batch size follows the first one.
         every_n_steps: measures the first of every so many optimizer steps; None means every step,
             and every 100th for "hessian" and "gauss_newton".
-        decay: exponential decay a measured step; the longest window is (1 + decay)/(1 − decay)
-            steps.
+        decay: exponential decay per measured step: an average over (1 + decay)/(1 − decay) steps.
         adaptive_batch_size: True lets the noise scale set the batch size between epochs; a
             BatchSizePolicy such as lightning_noise.ExchangeRate does so by its rule; an
             AdaptiveBatchSize has more settings.
@@ -52,16 +47,14 @@ class GradientNoiseScale(Callback):
         prog_bar: shows b_simple in the progress bar.
         verbose: prints the verdict at the end of fit; callback.verdict() returns it in any case.
         loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures
-            where there are fewer than three micro-batches a step, or no double backward. A function
-            or its dotted path.
+            with fewer than three micro-batches per step. A function or its dotted path.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
         MisconfigurationException: in ``on_fit_start``, where the set-up cannot give a right number;
-            names the way out.
+            names the fix.
 
-    Source: McCandlish et al. 2018, "An Empirical Model of Large-Batch Training", arXiv 1812.06162,
-    appendix A.
+    Source: McCandlish et al. 2018, arXiv 1812.06162, appendix A.
 
     >>> GradientNoiseScale(decay=1.5)
     Traceback (most recent call last):
@@ -70,8 +63,7 @@ class GradientNoiseScale(Callback):
 
     def __init__(
         self,
-        probe: Probe
-        | str = "auto",  # in this order a command line takes the path of a class for what it is
+        probe: Probe | str = "auto",  # in this order a command line takes the path of a class
         *,
         geometry: str | tuple[str, ...] = "euclidean",
         every_n_steps: int | None = None,
@@ -83,10 +75,8 @@ class GradientNoiseScale(Callback):
         loss_fn: Callable[[Any, Any], Any] | str | None = None,
         verbose: bool = True,
     ) -> None:
-        arguments = {
-            name: value for name, value in locals().items() if name not in ("self", "__class__")
-        }
-        self.settings = Settings(**arguments)
+        arguments = {**locals()}
+        self.settings = Settings(**{name: arguments[name] for name in Settings.names()})
         self._fits = Fits(self.settings)
 
     @property
@@ -95,8 +85,7 @@ class GradientNoiseScale(Callback):
         return "GradientNoiseScale"
 
     def estimate(self, key: Key = Key()) -> NoiseEstimate | None:
-        """The estimate from all steps read so far, in examples; ``None`` before the first ``fit``,
-        or of what is not measured.
+        """The estimate from all steps read so far; ``None`` for what has not been measured.
 
         ``Key(optimizer="Adam-1")`` is one of several optimizers, ``Key("hessian")`` another
         geometry. Launchers that copy the callback (``ddp_spawn``, notebooks) leave this one as it
@@ -105,15 +94,11 @@ class GradientNoiseScale(Callback):
         return self._fits.estimate(key)
 
     def trajectories(self) -> dict[Key, Trajectory]:
-        """First, mean and last resolved value of every noise scale of the whole model; empty before
-        the first ``fit``.
-        """
+        """First, mean and last resolved value of every noise scale of the whole model."""
         return self._fits.trajectories()
 
     def verdict(self, optimizer: str = "") -> Verdict:
-        """What the latest ``fit`` says about its batch size, as data; ``str()`` of it is what is
-        printed.
-        """
+        """What the latest ``fit`` says about its batch size; ``str()`` of it is printed."""
         return self._fits.verdict(optimizer)
 
     @property
@@ -122,63 +107,51 @@ class GradientNoiseScale(Callback):
         return self._fits.session
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses what cannot be right, chooses the probe and takes up earlier averages of the same
-        module.
-        """
+        """Refuses what cannot be right, and takes up earlier averages of the same module."""
         self._fits.begin(trainer, pl_module)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Looks at the loaders, which are there now."""
         self._fits.of(trainer).train_starts()
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """An epoch begins."""
         self._fits.of(trainer).epoch_starts()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, _: Any, batch: Any, *__: Any) -> None:
         """A batch is about to go forward."""
         self._fits.of(trainer).batch_starts(batch)
 
-    def on_before_backward(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
-    ) -> None:
+    def on_before_backward(self, trainer: L.Trainer, _: Any, loss: Tensor) -> None:
         """The graph of the loss is there."""
         self._fits.of(trainer).before_backward(loss)
 
-    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_after_backward(self, trainer: L.Trainer, *_: Any) -> None:
         """Gradients are there, still scaled and not yet clipped."""
         self._fits.of(trainer).after_backward()
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, _: Any, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
         self._fits.of(trainer).before_step(optimizer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Reads and logs at the trainer's interval."""
         self._fits.of(trainer).batch_ends()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Decides on the batch size, and logs."""
         self._fits.of(trainer).epoch_ends()
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Prints the verdict on rank 0."""
         self._fits.end(trainer)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         """Removes every hook."""
         self._fits.close(trainer)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        """Removes every hook: after an error Lightning calls this and not ``teardown``. What was
-        measured stays.
-        """
+    def on_exception(self, trainer: L.Trainer, _: Any, exception: BaseException) -> None:
+        """Removes every hook: after an error Lightning calls this and not ``teardown``."""
         self._fits.fail(trainer, exception)
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,9 +161,7 @@ class GradientNoiseScale(Callback):
         return self._fits.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of a checkpoint; raises a ``CheckpointError`` where it
-        cannot be read.
-        """
+        """Takes up the state of a checkpoint; a ``CheckpointError`` says why it cannot."""
         self._fits.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize, adaptive_settings
 from lightning_noise.adapt.policy import BatchSizePolicy
 from lightning_noise.measure.batches import resolve
-from lightning_noise.measure.session import What
+from lightning_noise.measure.what import What
 from lightning_noise.probes.catalogue import NAMES
 from lightning_noise.probes.probe import Probe
 
@@ -33,6 +33,11 @@ class Settings:
     prog_bar: bool
     loss_fn: Callable[[Any, Any], Any] | str | None = None
     verbose: bool = True
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Of the arguments."""
+        return [field.name for field in fields(cls)]
 
     def __post_init__(self) -> None:
         self._check_probe()
