@@ -47,7 +47,7 @@ class Regime:
 
     Args:
         name: what is special about it.
-        b_simple: the truth, in examples.
+        noise_scale: the truth, in examples.
         phases: (steps, sizes of the groups) one after the other; the groups of a step have equal
             weights, as under DDP.
         directions: number of directions that hold the covariance, evenly; d_eff = tr(Σ)²/tr(Σ²).
@@ -57,7 +57,7 @@ class Regime:
     """
 
     name: str
-    b_simple: float
+    noise_scale: float
     phases: tuple[tuple[int, tuple[int, ...]], ...]
     directions: int = 400
     log_scale: float = 0.0
@@ -218,7 +218,7 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     coverage = count.covered / measured
     return Row(
         regime=regime.name,
-        noise_scale=regime.noise_scale,
+        b_simple=regime.noise_scale,
         groups=regime.groups,
         steps=regime.steps,
         runs=runs,
@@ -240,7 +240,7 @@ def markdown(rows: Sequence[Row]) -> str:
         cells.append(
             (
                 r.regime,
-                f"{r.noise_scale:g}",
+                f"{r.b_simple:g}",
                 r.groups,
                 str(r.steps),
                 *(f"{100 * value:.1f}" for value in values),

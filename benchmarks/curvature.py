@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature_average import moments_from_forms, relative_error
-from lightning_noise.hosts.lightning.settings import CURVATURE_EVERY
 from lightning_noise.measure.curvature_from_accumulation import Accumulated
+from lightning_noise.measure.what import CURVATURE_EVERY
 from lightning_noise.probes.second_derivatives import hessian_forms
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

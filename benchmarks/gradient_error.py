@@ -44,7 +44,7 @@ class Regression:
             raise ValueError(f"need d >= 1, label_variance >= 0 and distance > 0, got {self}.")
 
     @property
-    def b_simple(self) -> float:
+    def noise_scale(self) -> float:
         """tr(Σ)/|G|², exact, in examples."""
         return self.d + 1 + self.d * self.label_variance / self.distance**2
 
@@ -66,7 +66,7 @@ class Regression:
 class Prediction(NamedTuple):
     """B_simple as the package reads it, with its 95 % interval, in examples."""
 
-    b_simple: float
+    noise_scale: float
     low: float
     high: float
 

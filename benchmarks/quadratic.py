@@ -58,7 +58,7 @@ class Moment(NamedTuple):
     """The two noise scales at one step, in examples."""
 
     b_noise: float
-    b_simple: float
+    noise_scale: float
 
 
 class Run(NamedTuple):

@@ -101,7 +101,7 @@ def test_gradients_are_bit_for_bit_the_same() -> None:
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), plain, strict=True))
 
 
-class Turned(nn.Module):
+class Transposed(nn.Module):
     """Returns a transposed view of what it computed."""
 
     def __init__(self) -> None:
@@ -117,8 +117,8 @@ def turned_rule(module: nn.Module, inputs: tuple[Tensor, ...], grad: Tensor) -> 
 
 
 def test_a_view_that_lies_otherwise_than_its_base() -> None:
-    register_rule(Turned, turned_rule)
-    layer, x = Turned().double(), torch.randn(5, 3, 4, dtype=torch.float64)
+    register_rule(Transposed, turned_rule)
+    layer, x = Transposed().double(), torch.randn(5, 3, 4, dtype=torch.float64)
     weights = torch.randn(4, 3, dtype=torch.float64)
     loss = lambda x: (layer(x).relu_() * weights).square().sum()  # noqa: E731
     truth = loop(layer, [lambda i=i: loss(x[i : i + 1]) for i in range(5)])
