@@ -241,7 +241,7 @@ def test_single_sequences_counted_in_tokens():
 def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case):
     """Nodes, time steps: a per-example gradient cannot be had there, with or without the function."""
     for noise in ({}, {"batch_size_fn": case.count}):
-        with pytest.raises(MisconfigurationException, match=r"needs two groups|cover"):
+        with pytest.raises(MisconfigurationException, match=r"needs two groups|cover|mixes the examples"):
             fit(case.model(), listed(batches(case)), GradientNoiseScale(**noise), accumulate=1)
 
 
