@@ -240,7 +240,7 @@ class ExchangeRate(CautiousPolicy):
     rate: float
 
     def __post_init__(self) -> None:
-        rule = "a finite number > 0, in examples a step"
+        rule = "a finite number > 0, in examples per step"
         check_number("rate", self.rate, lower=0, strict=True, rule=rule)
         super().__post_init__()
 

@@ -161,8 +161,8 @@ class CurvatureAverage:
     """Running averages of curvature probes: B_noise, eps_max and dl_max, each with an interval.
 
     Args:
-        decay: exponential decay a probe; 1 for the plain weighted mean, as at frozen weights. Else
-            three windows speak as in :class:`~lightning_noise.core.windows.Windows`.
+        decay: exponential decay per probe; 1 for the plain weighted mean, as at frozen weights.
+            Else three windows speak as in :class:`~lightning_noise.core.windows.Windows`.
     """
 
     def __init__(self, decay: float) -> None:

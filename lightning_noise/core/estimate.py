@@ -135,13 +135,13 @@ def estimate_noise_scale(
 ) -> NoiseEstimate:
     """B_simple and its interval from the moments of many optimizer steps.
 
-    Steps that are not finite or that had a single group are passed over. A step weighs ``1/c_big``,
+    Steps that are not finite or that had a single group are skipped. A step weighs ``1/c_big``,
     its effective batch size.
 
     Args:
         moments: one record an optimizer step, oldest first.
-        decay: exponential decay a step, ``None`` for the plain weighted mean. The effective window
-            is (1 + decay)/(1 − decay).
+        decay: exponential decay per step, ``None`` for the plain weighted mean. The effective
+            window is (1 + decay)/(1 − decay).
         confidence: of the two-sided interval.
 
     Raises:

@@ -103,7 +103,7 @@ def from_contributions(
     Group i added ``c_i = w_i g_i`` and holds the share ``p_i`` of the step's examples. Under a
     token-mean loss the weight follows the tokens and the share follows the examples, so neither one
     example nor one token a unit is right; this form is. Where ``p_i = w_i`` it equals the plain
-    definition. Groups with a share of zero are passed over.
+    definition. Groups with a share of zero are skipped.
 
     Args:
         contribution_sq: ``|c_i|²`` for each group.

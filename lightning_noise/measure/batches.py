@@ -97,7 +97,8 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
     tensor that has one.
 
     Raises:
-        BatchSizeError: it cannot be told, or the function does not return a finite number above 0.
+        BatchSizeError: it cannot be determined, or the function does not return a finite number
+            above 0.
 
     >>> import torch
     >>> local_size({"x": torch.zeros(8, 3), "y": torch.zeros(8)}, None)
@@ -108,7 +109,8 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
         if found is not None:
             return found
         raise BatchSizeError(
-            f"the number of examples in a batch of type {type(batch).__name__} cannot be told: it "
+            f"the number of examples in a batch of type {type(batch).__name__} cannot be "
+            f"determined: it "
             f"holds no tensor with a first "
             "dimension. Pass batch_size_fn, a function from the batch to its number of examples "
             "(or tokens)."

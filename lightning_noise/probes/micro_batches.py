@@ -37,7 +37,7 @@ class MicroBatches(Probe):
     ``torch.compile``. Gradients taken outside ``begin``…``end``, such as gradient penalties by
     ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives in several parts in
     one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of
-    its parts: the first such step is passed over, in later ones the parts are held and added up.
+    its parts: the first such step is skipped, in later ones the parts are held and added up.
 
     Weights need not sum to 1: Lightning divides every micro-batch loss by
     ``accumulate_grad_batches``, in a short last window too. So they are normalised by their sum,

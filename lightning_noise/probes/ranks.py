@@ -24,7 +24,7 @@ CommHook = Callable[
 
 class BucketTap:
     """Shows DDP's gradient buckets to whoever listens, before the communication hook gets them;
-    else costs one call a bucket.
+    else costs one call per bucket.
 
     >>> tap = BucketTap()
     >>> with tap.listening(lambda bucket: print("saw", bucket)):

@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 
 from lightning_noise.probes.norms import CHUNK
 
-Vector = Sequence[Tensor]  # one tensor a parameter
+Vector = Sequence[Tensor]  # one tensor per parameter
 LENGTHS = (1e-2, 5e-3)  # of finite differences, relative to the length of the parameters
 DISAGREE = 0.1
 REENTRANT = "CheckpointFunctionBackward"  # of torch.utils.checkpoint, and of what imitates it

@@ -24,7 +24,7 @@ class Setup:
             not known.
         most_accumulation: greatest such number, where a schedule changes it; 0 where it does not.
         manual: whether the training loop steps by itself, so that nobody knows how many
-            micro-batches a step will have.
+            micro-batches per step will have.
         tap: shows DDP's gradient buckets before they are reduced; ``None`` where the strategy does
             not.
         seed: of the random signs of sketches.

@@ -9,6 +9,7 @@ from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.say.words import count
 from lightning_noise.say.words import number as number
 
 WHILE_HIGH = "while the learning rate was at least a third of its peak"
@@ -26,7 +27,7 @@ class Verdict(NamedTuple):
         global_size: units that one optimizer step uses.
         learning_rate: at the end.
         data_size: units in the finite data set, where it has been seen whole.
-        skipped: steps passed over, by reason.
+        skipped: skipped steps, by reason.
         twins: two ranks that were caught with the same examples.
         warnings: more reasons for doubt, from the set-up.
         unit: what is counted.
@@ -130,12 +131,16 @@ def _costs(findings: Verdict) -> list[str]:
         b = findings.trajectory.mean
         used += f"; with the average of {number(b)}"
     if b is None or b <= 0:
-        at_least = (
-            f": at least {number(steps_factor(size, low))} times the least steps" if low else ""
-        )
+        at_least = ""
+        if low:
+            steps = number(steps_factor(size, low))
+            at_least = f": at least {steps} times the minimum number of steps"
         return [used + at_least]
     steps, examples = number(steps_factor(size, b)), number(examples_factor(size, b))
-    cost = f"{steps} times the least steps, {examples} times the least examples"
+    cost = (
+        f"{steps} times the minimum number of steps, {examples} times the minimum number of "
+        "examples"
+    )
     return [
         f"{used}: {cost}",
         f"{_change(b, size, size / 2, 'halving')}; {_change(b, size, size * 2, 'doubling')}",
@@ -181,10 +186,8 @@ def cautions(findings: Verdict) -> list[str]:
         )
     if findings.twins is not None:
         found.append(twins_text(findings.twins))
-    found += [
-        f"steps passed over: {count}, {reason}"
-        for reason, count in sorted(findings.skipped.items())
-    ]
+    for reason, times in sorted(findings.skipped.items()):
+        found.append(f"skipped {count(times, 'step')}: {reason}")
     return [*found, *findings.warnings]
 
 

@@ -178,7 +178,7 @@ class GoalWatch:
     def update_loss(self, examples: float, loss: float) -> None:
         """Takes the training loss of a step, before which the run had seen ``examples`` examples.
 
-        A loss that is not finite ends every open goal, one that is far above the first one a goal
+        A loss that is not finite ends every open goal, one that is far above the first one per goal
         whose metric is to be maximised.
         """
         if self.decided:

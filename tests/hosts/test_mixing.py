@@ -77,7 +77,7 @@ def test_what_begins_to_mix_later_is_skipped_and_reported(monkeypatch, capsys):
     run = fit(Towers(coupled_from=5, rate=0.0), data(), callback, accumulate=1)
     assert run.global_step == 16
     assert callback.estimate().steps == 8  # up to the next check
-    assert f"steps passed over: 8, {COUPLED}" in capsys.readouterr().out
+    assert f"skipped 8 steps: {COUPLED}" in capsys.readouterr().out
 
 
 class Mixer(Regression):

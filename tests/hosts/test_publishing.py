@@ -183,9 +183,8 @@ def test_verdict_of_a_resolved_run():
         and "at the end (examples" in first
     )
     assert (
-        costs.strip()
-        == "batch size in use 32 at learning rate 0.1: 4 times the least steps, 1.33 times the "
-        "least examples"
+        costs.strip() == "batch size in use 32 at learning rate 0.1: 4 times the minimum number of "
+        "steps, 1.33 times the minimum number of examples"
     )
     assert (
         change.strip()
@@ -213,7 +212,8 @@ def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     assert costs.strip() == (
         "batch size in use 32 while the learning rate was at least a third of its peak, that is "
         "until step 40, where the "
-        "noise scale was 96 [90, 100]: 4 times the least steps, 1.33 times the least examples"
+        "noise scale was 96 [90, 100]: 4 times the minimum number of steps, 1.33 "
+        "times the minimum number of examples"
     )
 
 
@@ -243,7 +243,7 @@ def test_verdict_of_an_unresolved_run():
 def test_verdict_of_nothing():
     text = str(findings([], global_size=None, skipped={"only one group": 3}))
     assert text.splitlines()[0] == "noise scale: b_simple not measured yet (examples)"
-    assert "warning: steps passed over: 3, only one group" in text
+    assert "warning: skipped 3 steps: only one group" in text
 
 
 def test_verdict_of_too_few_steps():

@@ -169,7 +169,7 @@ def test_a_batch_whose_size_cannot_be_told():
     loader = torch.utils.data.DataLoader(
         ["a", "b", "c"], batch_size=1, collate_fn=lambda items: {"text": items[0]}
     )
-    refused(Scalars(), "batch of type dict cannot be told.*Pass batch_size_fn", loader=loader)
+    refused(Scalars(), "batch of type dict cannot be determined.*Pass batch_size_fn", loader=loader)
 
 
 def test_a_probe_instance_is_used():

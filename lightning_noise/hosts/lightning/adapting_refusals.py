@@ -67,7 +67,7 @@ def refuse_adapting(trainer: L.Trainer, module: L.LightningModule, *, advise_onl
     one noise scale.
 
     Raises:
-        MisconfigurationException: names the set-up, the reason and the way out.
+        MisconfigurationException: names the set-up, the reason and the fix.
     """
     if SEVERAL.holds(trainer, module):
         raise MisconfigurationException(f"{FLAG} {SEVERAL.message(trainer, module)}")
@@ -77,5 +77,5 @@ def refuse_adapting(trainer: L.Trainer, module: L.LightningModule, *, advise_onl
 
 
 def cannot_adapt(reason: str) -> MisconfigurationException:
-    """The error for a reason, with the way out."""
+    """The error for a reason, with the fix."""
     return MisconfigurationException(f"{FLAG} {reason} {WAY_OUT}")

@@ -20,7 +20,7 @@ from lightning_noise.hosts.lightning.two_packages import (
 
 class Refusal(NamedTuple):
     """One reason not to measure: when it holds, and what to tell the user (what, why,
-    the way out).
+    the fix).
     """
 
     name: str
@@ -133,7 +133,7 @@ def refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Raises for the first set-up of the table that holds.
 
     Raises:
-        MisconfigurationException: names the set-up, the reason and the way out.
+        MisconfigurationException: names the set-up, the reason and the fix.
     """
     for refusal in REFUSALS:
         if refusal.holds(trainer, module):

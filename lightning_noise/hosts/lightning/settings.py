@@ -20,7 +20,7 @@ class Settings:
     """Arguments of ``GradientNoiseScale``; see there.
 
     Raises:
-        TypeError, ValueError: with the argument, the rule, the value and the way out.
+        TypeError, ValueError: with the argument, the rule, the value and the fix.
     """
 
     probe: str | Probe
