@@ -17,7 +17,7 @@ from lightning_noise.measure.pending_rows import ReadRow, Totals
 
 ONE_GROUP = "only one group of gradients in the step"
 NOT_FINITE = "gradients were not finite (overflow)"
-LATEST = 51  # steps that the batch size in use is the median of
+LATEST = 15  # steps that the batch size in use is the median of
 
 
 class Average(Protocol):
@@ -174,7 +174,9 @@ class Readings:
         estimate = None
         if key in self.trajectories:
             estimate = self.averages[key].estimate(data_size=data_size)
-            self.trajectories[key].add(estimate, rate=row.learning_rate, size=row.size)
+            tally = self.tallies.get(key.optimizer)
+            size = None if tally is None else tally.global_size  # not that of a short last batch
+            self.trajectories[key].add(estimate, rate=row.learning_rate, size=size)
         for sink in self._sinks:
             sink(Reading(key, moments, row.size, row.learning_rate, estimate))
 

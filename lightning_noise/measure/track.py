@@ -16,7 +16,11 @@ from lightning_noise.measure.pending_rows import NO_SIZE, PendingRow, PendingRow
 from lightning_noise.probes.probe import Context, Offer, Probe
 from lightning_noise.probes.rows import unscaled, unusable
 
-NO_BACKWARD = "no backward pass was seen before the optimizer's step"
+NO_BACKWARD = "the backward pass before the optimizer's step was missing"
+CHANGED = (
+    "the parameters that are trained changed during the run: the averages are of those before "
+    "the change, too, until enough steps have followed"
+)
 
 
 class Track:
@@ -53,6 +57,7 @@ class Track:
         self._open: OpenStep | None = None
         self._parameters: dict[str, Parameter] = {}
         self._attached: tuple[tuple[str, int], ...] | None = None
+        self._seen: tuple[tuple[str, int], ...] = ()  # trainable when last looked
         self._stack = ExitStack()
         rows.open(name)
 
@@ -87,6 +92,9 @@ class Track:
     def _attach(self) -> None:
         trainable = {name: p for name, p in self._parameters.items() if p.requires_grad}
         wanted = tuple((name, id(p)) for name, p in trainable.items())
+        if self._seen and wanted != self._seen:
+            self.notes.add(CHANGED)
+        self._seen = wanted
         if wanted != self._attached:
             self._stack.close()
             self._stack.enter_context(self.probe.attach(trainable, self.keys, self._context))

@@ -9,6 +9,7 @@ from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.core.windows import SHORT_DECAYS
 from lightning_noise.say.words import count
 from lightning_noise.say.words import number as number
 
@@ -81,7 +82,7 @@ def _values(findings: Verdict) -> str:
         end += f", at a learning rate of {rate}, which makes the noise scale large"
     return (
         f"{number(first.noise_scale)} [{number(first.low)}, {number(first.high)}] at the start "
-        f"(step {first.step}), "
+        f"(measured step {first.step}), "
         f"{average}, {end} ({unit}, 95 % interval)"
     )
 
@@ -117,8 +118,8 @@ def _basis(findings: Verdict) -> _Basis:
     if b_simple is not None:
         value = f"{number(b_simple)} [{number(low)}, {number(high)}]"
     used = (
-        f"batch size in use {number(size)} {WHILE_HIGH}, that is until step {step}, where the "
-        f"noise scale was {value}"
+        f"batch size in use {number(size)} {WHILE_HIGH}, that is until measured step {step}, where "
+        f"the noise scale was {value}"
     )
     return _Basis(size, b_simple, low, used)
 
@@ -127,8 +128,9 @@ def _costs(findings: Verdict) -> list[str]:
     size, b, low, used = _basis(findings)
     if size is None:
         return []
-    if b is None and findings.trajectory.mean is not None:
-        b = findings.trajectory.mean
+    mean = findings.trajectory.mean
+    if b is None and mean is not None and mean >= (low or 0.0):  # else the bound says more
+        b = mean
         used += f"; with the average of {number(b)}"
     if b is None or b <= 0:
         at_least = ""
@@ -162,7 +164,9 @@ def cautions(findings: Verdict) -> list[str]:
     estimate, average, unit = findings.estimate, findings.average, findings.unit
     found = []
     if estimate.steps and average.n_eff < LEAST_N_EFF:
-        found.append("an interval needs five measured steps, so nothing can be said yet")
+        found.append("an interval needs five measured steps")
+    elif not estimate.steps and not findings.skipped:
+        found.append("no call of the optimizer's step was seen, so nothing was measured")
     elif not estimate.resolved and estimate.steps and not findings.trajectory.has_decayed:
         found.append(
             f"|G|² is not resolved from zero at the end, so there is no upper bound; "
@@ -233,6 +237,11 @@ def _until_resolved(average: RunningAverage) -> str:
     wait = steps_to_resolve(average)
     if wait is None:
         return "no forecast of when it will be"
+    if average.decay in SHORT_DECAYS:
+        return (
+            "the noise scale has changed lately, so that only the last steps count: it takes about "
+            f"{number(wait)} steps without such a change"
+        )
     window = (1 + average.decay) / (1 - average.decay) if average.decay < 1 else float("inf")
     if wait > window:
         return (

@@ -164,3 +164,18 @@ def test_a_callback_is_free_again_after_an_error():
     again = trainer(callback)
     again.fit(Regression(), data())
     assert callback.estimate().steps == 8
+
+
+class Freezing(Regression):
+    """Freezes its first layer in the middle of the run."""
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.net[0].requires_grad_(False)
+
+
+def test_a_change_of_what_is_trained_is_reported(capsys):
+    fit(Freezing(), data(shuffle=True), GradientNoiseScale(), accumulate=1, epochs=2)
+    assert "the parameters that are trained changed during the run" in capsys.readouterr().out
+    fit(Regression(), data(shuffle=True), GradientNoiseScale(every_n_steps=3), epochs=2)
+    assert "changed during the run" not in capsys.readouterr().out

@@ -179,7 +179,7 @@ def test_verdict_of_a_resolved_run():
     first, costs, change, probe = text.splitlines()
     assert (
         first.startswith("noise scale: b_simple 9")
-        and "at the start (step 6)" in first
+        and "at the start (measured step 6)" in first
         and "at the end (examples" in first
     )
     assert (
@@ -211,7 +211,7 @@ def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
     assert costs.strip() == (
         "batch size in use 32 while the learning rate was at least a third of its peak, that is "
-        "until step 40, where the "
+        "until measured step 40, where the "
         "noise scale was 96 [90, 100]: 4 times the minimum number of steps, 1.33 "
         "times the minimum number of examples"
     )
@@ -230,7 +230,39 @@ def test_verdict_of_a_cosine_schedule_on_a_real_run(capsys):
     # half a cosine is at a third of its peak after acos(-1/3)/pi = 0.608 of it, rounded to bins of
     # 15 %
     assert 160 * 0.608 - 1 <= way.high.end[0] <= 160 * 0.65
-    assert f"that is until step {way.high.end[0]}" in capsys.readouterr().out
+    assert f"that is until measured step {way.high.end[0]}" in capsys.readouterr().out
+
+
+def test_a_short_last_batch_is_not_the_batch_size(capsys):
+    """The rate falls after each epoch of nine batches of 8 and one of 5."""
+
+    def falling(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)]
+
+    loader = data(examples=77, local_size=8, shuffle=True)
+    fit(Regression(falling), loader, GradientNoiseScale(), accumulate=1, epochs=4)
+    assert (
+        "batch size in use 8 while the learning rate was at least a third"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_bound_above_the_average_is_what_the_costs_rest_on():
+    """At least 9000 at the end, 96 on average: the average is not what the end costs."""
+    found = findings(steps(96.0, 1.0, 0.1))
+    end = found.estimate._replace(noise_scale=None, low=9000.0, high=None, resolved=False)
+    _, costs, *_ = str(found._replace(estimate=end)).splitlines()
+    assert costs.strip().endswith(": at least 282 times the minimum number of steps")
+
+
+def test_a_short_window_is_not_told_to_raise_decay():
+    found = findings(steps(96.0, 1.0, 0.1, 5.0))
+    short = RunningAverage(0.9)
+    for m in steps(96.0, 1.0, 0.1, 5.0):
+        short.update(m)
+    text = str(found._replace(average=short))
+    assert "raise decay" not in text and "has changed lately" in text
 
 
 def test_verdict_of_an_unresolved_run():

@@ -86,4 +86,4 @@ def refusing(trainer: L.Trainer) -> Iterator[None]:
     except NoiseScaleError as error:
         raise MisconfigurationException(
             f"`GradientNoiseScale`: {as_text(error, trainer)}"
-        ) from error
+        ) from None  # the same once more, in words for a loop

@@ -24,7 +24,7 @@ ROUNDING = 4  # units of the coarsest precision in which a gradient was computed
 NEGLIGIBLE = 0.1
 NOT_THE_SUM = (
     "its gradient is not the sum over the examples that its layers saw, as it is used elsewhere "
-    "too or the rule of its layer is wrong"
+    "too (a weight penalty in the loss) or the rule of its layer is wrong"
 )
 UNSEEN = "no call of its layer was seen, as a function uses it or forward was called directly"
 
