@@ -322,7 +322,10 @@ def test_least_none_is_the_starting_size():
             lambda: TrackNoiseScale(0),
             "fraction must be a finite number > 0; 1.0 is B_simple itself, got 0",
         ),
-        (lambda: ExchangeRate(-1), "rate must be a finite number > 0, in examples a step, got -1"),
+        (
+            lambda: ExchangeRate(-1),
+            "rate must be a finite number > 0, in examples per step, got -1",
+        ),
         (lambda: ExchangeRate(math.inf), "rate must be"),
         (lambda: TrackNoiseScale(least=0), "least must be None or a finite number >= 1, got 0"),
         (lambda: TrackNoiseScale(greatest=0.5), "greatest must be None or"),
