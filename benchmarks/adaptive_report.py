@@ -106,7 +106,7 @@ def predict(path: str) -> Prediction | None:
     """The model's view of one adaptive run; ``None`` where no noise scale was resolved.
 
     ``path`` holds a period a word, size x steps @ b_simple; a period without a value takes the one
-    before. n steps at size B make the progress ds = n / (1 + R/B) of the least steps.
+    before. n steps at size B make the progress ds = n / (1 + R/B) of the minimum number of steps.
     """
     periods = [_period(word) for word in path.split()]
     known = [b for _, _, b in periods if b is not None]

@@ -172,8 +172,8 @@ class CautiousPolicy(ABC):
 class TrackNoiseScale(CautiousPolicy):
     """Keeps the global size at ``fraction`` times the noise scale: B = fraction · B_simple.
 
-    At B = B_simple a run needs twice the least steps and twice the least examples (McCandlish et
-    al. 2018, eq. 2.11). With T = fraction · B_simple the cost of a size B is ``(1 + T/B)(1 +
+    At B = B_simple a run needs twice the minimum steps and twice the minimum examples (McCandlish
+    et al. 2018, eq. 2.11). With T = fraction · B_simple the cost of a size B is ``(1 + T/B)(1 +
     B/T)``: for ``fraction=1`` the product of the two overheads.
 
     Args:

@@ -121,6 +121,6 @@ class RunningAverage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`. The decay in force stays the one given at construction."""
+        """Restores :meth:`state_dict`. The decay stays the one given at construction."""
         self.steps, self._peak = state["steps"], state["peak"]
         self._sums = {name: float(state["sums"][name]) for name in self._sums}

@@ -185,11 +185,11 @@ class CurvatureAverage:
         return self._windows.current()
 
     def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:  # noqa: ARG002
-        """B_noise = tr(HΣ)/(GᵀHG) as ``b_simple``, GᵀHG as ``grad_sq``, tr(HΣ) as ``trace``.
+        """B_noise = tr(HΣ)/(GᵀHG) as ``noise_scale``, GᵀHG as ``signal``, tr(HΣ) as ``noise``.
 
         Where the curvature along the gradient, or over its noise, is not resolved from zero or is
-        negative, B_noise is not defined: ``b_simple`` and ``high`` are ``None``, and the components
-        stay.
+        negative, B_noise is not defined: ``noise_scale`` and ``high`` are ``None``, and the
+        components stay.
         """
         return self._windows.estimate(confidence)
 

@@ -239,13 +239,11 @@ class Tally:
 def _check(
     geometry: str | Sequence[str], error: float, most: int, optimizer: Optimizer | None
 ) -> tuple[str, ...]:
-    names = (
-        (geometry,)
-        if isinstance(geometry, str)
-        else tuple(geometry)
-        if isinstance(geometry, Iterable)
-        else ()
-    )
+    names: tuple[str, ...] = ()  # anything else than strings is refused below
+    if isinstance(geometry, str):
+        names = (geometry,)
+    elif isinstance(geometry, Iterable):
+        names = tuple(geometry)
     if not names or len(set(names)) < len(names) or any(name not in GEOMETRIES for name in names):
         raise ValueError(
             f"geometry must be one or several different ones of {list(GEOMETRIES)}, got "

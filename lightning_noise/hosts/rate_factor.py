@@ -18,7 +18,7 @@ def optimizer_kinds(optimizer: Optimizer) -> list[str]:
 
 
 class LearningRateFactor:
-    """A factor on the learning rates of all groups of one optimizer, in force only inside
+    """A factor on the learning rates of all groups of one optimizer, applied only inside
     ``optimizer.step``.
 
     The rates are multiplied in a step pre-hook and put back, bit for bit, in the post-hook.

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.curvature_average import CurvatureProbe, contrasts, moments_from_forms
+from lightning_noise.probes.norms import as_dense
 from lightning_noise.probes.second_derivatives import inner
 
 CONTRASTS = 2  # buffers of the gradient's size
@@ -54,12 +55,7 @@ class Accumulated:
     def vectors(self) -> list[list[Tensor]]:
         """The sum of all gradients and the contrasts, as they are scaled in ``.grad``."""
         dense = [
-            torch.zeros_like(p)
-            if p.grad is None
-            else p.grad.to_dense()
-            if p.grad.layout != torch.strided
-            else p.grad
-            for p in self._parameters
+            torch.zeros_like(p) if p.grad is None else as_dense(p.grad) for p in self._parameters
         ]
         return [dense, *self._contrasts]
 

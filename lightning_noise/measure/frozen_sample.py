@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lightning_noise.core.curvature_average import CurvatureProbe, moments_from_forms
 from lightning_noise.core.moments import Moments
-from lightning_noise.probes.norms import chunk_norms, sum_of_squares
+from lightning_noise.probes.norms import as_dense, chunk_norms, sum_of_squares
 from lightning_noise.probes.second_derivatives import (
     NoSecondDerivativeError,
     difference_forms,
@@ -154,11 +154,9 @@ class Pause:
         refuse_reentrant(loss)
         gradients = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
         found = [g.detach() for g in gradients]
-        return (
-            [g.to_dense() if g.layout != torch.strided else g for g in found]
-            if self._curved
-            else found
-        )
+        if self._curved:
+            return [as_dense(g) for g in found]
+        return found
 
     # ---- curvature ------------------------------------------------------------------------------
 

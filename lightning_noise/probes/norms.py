@@ -32,6 +32,13 @@ def chunk_norms(tensor: Tensor) -> list[Tensor]:
     return parts
 
 
+def as_dense(tensor: Tensor) -> Tensor:
+    """The same values as a dense tensor; a dense one is returned as it is, without a copy."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return tensor.to_dense()
+
+
 def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Tensor:
     """Sum of squares of many small norm tensors as one fp64 scalar on ``device``."""
     parts = list(norms)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
-from lightning_noise.probes.norms import chunk_norms
+from lightning_noise.probes.norms import as_dense, chunk_norms
 
 
 class UnknownPreconditionerError(TypeError):
@@ -119,6 +119,4 @@ def weighted_chunk_norms(gradient: Tensor, diagonal: Tensor) -> list[Tensor]:
     """
     if diagonal.ndim == 0:
         return [norms * diagonal.to(norms).sqrt() for norms in chunk_norms(gradient)]
-    dense = gradient.detach()
-    dense = dense.to_dense() if dense.layout != torch.strided else dense
-    return chunk_norms(diagonal.sqrt().mul_(dense))
+    return chunk_norms(diagonal.sqrt().mul_(as_dense(gradient.detach())))

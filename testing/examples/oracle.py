@@ -39,13 +39,9 @@ def loop(model: nn.Module, contributions: Sequence[Loss]) -> Truth:
         model.zero_grad()
         contribution().backward()
         for name, p in parameters.items():
-            grad = (
-                torch.zeros_like(p)
-                if p.grad is None
-                else p.grad.to_dense()
-                if p.grad.is_sparse
-                else p.grad
-            )
+            grad = torch.zeros_like(p) if p.grad is None else p.grad
+            if grad.is_sparse:
+                grad = grad.to_dense()
             small[name] += float(grad.double().square().sum())
             total[name] += grad
     model.zero_grad()

@@ -313,7 +313,7 @@ def test_alpha_by_kind_of_optimizer(make, value, words):
 
 
 class Multiplied(L.Callback):
-    """A factor that is in force during the whole fit; notes the rates between steps."""
+    """A factor that applies during the whole fit; notes the rates between steps."""
 
     def __init__(self, factor):
         self.factor, self.seen = factor, set()

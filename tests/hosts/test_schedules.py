@@ -299,7 +299,7 @@ class Recorder(L.pytorch.loggers.logger.DummyLogger):
 
 
 class Factor(L.Callback):
-    """A factor that is in force during the whole fit."""
+    """A factor that applies during the whole fit."""
 
     def on_fit_start(self, trainer, pl_module):
         self.rate = LearningRateFactor(trainer.optimizers[0])

@@ -98,7 +98,7 @@ class ByExamples(LRScheduler):
         self._taken += due
 
     def get_last_lr(self) -> list[Any]:
-        """The rates in force, one per parameter group."""
+        """The current rates, one per parameter group."""
         return self.scheduler.get_last_lr()
 
     def get_lr(self) -> list[Any]:

@@ -20,7 +20,7 @@ class NoiseStrategyMixin(_Base):
 
     ``class Mine(NoiseStrategyMixin, MyDDPStrategy): ...`` then ``Trainer(strategy=Mine(...))``,
     with the mixin first. The strategy's own communication hook, its state and its wrapper run
-    behind the tap as they are, and on every device (Lightning passes over hooks on CPU). Without
+    behind the tap as they are, and on every device (Lightning skips hooks on CPU). Without
     one, gradients are averaged as DDP does it, bit for bit.
 
     ``noise_tap`` is the :class:`~lightning_noise.probes.ranks.BucketTap` that

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.precision import working
-from lightning_noise.probes.norms import squared_norm
+from lightning_noise.probes.norms import as_dense, squared_norm
 
 TOLERANCE = 1e-4  # of the parameter's own gradient, in single precision
 ROUNDING = 4  # units of the coarsest precision in which a gradient was computed
@@ -32,7 +32,7 @@ UNSEEN = "no call of its layer was seen, as a function uses it or forward was ca
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """a − b, where either may be sparse; sparse if both are."""
     if a.layout != b.layout:
-        a, b = (x if x.layout == torch.strided else x.to_dense() for x in (a, b))
+        a, b = as_dense(a), as_dense(b)
     return a - b
 
 
