@@ -184,7 +184,7 @@ class CurvatureAverage:
         """The average of tr(HΣ) and GᵀHG that speaks now."""
         return self._windows.current()
 
-    def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:  # noqa: ARG002
+    def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:
         """B_noise = tr(HΣ)/(GᵀHG) as ``noise_scale``, GᵀHG as ``signal``, tr(HΣ) as ``noise``.
 
         Where the curvature along the gradient, or over its noise, is not resolved from zero or is

@@ -295,8 +295,10 @@ def _loss_of(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.Modu
 
 
 def _training_step_loss(module: nn.Module, batch: Any) -> Tensor:
-    returned = module.training_step(batch, 0)  # type: ignore[operator]
-    return returned["loss"] if isinstance(returned, dict) else returned  # type: ignore[no-any-return]
+    # a LightningModule: checked where this function is chosen
+    returned: Any = module.training_step(batch, 0)  # type: ignore[operator]
+    loss: Tensor = returned["loss"] if isinstance(returned, dict) else returned
+    return loss
 
 
 def _weighted(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Weighted:

@@ -222,7 +222,7 @@ class Monitor:
         """``loss.backward()``, with what needs the graph of the loss before it."""
         if self._several:
             self.session.backward(loss)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.session.backward_done(last=False)
             return
         self.session.curvature.before_backward(loss, lambda: self._weight)
@@ -230,7 +230,7 @@ class Monitor:
             self._begun = True
             self._track.begin(self._size, self._weight)
         self._track.watch_loss(loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.session.curvature.after_backward(self._size)
 
     # Several optimizers

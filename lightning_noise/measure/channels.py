@@ -111,7 +111,7 @@ class NoCurvature:
 
     skipped = 0
 
-    def averages(self, decay: float) -> dict[Key, Average]:  # noqa: ARG002
+    def averages(self, decay: float) -> dict[Key, Average]:
         """None."""
         return {}
 

@@ -29,6 +29,6 @@ def kept_random_state() -> Iterator[None]:
 
 
 def _device_states() -> list[torch.Tensor]:
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not torch.cuda.is_initialized():
         return []
     return torch.cuda.get_rng_state_all()

@@ -144,7 +144,7 @@ class AnnouncedSteps(Steps):
         if refusal is not None:
             raise refusal
 
-    def step(self, optimizer: Optimizer | None) -> None:  # noqa: ARG002  # there is one
+    def step(self, optimizer: Optimizer | None) -> None:  # there is one
         """A step whose last backward pass never came (``training_step`` returned ``None``) cannot
         be used.
         """
@@ -180,7 +180,7 @@ class FoundSteps(Steps):
     def begin(
         self,
         size: float | None,
-        weight: float,  # noqa: ARG002  # not known here
+        weight: float,  # not known here
         examples: int | None,
         loss: Tensor | None,
     ) -> None:
@@ -193,7 +193,7 @@ class FoundSteps(Steps):
             one.begin(size, examples, known)
 
     # not known here
-    def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:  # noqa: ARG002
+    def end(self, *, last: bool, loss_scale: Tensor | float | None) -> None:
         """Closes the gates and reads the gradients that this pass has changed, still scaled and not
         yet clipped.
 

@@ -67,8 +67,8 @@ class MicroBatches(Probe):
     def offer(
         self,
         setup: Setup,
-        model: nn.Module | None,  # noqa: ARG002
-        parameters: Mapping[str, Parameter],  # noqa: ARG002
+        model: nn.Module | None,
+        parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
         """Needs two micro-batches per step, on one rank or several."""
         unknown = setup.manual or setup.accumulation == 0
@@ -103,7 +103,7 @@ class MicroBatches(Probe):
         with ExitStack() as stack:
             for name, parameter in self._parameters.items():
                 hook = self._hook(name)
-                stack.callback(parameter.register_hook(hook).remove)  # type: ignore[no-untyped-call]
+                stack.callback(parameter.register_hook(hook).remove)
             try:
                 yield
             finally:
@@ -128,12 +128,12 @@ class MicroBatches(Probe):
                 )
             else:
                 self._seen.add(name)
-                # hooks live only inside attach
-                self._norms.see(name, grad)  # type: ignore[union-attr]
+                # the norms exist: hooks live only inside attach
+                self._norms.see(name, grad)  # type: ignore[union-attr]  # see above
 
         return see
 
-    def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
         """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
         ``weight``.
         """

@@ -94,7 +94,7 @@ def _adagrad(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
 
 
 # one signature for all
-def _sgd(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:  # noqa: ARG001
+def _sgd(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
     return torch.ones(())
 
 

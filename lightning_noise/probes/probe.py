@@ -75,9 +75,9 @@ class Probe(ABC):
 
     def offer(
         self,
-        setup: Setup,  # noqa: ARG002
-        model: nn.Module | None,  # noqa: ARG002
-        parameters: Mapping[str, Parameter],  # noqa: ARG002
+        setup: Setup,
+        model: nn.Module | None,
+        parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
         """Whether this probe can serve the run, and from what groups; a :class:`Reason` with its
         fix where it cannot.
@@ -95,18 +95,18 @@ class Probe(ABC):
         names it is summed over.
         """
 
-    def starts(self, step: int) -> None:  # noqa: B027
+    def starts(self, step: int) -> None:  # noqa: B027  # does nothing unless overridden
         """A measured optimizer step begins; ``step`` counts all optimizer steps."""
 
-    def listen(self) -> None:  # noqa: B027
+    def listen(self) -> None:  # noqa: B027  # does nothing unless overridden
         """The forward pass of a micro-batch is about to begin."""
 
-    def rest(self) -> None:  # noqa: B027
+    def rest(self) -> None:  # noqa: B027  # does nothing unless overridden
         """The passes over a micro-batch are over: nothing may stay on the model's layers until the
         next begins.
         """
 
-    def accepts(self, rows: int | None, setup: Setup) -> Reason | None:  # noqa: ARG002
+    def accepts(self, rows: int | None, setup: Setup) -> Reason | None:
         """Why a first micro-batch with so many rows along dimension 0 cannot be measured; ``None``
         where it can.
         """
@@ -121,7 +121,7 @@ class Probe(ABC):
         (tokens).
         """
 
-    def watch_loss(self, loss: Tensor) -> None:  # noqa: B027
+    def watch_loss(self, loss: Tensor) -> None:  # noqa: B027  # does nothing unless overridden
         """The loss of the micro-batch that was begun, before its backward pass; its graph must stay
         as it is.
         """

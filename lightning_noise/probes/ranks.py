@@ -56,7 +56,7 @@ class BucketTap:
 
         # torch insists on a parameter of this very name, without an annotation or with a class that
         # not every build has
-        def tapped(state, bucket):  # type: ignore[no-untyped-def]
+        def tapped(state, bucket):  # type: ignore[no-untyped-def]  # called by torch
             self(bucket)
             return hook(state, bucket)
 
@@ -76,7 +76,8 @@ def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
         group = process_group if process_group is not None else dist.group.WORLD
         buffer = bucket.buffer().mul_(1.0 / dist.get_world_size(group))
         work = dist.all_reduce(buffer, group=group, async_op=True)
-        return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+        future = work.get_future()
+        return future.then(lambda done: done.value()[0])  # type: ignore[no-any-return]  # untyped
 
     return mean
 
@@ -112,8 +113,8 @@ class Ranks(Probe):
     def offer(
         self,
         setup: Setup,
-        model: nn.Module | None,  # noqa: ARG002
-        parameters: Mapping[str, Parameter],  # noqa: ARG002
+        model: nn.Module | None,
+        parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
         """Needs two ranks, and a strategy that shows the buckets."""
         if setup.tap is None and self.tap is None:
@@ -183,7 +184,7 @@ class Ranks(Probe):
             if name is not None:
                 self._norms.see(name, gradient)
 
-    def begin(self, size: float, weight: float, examples: int | None = None) -> None:  # noqa: ARG002
+    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
         """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
         ``weight``.
         """

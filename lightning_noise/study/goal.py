@@ -62,7 +62,7 @@ class Goal:
 
 def _is_finite(value: object) -> bool:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]  # a Real
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ class Pool:
             return None
         if isinstance(answer, str):
             raise TrialError(_failed(task, answer))
-        return answer  # type: ignore[no-any-return]
+        return answer  # type: ignore[no-any-return]  # unpickled
 
     def _replace(self, worker: Worker, task: Task) -> None:
         worker.process.join()

@@ -217,7 +217,7 @@ class Adapter(Adapting):
         return {"settings": machine.settings, "unit": machine.unit, "state": machine.state}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(saved["settings"], saved["unit"])  # type: ignore[misc]
+        self.__init__(saved["settings"], saved["unit"])  # type: ignore[misc]  # as if built anew
         self._adaptation.state = saved["state"]
 
 

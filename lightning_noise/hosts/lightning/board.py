@@ -108,7 +108,7 @@ def _add_size(run: Any, names: Tags, size: float, step: int) -> None:
     from torch.utils.tensorboard.summary import scalar
 
     for tag in (names.line, names.nearest):
-        run.add_summary(scalar(tag, size), step)  # type: ignore[no-untyped-call]
+        run.add_summary(scalar(tag, size), step)
 
 
 def _batch_size_run(writer: Any, optimizers: list[str]) -> Any:
@@ -131,7 +131,7 @@ def layout(optimizers: list[str]) -> Any:
     A category holds one optimizer: TensorBoard then finds the same chart in categories of the same
     name, and shows it once.
     """
-    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
+    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]  # ships no types
     from torch.utils.tensorboard.summary import custom_scalars
 
     categories = []
@@ -142,7 +142,7 @@ def layout(optimizers: list[str]) -> Any:
         lower = layout_pb2.Chart(title=LOWER, multiline={"tag": [line]})
         title = f"noise scale of {name}" if name else "noise scale"
         categories.append(layout_pb2.Category(title=title, chart=[whole, lower]))
-    summary = custom_scalars({})  # type: ignore[no-untyped-call]
+    summary = custom_scalars({})
     text = layout_pb2.Layout(category=categories).SerializeToString()
     summary.value[0].tensor.string_val[0] = text
     return summary

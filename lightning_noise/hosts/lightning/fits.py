@@ -159,6 +159,6 @@ class Fits:
         return {"settings": self._settings, "state": self.state_dict() or None}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(saved["settings"])  # type: ignore[misc]
+        self.__init__(saved["settings"])  # type: ignore[misc]  # as if built anew
         if saved["state"]:
             self.load_state_dict(saved["state"])

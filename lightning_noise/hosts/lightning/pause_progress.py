@@ -13,9 +13,9 @@ from lightning_noise.measure.sampling_plan import Plan
 from lightning_noise.say.verdict import number
 
 if find_spec("ipywidgets"):  # tqdm.auto warns in a notebook without it
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types
 else:
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm  # type: ignore[import-untyped]  # ships no types
 
 
 class PauseProgress:

@@ -113,7 +113,7 @@ if INSTALLED:
     from pytorch_lightning import strategies as twin
 
     # that base is the twin of _Named's, by mypy's lights
-    class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]
+    class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]  # an optional base
         """What "ddp_noise" is in ``pytorch_lightning``."""
 
     TwinNoiseDDPStrategy.register_strategies(twin.StrategyRegistry)

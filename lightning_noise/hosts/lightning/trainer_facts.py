@@ -189,7 +189,6 @@ def prepare_training_loaders(trainer: L.Trainer) -> None:
     """
     forget_training_loaders(trainer)
     trainer.fit_loop.setup_data()
-    done = (
-        trainer.fit_loop.epoch_loop.batch_progress.current
-    )  # below the new number of batches it would count as half an epoch
+    # below the new number of batches it would count as half an epoch
+    done = trainer.fit_loop.epoch_loop.batch_progress.current
     done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]

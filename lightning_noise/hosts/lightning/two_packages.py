@@ -18,7 +18,7 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 TWINS = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
 T = TypeVar("T")
 try:
-    import pytorch_lightning as _  # noqa: F401
+    import pytorch_lightning as _  # noqa: F401  # only to see whether it is there
 
     INSTALLED = True
 except ModuleNotFoundError:  # a Lightning that no longer brings it

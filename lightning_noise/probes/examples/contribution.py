@@ -14,7 +14,7 @@ BUILT_AT_ONCE = 2**22  # numbers of per-example gradients
 
 
 # a finding about the model, not an error of the caller
-class NotPerExample(Exception):  # noqa: N818
+class NotPerExample(Exception):  # noqa: N818  # a signal, not an error
     """A layer's use does not show per-example gradients; the message is the reason."""
 
 
@@ -100,12 +100,12 @@ class Dense(Contribution):
         return self._gradients
 
     @property
-    def examples(self) -> int:  # type: ignore[override]
+    def examples(self) -> int:  # type: ignore[override]  # a field there
         """B."""
         return len(self.gradients)
 
     @property
-    def numbers(self) -> int:  # type: ignore[override]
+    def numbers(self) -> int:  # type: ignore[override]  # a field there
         """Of the parameter."""
         return self.gradients[0].numel()
 

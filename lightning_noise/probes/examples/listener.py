@@ -201,7 +201,7 @@ class Listener:
             elif serial in self._recorded:
                 self._inspect(self._recorded[serial], layout.at_output(grad))
 
-        source.tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
+        source.tensor.register_hook(arrived)
 
 
 def lower(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -98,7 +98,7 @@ class Examples(Probe):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # hooks and tensors belong to one process and one fit
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # as if built anew
 
     def bind(self, module: nn.Module, *, seed: int = 0, rank: int = 0) -> None:
         """Names the model whose layers own the parameters; forgets what an earlier one has shown.

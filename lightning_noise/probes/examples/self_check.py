@@ -56,7 +56,7 @@ class SelfCheck:
         """Hooks the parameters: the hook of one gets this backward pass's own gradient."""
         with ExitStack() as stack:
             for name, parameter in parameters.items():
-                hook = parameter.register_hook(self._hook(name))  # type: ignore[no-untyped-call]
+                hook = parameter.register_hook(self._hook(name))
                 stack.callback(hook.remove)
             yield
 
