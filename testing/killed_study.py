@@ -25,9 +25,11 @@ def study(folder, storage, **changes):
 def make_module(folder, parameters):
     """Kills the process named in a file ``kill-<n>`` (self or parent) when the n-th run begins."""
     runs = Path(folder, "runs")
-    with runs.open("a") as file:
-        file.write(f"{os.getpid()}\n")
-    order = Path(folder, f"kill-{len(runs.read_text().splitlines())}")
+    with runs.open("ab", buffering=0) as file:
+        file.write(f"{os.getpid()}\n".encode())
+        end = file.tell()  # of this line: another process may have added one since
+    number = runs.read_bytes()[:end].count(b"\n")
+    order = Path(folder, f"kill-{number}")
     if order.exists():
         killed = os.getpid() if order.read_text() == "self" else os.getppid()
         os.kill(killed, signal.SIGKILL)

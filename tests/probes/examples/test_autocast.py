@@ -101,10 +101,14 @@ def test_a_changed_input_that_autocast_copied() -> None:
 
 def test_backward_inside_autocast() -> None:
     model, x = problem("language model")
+    outside = step(bound(model), model, lambda: lowered(model, x, torch.bfloat16), 6)
     probe = bound(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = step(probe, model, lambda: model(x).float().square().mean(), 6)
-    assert found is not None
+    assert found is not None and outside is not None
+    # bfloat16 has steps of 2**-8
+    assert found[""].q_small == pytest.approx(outside[""].q_small, rel=2**-6)
+    assert found[""].q_big == pytest.approx(outside[""].q_big, rel=2**-6)
     assert probe.coverage is not None and not probe.coverage.missing
 
 
