@@ -7,10 +7,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_noise.core.estimate import estimate_noise_scale
-from lightning_noise.core.moments import Moments
+from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.windows import Windows
+from lightning_noise.measure.measurement import Measurement
+from lightning_noise.measure.pending_rows import PendingRow
 
 FIELDS = len(Moments._fields)
+STEPS = "steps"
 
 
 class NoiseScaleMetric(Metric):
@@ -71,10 +74,14 @@ class NoiseScaleMetric(Metric):
 
         Empty while no step was usable.
         """
-        rows = [row for row in self.table.tolist() if row[FIELDS] > 0]
-        estimate = estimate_noise_scale(
-            (Moments(*row[:FIELDS]) for row in rows), confidence=self.confidence
-        )
+        measurement = Measurement()
+        measurement.begin_averages({Key(): Windows(1.0, short=())}, [""])
+        measurement.open_steps(STEPS, [Key()], optimizer="")
+        updated = self.table[self.table[:, FIELDS] > 0, :FIELDS]
+        for values in updated.cpu().double():
+            measurement.rows.append(PendingRow(STEPS, values, size=0.0))
+        measurement.read()
+        estimate = measurement.estimate(confidence=self.confidence)
         if not estimate.steps:
             return {}
         values = {

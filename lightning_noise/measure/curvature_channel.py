@@ -2,7 +2,6 @@
 made anyway.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,10 +12,11 @@ from torch.nn import Parameter
 from torch.utils._pytree import tree_map
 
 from lightning_noise.core.curvature_average import CurvatureAverage, CurvatureProbe
-from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
 from lightning_noise.measure import batches
 from lightning_noise.measure.curvature_from_accumulation import Accumulated
+from lightning_noise.measure.curvature_rows import SOURCE, pack, read_row
 from lightning_noise.measure.frozen_sample import Batch, Pause
 from lightning_noise.measure.kept_random_state import kept_random_state
 from lightning_noise.measure.kept_state import frozen
@@ -30,13 +30,9 @@ from lightning_noise.probes.second_derivatives import (
 )
 from lightning_noise.probes.setup import Setup
 
-SOURCE = "curvature"
 PIECES = (
     4  # of a batch where there is no accumulation: two for the gradients, two for the curvature
 )
-# numbers of one geometry in a row: moments in its metric and in the Euclidean one, and the
-# indefinite share
-WIDTH = 9
 FIX = (
     "Accumulate gradients over three micro-batches or more, or pass loss_fn, (module, batch) -> "
     "mean loss, by which a batch "
@@ -213,10 +209,7 @@ class CurvatureChannel:
         """
         self._due = False
         self._gradients = None
-        numbers: list[float] = []
-        for name in self.geometries:
-            p = probes.get(name)
-            numbers += [math.nan] * WIDTH if p is None else [*p.moments, *p.euclidean, p.indefinite]
+        numbers = pack(self.geometries, probes)
         device = next(iter(self._trained().values())).device
         values = torch.tensor(numbers, dtype=torch.float64, device=device) / self._setup.ranks
         self._rows.append(PendingRow(SOURCE, values, size=0.0))
@@ -225,13 +218,7 @@ class CurvatureChannel:
 
     def read(self, row: ReadRow, readings: Readings) -> None:
         """Adds a row to the averages."""
-        for index, name in enumerate(self.geometries):
-            part = row.values[WIDTH * index : WIDTH * (index + 1)]
-            probe = CurvatureProbe(Moments(*part[:4]), Moments(*part[4:8]), part[8])
-            average = readings.averages[Key(name)]
-            if probe.is_usable and isinstance(average, CurvatureAverage):
-                average.update(probe)
-                readings.note(Key(name), probe.moments, row)
+        read_row(self.geometries, row, readings)
 
 
 def split(batch: Any, pieces: int) -> list[tuple[Any, int]] | None:

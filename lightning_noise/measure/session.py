@@ -5,30 +5,28 @@ readings out.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_noise.core.curvature_average import CurvatureAverage
-from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import CannotMeasureError
-from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
 from lightning_noise.measure.batches import BatchSize, BatchSizes
 from lightning_noise.measure.channels import Model, open_curvature, open_tracks
-from lightning_noise.measure.curvature_channel import SOURCE
-from lightning_noise.measure.pending_rows import PendingRows, ReadRow
-from lightning_noise.measure.readings import Average, Readings, Sink, Tally
+from lightning_noise.measure.curvature_rows import SOURCE
+from lightning_noise.measure.measurement import Measurement
+from lightning_noise.measure.pending_rows import PendingRows
+from lightning_noise.measure.readings import Average, Tally
 from lightning_noise.measure.steps import AnnouncedSteps, FoundSteps, Steps
 from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
 
 
-class Session:
+class Session(Measurement):
     """Measures the noise scales of a training loop.
 
     Around every batch a loop calls :meth:`batch` before the forward pass, :meth:`backward` before
@@ -74,13 +72,14 @@ class Session:
         *,
         warn: Callable[[str], None] = warnings.warn,
     ) -> None:
+        rows = PendingRows(setup.reduce, setup.rank, setup.ranks)
+        super().__init__(rows, decay_by_examples=what.decay_by_examples)
         self.what, self.setup = what, setup
         self._model = Model(parameters, dict(optimizers), module)
-        self._rows = PendingRows(setup.reduce, setup.rank, setup.ranks)
         self._sizes = BatchSizes(what.batch_size_fn, warn)
-        self.tracks = open_tracks(what, setup, self._model, self._rows)
-        self.curvature = open_curvature(what, setup, self._model, self._rows, warn)
-        self.readings = self._open_readings()
+        self.tracks = open_tracks(what, setup, self._model, rows)
+        self.curvature = open_curvature(what, setup, self._model, rows, warn)
+        self._open_channels()
         steps = FoundSteps(self.tracks) if setup.manual else AnnouncedSteps(self.tracks[0])
         self._steps: Steps = steps
         self._size: float | None = None
@@ -89,18 +88,14 @@ class Session:
         self._first_batch = True
         self._watches_anew = False
 
-    def _open_readings(self) -> Readings:
-        readings = Readings(decay_by_examples=self.what.decay_by_examples)
+    def _open_channels(self) -> None:
         averages: dict[Key, Average] = {}
-        self._channels: dict[str, Callable[[ReadRow], None]] = {
-            SOURCE: partial(self.curvature.read, readings=readings)
-        }
         for track in self.tracks:
             averages |= {key: Windows(self.what.decay) for key in track.named_keys}
-            self._channels[track.name] = partial(readings.take_step, track.name, track.named_keys)
+            self.open_steps(track.name, track.named_keys, optimizer=track.name)
         averages |= self.curvature.averages(self.what.decay)
-        readings.open(averages, self._model.optimizers)
-        return readings
+        self.open_channel(SOURCE, lambda row: self.curvature.read(row, self.readings))
+        self.begin_averages(averages, self._model.optimizers)
 
     # The life of a session
 
@@ -217,51 +212,9 @@ class Session:
     # Reading
 
     @property
-    def pending(self) -> int:
-        """Measurements that have not been read yet."""
-        return len(self._rows)
-
-    def read(self) -> int:
-        """Reads all that waits: the only collective and the only wait for the device. Returns the
-        number of measurements.
-        """
-        flushed = self._rows.flush(self.tracks[0].device)
-        for name, totals in flushed.totals.items():
-            self.readings.tallies[name].add(totals)
-        for row in flushed.rows:
-            self._channels[row.source](row)
-        return len(flushed.rows)
-
-    def forget_unread(self) -> None:
-        """Drops what waits, without a collective; for after an error."""
-        self._rows.forget()
-
-    def observe(self, sink: Sink) -> None:
-        """Hands every reading to ``sink`` from here on."""
-        self.readings.observe(sink)
-
-    def estimate(self, key: Key = Key(), confidence: float = 0.95) -> NoiseEstimate:
-        """The estimate from all that has been read (call :meth:`read` first to include the latest).
-
-        Raises:
-            KeyError: no such key is measured.
-        """
-        return self.readings.estimate(key, confidence)
-
-    @property
-    def trajectories(self) -> dict[Key, Trajectory]:
-        """First, mean and last resolved value of every noise scale of the whole model."""
-        return self.readings.trajectories
-
-    @property
-    def curvatures(self) -> dict[str, CurvatureAverage]:
-        """Averages of curvatures, by geometry."""
-        found = {key.geometry: average for key, average in self.readings.averages.items()}
-        return {
-            name: average
-            for name, average in found.items()
-            if isinstance(average, CurvatureAverage)
-        }
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return self.tracks[0].device
 
     @property
     def tally(self) -> Tally:
