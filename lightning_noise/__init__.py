@@ -1,5 +1,6 @@
-"""lightning-noise: how large a batch size pays off? The gradient noise scale for PyTorch Lightning,
-with its interval.
+"""lightning-noise: how large a batch size pays off?
+
+The gradient noise scale for PyTorch Lightning, with its confidence interval.
 """
 
 import importlib
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# the names of each module, imported on first use: a name costs what it needs and no more
+# The public names of each module. They are imported on first use, so that a name costs no more than
+# the imports of its own module.
 _HOMES = {
     "adapt.adaptive_settings": ("AdaptiveBatchSize",),
     "adapt.policy": ("BatchSizePolicy", "Decision", "ExchangeRate", "TrackNoiseScale"),
@@ -54,22 +56,23 @@ _HOMES = {
     "probes.micro_batches": ("MicroBatches",),
     "probes.probe": ("Probe",),
     "probes.ranks": ("Ranks",),
-    "study": ("BatchSizeStudy",),  # needs Optuna, which nothing else here does
+    "study": ("BatchSizeStudy",),  # needs Optuna, and nothing else here does
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [  # all but the study, which is an extra
+__all__ = [  # all but the study, which is an optional extra
     *sorted({"tradeoff", *_HOME_OF} - {"BatchSizeStudy"}),
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """A public name on first use."""
+    """Imports a public name on first use."""
     if name == "tradeoff":
         return importlib.import_module("lightning_noise.tradeoff")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"lightning_noise.{_HOME_OF[name]}"), name)
+    home = importlib.import_module(f"lightning_noise.{_HOME_OF[name]}")
+    found = getattr(home, name)
     globals()[name] = found
     return found
 

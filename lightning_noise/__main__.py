@@ -15,20 +15,22 @@ from lightning_noise.report.table import as_runs, goals, read_table
 
 
 class UsageError(Exception):
-    """What the user of the command can mend."""
+    """An error that the user of the command can fix."""
 
 
-# Every other error is a bug, of the study or of this package, and keeps its traceback.
+# Every other error is a bug, in the study or in this package, and keeps its traceback.
 EXPECTED = (UsageError, TableError, NoMatplotlibError)
 
 
 def _study(args: argparse.Namespace) -> int:
-    """Runs a study file, stores its table and reports what it found."""
-    try:  # needs Optuna, which the other commands do not
+    """Runs a study file, stores its table and reports the result."""
+    try:  # this needs Optuna, and the other commands do not
         from lightning_noise.study import StorageError, StudyFileError, run_file
     except ImportError as error:
-        needs = f"a study needs more packages ({error.__cause__ or error})"
-        raise UsageError(f"{needs}: pip install 'lightning-noise[study]'") from error
+        cause = error.__cause__ or error
+        raise UsageError(
+            f"a study needs more packages ({cause}): pip install 'lightning-noise[study]'"
+        ) from error
     if not args.file.is_file():
         raise UsageError(f"there is no study file {args.file}")
     try:
@@ -47,22 +49,25 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _fit(args: argparse.Namespace) -> int:
-    """Reports the critical batch size of every goal in a table; 1 where one has no fit."""
+    """Reports the critical batch size of every goal in a table. Returns 1 if one has no fit."""
     rows = _rows(args.table)
-    wanted = _wanted(rows, args.goal)
-    curves = [steps_curve(rows, goal, confidence=args.confidence) for goal in wanted]
+    names = _selected(rows, args.goal)
+    curves = [steps_curve(rows, goal, confidence=args.confidence) for goal in names]
+    status = 0
     for curve in curves:
         _print(describe(curve))
-    return int(any(curve.fit is None for curve in curves))
+        if curve.fit is None:
+            status = 1
+    return status
 
 
 def _plot(args: argparse.Namespace) -> int:
-    """Draws every figure that a table has numbers for."""
+    """Draws every figure that a table has data for."""
     rows = _rows(args.table)
-    wanted = _wanted(rows, args.goal)
+    names = _selected(rows, args.goal)
     options = {"confidence": args.confidence, "kind": args.format}
     try:
-        for path in draw_all(rows, args.out, wanted, **options):
+        for path in draw_all(rows, args.out, names, **options):
             _print(str(path))
     except OSError as error:
         raise UsageError(str(error)) from error
@@ -76,7 +81,7 @@ def _rows(table: Path) -> list[dict[str, Any]]:
         raise UsageError(str(error)) from error
 
 
-def _wanted(rows: Sequence[dict[str, Any]], goal: str | None) -> list[str]:
+def _selected(rows: Sequence[dict[str, Any]], goal: str | None) -> list[str]:
     names = goals(rows)
     if goal is None:
         return names
@@ -109,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_table(fit)
     _add_table(plot)
     fit.set_defaults(run=_fit)
-    folder = "folder for the figures (default: this one)"
+    folder = "folder for the figures (default: the current one)"
     plot.add_argument("--out", type=Path, default=Path(), help=folder)
     kinds = ("png", "pdf", "svg")
     plot.add_argument("--format", choices=kinds, default="png", help="default: png")
@@ -122,7 +127,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     quick = "a few small runs, to check that everything works"
     storage = "Optuna storage URL or journal file, instead of the study's own"
     accept = "keep stored runs although the code or options they were made with have changed"
-    table = "where to store the table (default: the file's name with .csv, in this folder)"
+    table = "where to store the table (default: the file's name with .csv, in the current folder)"
     study.add_argument("file", type=Path, help=file)
     study.add_argument("--quick", action="store_true", help=quick)
     study.add_argument("--storage", help=storage)
@@ -132,7 +137,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:
-    table = "CSV with columns global_size and steps; or a study's whole table"
+    table = "CSV with columns global_size and steps, or the table of a study"
     confidence = "of the intervals (default: 0.95)"
     command.add_argument("table", type=Path, help=table)
     command.add_argument("--goal", help="one goal of the table (default: all)")
@@ -142,7 +147,7 @@ def _add_table(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status.
 
-    It is 0, 1 where a fit is refused, or 2 where the input is wrong.
+    The status is 0 for success, 1 if a fit is refused, and 2 if the input is wrong.
     """
     args = _parser().parse_args(argv)
     try:

@@ -1,1 +1,1 @@
-"""Policies and plans of an adaptive batch size: pure rules, from an estimate to what to do."""
+"""Policies and plans of an adaptive batch size: pure rules, from an estimate to actions."""

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 
 class SetBatch(NamedTuple):
-    """Training loaders have ``ratio`` times their own batch size once they are prepared again."""
+    """Training loaders get ``ratio`` times their original batch size when prepared again."""
 
     ratio: Fraction
 
 
 class SetAccumulation(NamedTuple):
-    """The optimizer steps after so many micro-batches from now on."""
+    """The optimizer steps after this many micro-batches from now on."""
 
     micro_batches: int
 
@@ -23,13 +23,13 @@ class SetRateFactor(NamedTuple):
 
 
 class SetPace(NamedTuple):
-    """Schedules that count steps advance by ``pace`` of their steps for one optimizer step."""
+    """Schedules that count steps advance by ``pace`` steps per optimizer step."""
 
     pace: float
 
 
 class MeasureSizeAnew(NamedTuple):
-    """Steps use another number of examples from here on: earlier ones do not count for it."""
+    """Steps use another number of examples from here on; earlier ones do not count towards it."""
 
 
 class Say(NamedTuple):

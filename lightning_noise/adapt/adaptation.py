@@ -34,9 +34,9 @@ class AboveMaxLocalSizeError(ValueError):
 
 
 class Adaptation:
-    """Decides on the batch size of a run, and says what a host must do about it.
+    """Decides on the batch size of a run, and returns what a host must do about it.
 
-    Every method but the questions is an event: it changes :attr:`state`, which is all that the
+    Every method that is not a question is an event: it changes :attr:`state`, which is all that the
     machine knows, and returns the actions that the host performs in their order. Events that take
     ``limits`` ask the policy. In a distributed run they happen on rank 0 alone, and the other ranks
     receive the actions and the state.
@@ -70,9 +70,10 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
 
     @property
     def rate_factor(self) -> float:
-        """The factor that is on the learning rate now."""
-        sizes = self.state.sizes
-        return 1.0 if sizes is None else sizes.rate_factor
+        """The current factor on the learning rate."""
+        if self.state.sizes is None:
+            return 1.0
+        return self.state.sizes.rate_factor
 
     def forget(self) -> None:
         """Forgets every decision, for a fit of another module."""
@@ -80,11 +81,11 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
 
     @property
     def waits(self) -> bool:
-        """Whether something is decided that has not come into force."""
+        """Whether a decision has not yet taken effect."""
         return self.state.following is not None
 
     def in_force(self) -> list[Action]:
-        """What brings a trainer that has its own sizes to those of the state."""
+        """The actions that bring a trainer from its original sizes to those of the state."""
         sizes = self.state.sizes
         if sizes is None:
             return []
@@ -95,12 +96,12 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         ]
 
     def begin_fit(self, now: Mark, start: BatchPlan | None) -> list[Action]:
-        """A fit begins, or goes on from a checkpoint.
+        """A fit begins, or continues from a checkpoint.
 
         Args:
             now: where the run is.
-            start: the sizes of the trainer and its loaders; ``None`` for advice alone, which needs
-                no hold of them.
+            start: the sizes of the trainer and its loaders; ``None`` for advice alone, which does
+                not change them.
 
         Raises:
             AboveMaxLocalSizeError: the trainer's or a checkpoint's micro-batch is larger than
@@ -122,7 +123,8 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         return [Warn(_another_start(sizes.start, start)), MeasureSizeAnew(), *self.in_force()]
 
     def _check_local_size(self, start: BatchPlan) -> None:
-        most, sizes = self.settings.max_local_size, self.state.sizes
+        most = self.settings.max_local_size
+        sizes = self.state.sizes
         largest = start.local_size
         if sizes is not None:
             largest = max(largest, sizes.current.local_size, sizes.loaded.local_size)
@@ -133,7 +135,7 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
             )
 
     def begin_epoch(self, epoch: int, batches: float) -> list[Action]:
-        """An epoch begins with loaders of the following plan, which comes into force.
+        """An epoch begins with loaders of the following plan, which takes effect.
 
         Args:
             epoch: its number.
@@ -181,11 +183,12 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         sizes = self.state.sizes
         if not self.settings.within_epoch or sizes is None or sizes.following is None:
             return False
-        plans = (sizes.current, sizes.following.plan)
-        return all(batches % plan.accumulation == 0 for plan in plans)
+        if batches % sizes.current.accumulation != 0:
+            return False
+        return batches % sizes.following.plan.accumulation == 0
 
     def align(self, measured: Measurement) -> list[Action]:
-        """A window of the present and one of the following accumulation end: changes to it."""
+        """A step of the current accumulation and one of the following end here: changes to it."""
         self._end_period(measured)
         actions = self._bring_into_force()
         if self.state.sizes is None:
@@ -228,7 +231,11 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         plan, rate_factor = sizes.following
         sizes = sizes._replace(current=plan, rate_factor=rate_factor, following=None)
         self.state = self.state._replace(sizes=sizes)
-        return [SetAccumulation(plan.accumulation), SetRateFactor(rate_factor), MeasureSizeAnew()]
+        return [
+            SetAccumulation(plan.accumulation),
+            SetRateFactor(rate_factor),
+            MeasureSizeAnew(),
+        ]
 
     def _end_period(self, measured: Measurement) -> None:
         """Adds the period to the history; the next one begins."""
@@ -249,16 +256,17 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
 
 
 def _set_batch(sizes: Sizes) -> SetBatch:
-    return SetBatch(Fraction(sizes.loaded.local_size, sizes.start.local_size))
+    ratio = Fraction(sizes.loaded.local_size, sizes.start.local_size)
+    return SetBatch(ratio)
 
 
 def _pace(sizes: Sizes, steps: float) -> float:
-    """Steps of an epoch at the start for one of an epoch of ``steps``.
+    """Steps that schedules advance per optimizer step, in an epoch of ``steps`` optimizer steps.
 
-    By the sizes where the data have no known end.
+    Where the data have no known end, it is the ratio of the sizes.
     """
-    at_start = math.inf if sizes.epoch_steps is None else sizes.epoch_steps
-    if math.isfinite(at_start) and math.isfinite(steps):
+    at_start = sizes.epoch_steps
+    if at_start is not None and math.isfinite(at_start) and math.isfinite(steps):
         return at_start / steps
     return sizes.current.global_size / sizes.start.global_size
 

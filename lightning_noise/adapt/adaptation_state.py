@@ -1,6 +1,7 @@
-"""What an adaptive run knows between two events: one record, in checkpoints plain values."""
+"""What an adaptive run knows between two events: one record, as plain values in checkpoints."""
 
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from lightning_noise.adapt.adaptive_summary import Period
@@ -17,7 +18,7 @@ class Mark(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A plan that is decided and waits, with the factor on the learning rate that comes with it."""
+    """A plan that is decided and not yet applied, with its factor on the learning rate."""
 
     plan: BatchPlan
     rate_factor: float
@@ -28,7 +29,7 @@ class Sizes(NamedTuple):
 
     Args:
         start: what the run began with, for which the learning rate was chosen.
-        current: what steps use now.
+        current: what steps currently use.
         rate_factor: on the learning rate, from ``start`` to ``current``.
         following: what is decided and comes next.
         epoch_steps: optimizer steps of an epoch at ``start``; infinite where the data have no known
@@ -44,7 +45,9 @@ class Sizes(NamedTuple):
     @property
     def loaded(self) -> BatchPlan:
         """The plan that loaders are prepared for: the following one where there is one."""
-        return self.current if self.following is None else self.following.plan
+        if self.following is None:
+            return self.current
+        return self.following.plan
 
 
 class State(NamedTuple):
@@ -55,7 +58,7 @@ class State(NamedTuple):
         decided: the last decision, in the user's unit.
         decided_at: optimizer steps at that time.
         epoch: the last one begun.
-        period_start: when the present period began; ``None`` before the first fit.
+        period_start: when the current period began; ``None`` before the first fit.
         history: the periods that have ended.
     """
 
@@ -69,19 +72,24 @@ class State(NamedTuple):
     @property
     def following(self) -> Change | None:
         """What is decided and comes next."""
-        return None if self.sizes is None else self.sizes.following
+        if self.sizes is None:
+            return None
+        return self.sizes.following
 
 
 def to_plain(state: State) -> dict[str, Any]:
     """The state as plain Python values, as checkpoints keep it."""
+    mark = None
+    if state.period_start is not None:
+        mark = list(state.period_start)
     return {
         "version": VERSION,
         **_plain_sizes(state.sizes),
         "decided": state.decided,
         "decided_at": state.decided_at,
         "epoch": state.epoch,
-        "mark": None if state.period_start is None else list(state.period_start),
-        "history": [list(period) for period in state.history],
+        "mark": mark,
+        "history": list(map(list, state.history)),
     }
 
 
@@ -89,12 +97,15 @@ def _plain_sizes(sizes: Sizes | None) -> dict[str, Any]:
     if sizes is None:
         nothing = dict.fromkeys(("start", "current", "following", "epoch_steps"))
         return {**nothing, "factors": [1.0, 1.0]}
-    following = sizes.following
-    next_factor = sizes.rate_factor if following is None else following.rate_factor
+    following = None
+    next_factor = sizes.rate_factor
+    if sizes.following is not None:
+        following = list(sizes.following.plan)
+        next_factor = sizes.following.rate_factor
     return {
         "start": list(sizes.start),
         "current": list(sizes.current),
-        "following": None if following is None else list(following.plan),
+        "following": following,
         "epoch_steps": sizes.epoch_steps,
         "factors": [sizes.rate_factor, next_factor],
     }
@@ -106,22 +117,34 @@ def from_plain(saved: Mapping[str, Any]) -> State:
     Raises:
         KeyError, TypeError: a part is missing or damaged.
     """
-    mark = saved["mark"]
+    period_start = None
+    if saved["mark"] is not None:
+        period_start = Mark(*saved["mark"])
     return State(
         sizes=_read_sizes(saved),
         decided=saved["decided"],
         decided_at=saved["decided_at"],
         epoch=saved.get("epoch", 0),  # the first states had none
-        period_start=None if mark is None else Mark(*mark),
-        history=tuple(Period(*period) for period in saved["history"]),
+        period_start=period_start,
+        history=tuple(starmap(Period, saved["history"])),
     )
 
 
 def _read_sizes(saved: Mapping[str, Any]) -> Sizes | None:
-    start, current, following = (saved[name] for name in ("start", "current", "following"))
+    start = saved["start"]
+    current = saved["current"]
+    following = saved["following"]
     rate_factor, next_factor = saved["factors"]
     epoch_steps = saved["epoch_steps"]
     if start is None or current is None:
         return None
-    change = None if following is None else Change(BatchPlan(*following), next_factor)
-    return Sizes(BatchPlan(*start), BatchPlan(*current), rate_factor, change, epoch_steps)
+    change = None
+    if following is not None:
+        change = Change(BatchPlan(*following), next_factor)
+    return Sizes(
+        start=BatchPlan(*start),
+        current=BatchPlan(*current),
+        rate_factor=rate_factor,
+        following=change,
+        epoch_steps=epoch_steps,
+    )

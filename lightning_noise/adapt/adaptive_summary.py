@@ -12,8 +12,9 @@ from lightning_noise.core.tradeoff import steps_factor
 
 
 class Period(NamedTuple):
-    """A stretch of training at one size, within ``epoch``; ``noise_scale`` is the noise scale at
-    its end.
+    """A part of the training at one size, within one epoch.
+
+    ``noise_scale`` is that at its end, or ``None`` where it was not resolved.
     """
 
     epoch: int
@@ -32,7 +33,9 @@ class Use(NamedTuple):
 
 def used(periods: Sequence[Period]) -> Use:
     """What the run used."""
-    return Use(sum(p.steps for p in periods), math.fsum(p.examples for p in periods))
+    steps = sum(period.steps for period in periods)
+    examples = math.fsum(period.examples for period in periods)
+    return Use(steps, examples)
 
 
 def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
@@ -47,11 +50,13 @@ def fixed_use(periods: Sequence[Period], global_size: float) -> Use | None:
     >>> fixed_use(run, 200.0)
     Use(steps=27.0, examples=5400.0)
     """
-    progress = _progress(periods)
-    if not progress:
+    steps = []
+    for part in _progress(periods):
+        steps.append(part.done * steps_factor(global_size, part.noise_scale))
+    if not steps:
         return None
-    steps = math.fsum(one.done * steps_factor(global_size, one.noise_scale) for one in progress)
-    return Use(steps, steps * global_size)
+    total = math.fsum(steps)
+    return Use(total, total * global_size)
 
 
 def same_examples_size(periods: Sequence[Period]) -> float | None:
@@ -65,10 +70,11 @@ def same_examples_size(periods: Sequence[Period]) -> float | None:
     128.57142857142858
     """
     progress = _progress(periods)
-    total = math.fsum(one.done for one in progress)
+    total = math.fsum(part.done for part in progress)
     if not total:
         return None
-    return math.fsum(one.done * one.global_size for one in progress) / total
+    weighted = math.fsum(part.done * part.global_size for part in progress)
+    return weighted / total
 
 
 class _Progress(NamedTuple):
@@ -80,16 +86,19 @@ class _Progress(NamedTuple):
 
 
 def _progress(periods: Sequence[Period]) -> list[_Progress]:
-    """A period that is not resolved takes the noise scale before it, else the next after it."""
+    """An unresolved period takes the noise scale before it, or the next one after it."""
     resolved = [period.noise_scale for period in periods if _is_resolved(period)]
-    latest = resolved[0] if resolved else None
+    latest = None
+    if resolved:
+        latest = resolved[0]
     found = []
     for period in periods:
         if _is_resolved(period):
             latest = period.noise_scale
         if latest is not None and period.steps and period.examples > 0:
             size = period.examples / period.steps
-            found.append(_Progress(period.steps / steps_factor(size, latest), latest, size))
+            done = period.steps / steps_factor(size, latest)
+            found.append(_Progress(done, latest, size))
     return found
 
 
@@ -121,10 +130,14 @@ steps, 5400 examples
     if not periods:
         return []
     total = used(periods)
-    consumed = f"{total.steps:.0f} steps, {total.examples:.0f} {unit}"
+    sizes = ", ".join(_stretches(periods))
     rate = f"learning-rate factor {rate_factor:.3g} at the end"
-    first = f"adaptive batch size: {', '.join(_stretches(periods))}; {consumed}, {rate}"
+    first = f"adaptive batch size: {sizes}; {_in_words(total, unit)}, {rate}"
     return [first, *_against_fixed_sizes(periods, total, unit)]
+
+
+def _in_words(use: Use, unit: str) -> str:
+    return f"{use.steps:.0f} steps, {use.examples:.0f} {unit}"
 
 
 def _against_fixed_sizes(periods: Sequence[Period], total: Use, unit: str) -> list[str]:
@@ -134,7 +147,7 @@ def _against_fixed_sizes(periods: Sequence[Period], total: Use, unit: str) -> li
     for size in sizes:
         use = fixed_use(periods, size)
         if use is not None:
-            costs.append(f"a fixed {size:.0f}: {use.steps:.0f} steps, {use.examples:.0f} {unit}")
+            costs.append(f"a fixed {size:.0f}: {_in_words(use, unit)}")
     if len(costs) < 2:
         return []
     model = f"by the model the same progress costs {'; '.join(costs)}"
@@ -143,24 +156,27 @@ def _against_fixed_sizes(periods: Sequence[Period], total: Use, unit: str) -> li
 
 def _against_same_examples(periods: Sequence[Period], total: Use, unit: str) -> list[str]:
     size = same_examples_size(periods)
-    use = None if size is None else fixed_use(periods, size)
-    if size is None or use is None:
+    if size is None:
+        return []
+    use = fixed_use(periods, size)
+    if use is None:
         return []
     fixed = f"a fixed {size:.0f}, with the same {unit}: {use.steps:.0f} steps"
     return [f"{fixed}; adapting took {_compared(total.steps, use.steps)}"]
 
 
 def _compared(steps: float, fixed_steps: float) -> str:
-    """Optimizer steps beside those of a fixed size, in words.
+    """Optimizer steps compared with those of a fixed size, in words.
 
     >>> _compared(94.0, 100.0), _compared(106.0, 100.0), _compared(100.1, 100.0)
     ('6 % fewer steps', '6 % more steps', 'as many steps')
     """
     percent = round(100 * (steps / fixed_steps - 1))
-    if percent == 0:
-        return "as many steps"
-    more = "more" if percent > 0 else "fewer"
-    return f"{abs(percent)} % {more} steps"
+    if percent > 0:
+        return f"{percent} % more steps"
+    if percent < 0:
+        return f"{-percent} % fewer steps"
+    return "as many steps"
 
 
 def _stretches(periods: Sequence[Period]) -> list[str]:
@@ -169,6 +185,8 @@ def _stretches(periods: Sequence[Period]) -> list[str]:
     for size, together in groupby(periods, key=lambda period: period.global_size):
         epochs = [period.epoch for period in together]
         first, last = epochs[0], epochs[-1]
-        when = f"epoch {first}" if first == last else f"epochs {first}–{last}"
+        when = f"epochs {first}–{last}"
+        if first == last:
+            when = f"epoch {first}"
         stretches.append(f"{size:.0f} ({when})")
     return stretches

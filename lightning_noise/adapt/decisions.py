@@ -19,7 +19,7 @@ class Measurement(NamedTuple):
     """What has been measured when an event happens; the same on all ranks.
 
     Args:
-        estimate: the noise scale that the policy goes by, with its 99 % interval.
+        estimate: the noise scale that the policy uses, with its 99 % interval.
         global_size: of the latest steps, in the user's unit; ``None`` while none was measured.
         optimizer_steps: of the run.
         examples: used by all ranks.
@@ -70,7 +70,7 @@ class Decisions(NamedTuple):
     unit: str
 
     def size_in_use(self, sizes: Sizes | None, measured_size: float) -> float:
-        """The size in use in the user's unit: as planned where that is examples, else measured."""
+        """The current size in the user's unit: as planned where that is examples, else measured."""
         if sizes is None or self.unit != "examples":
             return measured_size
         return sizes.current.global_size
@@ -83,7 +83,7 @@ class Decisions(NamedTuple):
         *,
         within_epoch: bool = False,
     ) -> Decided:
-        """Decides on the next global size; what waited before is decided anew.
+        """Decides on the next global size; a decision that was not yet applied is dropped.
 
         Raises:
             TypeError, ValueError: the policy or the rule for the learning rate gave a wrong answer.
@@ -97,12 +97,24 @@ class Decisions(NamedTuple):
         size = self.size_in_use(sizes, measured.global_size)
         if sizes is None:
             return self._advise(state, measured, size, limits.alpha)
-        return self._change(state, sizes, measured, size, limits, within_epoch=within_epoch)
+        return self._change(
+            state,
+            sizes,
+            measured,
+            size,
+            limits,
+            within_epoch=within_epoch,
+        )
 
     def _advise(self, state: State, measured: Measurement, size: float, alpha: float) -> Decided:
-        """Says what was decided where it is another size than before; nothing is planned."""
+        """Reports a decision that differs from the last one; nothing is planned."""
         decision = self._ask(measured, size, size)
-        rate_factor = self._rate_factor(size, decision.global_size, measured.estimate, alpha)
+        rate_factor = self._rate_factor(
+            size,
+            decision.global_size,
+            measured.estimate,
+            alpha,
+        )
         advised = state._replace(decided=float(decision.global_size))
         if advised.decided == state.decided:
             return advised, []
@@ -122,19 +134,31 @@ class Decisions(NamedTuple):
         *,
         within_epoch: bool,
     ) -> Decided:
-        """Plans the size that was decided, and says so where it will come into force."""
+        """Plans the size that was decided, and reports it if training lasts long enough."""
         unit = size / sizes.current.global_size  # units per example of the loader
         start = sizes.start.global_size * unit
         decision = self._ask(measured, size, start)
-        plan, note = sizes.current, ""
-        if decision.global_size != round(size):
-            planned = plan_within_epoch if within_epoch else plan_for
-            wanted = decision.global_size / unit
-            plan, note = planned(wanted, sizes.current, sizes.start, limits.bounds)
+        if decision.global_size == round(size):
+            return state._replace(decided=size), []
+        find_plan = plan_for
+        if within_epoch:
+            find_plan = plan_within_epoch
+        wanted = decision.global_size / unit
+        plan, note = find_plan(
+            wanted,
+            sizes.current,
+            sizes.start,
+            limits.bounds,
+        )
         if plan == sizes.current:
             return state._replace(decided=size), []
         decided = plan.global_size * unit
-        rate_factor = self._rate_factor(start, decided, measured.estimate, limits.alpha)
+        rate_factor = self._rate_factor(
+            start,
+            decided,
+            measured.estimate,
+            limits.alpha,
+        )
         sizes = sizes._replace(following=Change(plan, rate_factor))
         state = state._replace(sizes=sizes, decided=decided)
         if _too_late(state.epoch, limits, within_epoch=within_epoch):
@@ -142,22 +166,28 @@ class Decisions(NamedTuple):
         when = f"from epoch {state.epoch + 1} on"
         if within_epoch:
             when = "as soon as windows align"
-        parts = f"{plan}; {note}" if note else str(plan)
-        text = (
-            f"global size {size:.0f} → {decided:.0f} {when} ({parts}), "
-            f"learning-rate factor {rate_factor:.3g}; {decision.reason}"
-        )
-        return state, [Say(text)]
+        parts = str(plan)
+        if note:
+            parts += f"; {note}"
+        change = f"global size {size:.0f} → {decided:.0f} {when} ({parts})"
+        factor = f"learning-rate factor {rate_factor:.3g}"
+        return state, [Say(f"{change}, {factor}; {decision.reason}")]
 
     def _ask(self, measured: Measurement, size: float, start: float) -> Decision:
         policy = trusting(starting_from(self.settings.rule, start), measured.data_size)
         return checked(policy(measured.estimate, size))
 
     def _rate_factor(self, old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
-        return learning_rate_factor(self.settings.learning_rate, old, new, estimate, alpha=alpha)
+        return learning_rate_factor(
+            self.settings.learning_rate,
+            old,
+            new,
+            estimate,
+            alpha=alpha,
+        )
 
 
 def _too_late(epoch: int, limits: Limits, *, within_epoch: bool) -> bool:
-    """Whether training ends before a decision can come into force."""
+    """Whether training ends before a decision can take effect."""
     last_epoch = epoch + 1 >= limits.max_epochs
     return limits.steps_left <= 0 or (last_epoch and not within_epoch)

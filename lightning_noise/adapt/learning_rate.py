@@ -68,24 +68,30 @@ def check_rule(rule: object) -> None:
 
     >>> check_rule("sqrt")
     """
-    message = (
-        f"learning_rate must be one of {list(RULES)}, None (no change) or a callable, got {rule!r}."
-    )
+    if rule is None:
+        return
+    allowed = f"one of {list(RULES)}, None (no change) or a callable"
+    message = f"learning_rate must be {allowed}, got {rule!r}."
     if isinstance(rule, str):
         if rule not in RULES:
             raise ValueError(message)
-    elif rule is not None and (isinstance(rule, type) or not callable(rule)):
+    elif isinstance(rule, type) or not callable(rule):
         raise TypeError(message)
 
 
 def learning_rate_factor(
-    rule: RateRule, old: float, new: float, estimate: NoiseEstimate, *, alpha: float = 1.0
+    rule: RateRule,
+    old: float,
+    new: float,
+    estimate: NoiseEstimate,
+    *,
+    alpha: float = 1.0,
 ) -> float:
     """The factor on the learning rate when the global size goes from ``old`` to ``new``.
 
-    Take for ``old`` the size that the run started with and for ``new`` the present one, so that
-    there is one factor, with the estimate of the last decision: a product of factors from step to
-    step does not return to 1 when the size does.
+    Pass the size that the run started with as ``old`` and the current one as ``new``, so that there
+    is one factor, with the estimate of the last decision. A product of factors from step to step
+    would not return to 1 when the size does.
 
     Args:
         rule: "optimal": ``((1 + R/old)/(1 + R/new))^alpha``, between 1 and ``(new/old)^alpha``. The
@@ -99,8 +105,8 @@ def learning_rate_factor(
         alpha: 1 for SGD and momentum, 1/2 for Adam kinds.
 
     Raises:
-        ValueError: ``rule`` is unknown, a size is not positive, or a callable returned something
-            else than a finite number > 0.
+        ValueError: ``rule`` is unknown, a size is not positive, or a callable returned anything
+            but a finite number > 0.
 
     Source: McCandlish et al. 2018, section 2.3 and appendix E; for alpha = 1 the gain of AdaScale
     (Johnson et al. 2020).
@@ -119,28 +125,30 @@ def learning_rate_factor(
         return 1.0
     if rule == "optimal":
         return _optimal(old, new, estimate, alpha)
-    if isinstance(rule, str):
-        return new / old if rule == "linear" else math.sqrt(new / old)
+    if rule == "linear":
+        return new / old
+    if rule == "sqrt":
+        return math.sqrt(new / old)
     return _checked(rule, rule(old, new, estimate))
 
 
 def _optimal(old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
-    cautious = estimate.low if new >= old else estimate.high
-    if cautious is not None:
-        return float(gain(cautious, old, new) ** alpha)
-    return 1.0 if new >= old else float((new / old) ** alpha)
+    if new >= old:
+        if estimate.low is None:
+            return 1.0
+        return float(gain(estimate.low, old, new) ** alpha)
+    if estimate.high is None:
+        return float((new / old) ** alpha)
+    return float(gain(estimate.high, old, new) ** alpha)
 
 
 def _checked(rule: RateFn, factor: object) -> float:
-    if (
-        isinstance(factor, bool)
-        or not isinstance(factor, (int, float))
-        or not math.isfinite(factor)
-        or factor <= 0
-    ):
-        name = getattr(rule, "__name__", type(rule).__name__)
-        raise ValueError(
-            f"learning_rate={name} must return a finite number > 0 (1.0 for no change), but it "
-            f"returned {factor!r}."
-        )
-    return float(factor)
+    if isinstance(factor, (int, float)) and not isinstance(factor, bool):
+        number = float(factor)
+        if math.isfinite(number) and number > 0:
+            return number
+    name = getattr(rule, "__name__", type(rule).__name__)
+    raise ValueError(
+        f"learning_rate={name} must return a finite number > 0 (1.0 for no change), but it "
+        f"returned {factor!r}."
+    )

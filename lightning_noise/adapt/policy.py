@@ -1,4 +1,4 @@
-"""What global size next, and why? Pure rules from an estimate to a decision."""
+"""Which global size comes next, and why? Pure rules from an estimate to a decision."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from lightning_noise.core.tradeoff import exchange_rate_size
 
 # Decisions are many and errors cost a run: wider than the 95 % interval that is shown.
 DECISION_CONFIDENCE = 0.99
-# Ten equal steps, rounded: from fewer, even a 99 % interval is no ground to act.
+# Ten equal steps, rounded: from fewer, not even a 99 % interval justifies a change.
 LEAST_FOR_DECISION = 10.0 - 1e-9
 
 
@@ -37,17 +37,21 @@ class Decision(NamedTuple):
 
 @runtime_checkable
 class BatchSizePolicy(Protocol):
-    """A pure rule from what is known and the size in use to the next global size."""
+    """A pure rule from an estimate and the current global size to the next one."""
 
     def __call__(self, estimate: NoiseEstimate, global_size: float) -> Decision:
-        """Decides from ``estimate``, whose interval is a 99 % one, and the ``global_size`` in use,
-        both in examples.
-        """
+        """Decides from an estimate with a 99 % interval and the current size, in examples."""
         ...
 
 
 class _Aim(NamedTuple):
-    """A noise scale, the best size there, and that size within ×max_change, rounded towards now."""
+    """Where a decision moves to.
+
+    Args:
+        b: the noise scale that it relies on.
+        goal: the best size there.
+        new: that size within ×max_change, rounded towards the current one.
+    """
 
     b: float
     goal: float
@@ -58,10 +62,10 @@ class _Aim(NamedTuple):
 class CautiousPolicy(ABC):
     """The cautions that all rules share; a rule adds its target and its cost.
 
-    ``grow`` needs the lower end of the interval to exclude the size in use, ``shrink`` the upper
-    end, and both need a predicted gain: what the cost in use exceeds the cost at the target by,
-    although ``max_change`` may make it take several decisions to get there. Without an upper end
-    (|G|² not resolved) the lower one is the target, and only for growing.
+    ``grow`` needs the lower end of the interval to exclude the current size, ``shrink`` the upper
+    end. Both need a predicted gain: how far the current cost exceeds the cost at the target, even
+    if ``max_change`` makes it take several decisions to get there. Without an upper end (|G|² not
+    resolved) the lower one is the target, and only for growing.
     """
 
     _: KW_ONLY
@@ -72,9 +76,11 @@ class CautiousPolicy(ABC):
     shrink: bool = False
 
     def __post_init__(self) -> None:
-        for name, limit in (("least", self.least), ("greatest", self.greatest)):
-            if limit is not None:
-                check_number(name, limit, lower=1, rule="None or a finite number >= 1")
+        size = "None or a finite number >= 1"
+        if self.least is not None:
+            check_number("least", self.least, lower=1, rule=size)
+        if self.greatest is not None:
+            check_number("greatest", self.greatest, lower=1, rule=size)
         if self.least is not None and self.greatest is not None and self.least > self.greatest:
             given = f"least={self.least}, greatest={self.greatest}"
             raise ValueError(f"least must not be above greatest, got {given}.")
@@ -108,7 +114,7 @@ class CautiousPolicy(ABC):
         if estimate.high is not None and self.target(estimate.high) < global_size:
             return self._shrink(estimate, estimate.high, global_size)
         seen = self.describe(estimate)
-        return keep(global_size, f"{seen}, which does not exclude the size in use")
+        return keep(global_size, f"{seen}, which does not exclude the current size")
 
     def _grow(self, estimate: NoiseEstimate, low: float, size: float) -> Decision:
         b = low
@@ -126,7 +132,9 @@ class CautiousPolicy(ABC):
         if not self.shrink:
             seen = self.describe(estimate)
             return keep(size, f"{seen}, but shrinking is not allowed (shrink=False)")
-        b = high if estimate.noise_scale is None else estimate.noise_scale
+        b = estimate.noise_scale
+        if b is None:
+            b = high
         goal = max(self.target(b), 1.0)
         if self.greatest is not None:
             goal = min(goal, self.greatest)
@@ -139,33 +147,38 @@ class CautiousPolicy(ABC):
 
     def _keep_at_limit(self, estimate: NoiseEstimate, size: float, limit: str) -> Decision:
         seen = self.describe(estimate)
-        return keep(size, f"{seen}, but the size in use is at the limit {limit}")
+        return keep(size, f"{seen}, but the current size is at the limit {limit}")
 
     def _move(self, verb: Verb, estimate: NoiseEstimate, size: float, aim: _Aim) -> Decision:
-        """Moves where the gain is worth it, which is that of the goal."""
-        gain = self.cost(aim.b, size) / self.cost(aim.b, aim.goal) - 1
+        """Moves if the gain at the goal is worth it."""
+        current_cost = self.cost(aim.b, size)
+        gain = current_cost / self.cost(aim.b, aim.goal) - 1
         seen = self.describe(estimate)
         if gain <= self.min_gain:
             least = in_percent(self.min_gain)
             short = f"the predicted gain of {in_percent(gain)} is not above {least}"
             return keep(size, f"{seen}, but {short}")
-        stays = aim.new <= size if verb is Verb.GROW else aim.new >= size
-        if stays:
-            between = f"there is no whole number within ×{self.max_change:g} on the way"
+        grows = verb is Verb.GROW and aim.new > size
+        shrinks = verb is Verb.SHRINK and aim.new < size
+        if not grows and not shrinks:
+            between = f"there is no integer within ×{self.max_change:g} on the way"
             return keep(size, f"{seen}, but {between}")
-        return _decision(verb, aim.new, f"{seen}, predicted gain {in_percent(gain)}")
+        why = f"{seen}, predicted gain {in_percent(gain)}"
+        return _decision(verb, aim.new, why)
 
     def describe(self, estimate: NoiseEstimate) -> str:
-        """The noise scale that was measured and, where it is another number, the target."""
+        """The measured noise scale and, where it differs, the target."""
         low = estimate.low or 0.0
         if estimate.noise_scale is None or estimate.high is None:
-            b, text = low, f"b_simple is at least {in_digits(low)}"
+            b = low
+            text = f"b_simple is at least {in_digits(low)}"
         else:
             b = estimate.noise_scale
             ends = f"[{in_digits(low)}, {in_digits(estimate.high)}]"
             text = f"b_simple is {in_digits(b)} {ends}"
-        target = self.target(b) if b else b
-        return text if target == b else f"{text}, target {in_digits(target)}"
+        if b == 0 or self.target(b) == b:
+            return text
+        return f"{text}, target {in_digits(self.target(b))}"
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,7 @@ class TrackNoiseScale(CautiousPolicy):
             starts with.
         greatest: no decision goes above it; ``None``: no limit here.
         max_change: greatest factor of one change.
-        min_gain: changes only where the cost in use exceeds the cost at the target by more than
+        min_gain: changes only where the current cost exceeds the cost at the target by more than
             this share; 0.05 means that the target must lie a factor 1.56 away.
         shrink: whether the size may also fall.
 
@@ -215,18 +228,17 @@ class TrackNoiseScale(CautiousPolicy):
 
 @dataclass(frozen=True)
 class ExchangeRate(CautiousPolicy):
-    """The size at which one more optimizer step is worth ``rate`` examples: B = sqrt(rate ·
-    B_simple).
+    """The size at which one more optimizer step is worth ``rate`` examples.
 
-    A run costs ``E + rate · S`` examples. By the large-batch model the same progress costs ``(R +
-    B) + rate · (1 + R/B)`` at size B and noise scale R, least at B = sqrt(rate · R) (McCandlish et
-    al. 2018, eq. D.3); this is the cost that a change must lower by more than ``min_gain``. Where
-    ``rate`` is R it is the rule of ``TrackNoiseScale(1.0)``; elsewhere the cost is flatter and
-    changes are fewer.
+    That is B = sqrt(rate · B_simple). A run costs ``E + rate · S`` examples. By the large-batch
+    model the same progress costs ``(R + B) + rate · (1 + R/B)`` at size B and noise scale R, least
+    at B = sqrt(rate · R) (McCandlish et al. 2018, eq. D.3); this is the cost that a change must
+    lower by more than ``min_gain``. Where ``rate`` is R it is the rule of ``TrackNoiseScale(1.0)``;
+    elsewhere the cost is flatter and changes are fewer.
 
     Args:
-        rate: how many more examples one would use to save one step. With a step of fixed cost t and
-            a cost of c an example, rate = t/c.
+        rate: how many more examples you would use to save one step. With a step of fixed cost t and
+            a cost of c per example, rate = t/c.
         least, greatest, max_change, min_gain, shrink: as in :class:`TrackNoiseScale`.
 
     Raises:
@@ -257,7 +269,7 @@ def checked(decision: object) -> Decision:
     """A policy's answer, where it is one.
 
     Raises:
-        TypeError: it is no ``Decision``; names what it is.
+        TypeError: it is not a ``Decision``; the message shows it.
 
     >>> checked((64, "keep: as it was"))
     Decision(global_size=64, reason='keep: as it was')

@@ -1,4 +1,4 @@
-"""A policy inside a run: what its start and its data set add to the rule."""
+"""A policy inside a run: what the run's first batch size and its data set add to the rule."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ from lightning_noise.core.estimate import NoiseEstimate, repeats_dominate
 
 
 def starting_from(policy: BatchSizePolicy, global_size: float) -> BatchSizePolicy:
-    """The policy for a run that starts at ``global_size``: where ``least`` is ``None`` it is that.
+    """The policy for a run that starts at ``global_size``, which replaces ``least=None``.
 
-    A policy of the user's own is returned as it is.
+    A custom policy is returned unchanged.
 
     >>> from lightning_noise.adapt.policy import TrackNoiseScale
     >>> starting_from(TrackNoiseScale(shrink=True), 16).least
@@ -26,7 +26,7 @@ def trusting(policy: BatchSizePolicy, data_size: float | None) -> BatchSizePolic
 
     It does not grow on a noise scale that says nothing about new data: one of the order of the data
     set, or one without an upper end (see :func:`~lightning_noise.core.estimate.repeats_dominate`).
-    A policy of the user's own is returned as it is.
+    A custom policy is returned unchanged.
 
     Args:
         policy: what decides.

@@ -26,7 +26,9 @@ class BatchPlan(NamedTuple):
         return self.local_size * self.accumulation * self.world_size
 
     def __str__(self) -> str:
-        ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
+        ranks = f"{self.world_size} ranks"
+        if self.world_size == 1:
+            ranks = "1 rank"
         return f"local size {self.local_size} × accumulation {self.accumulation} × {ranks}"
 
 
@@ -55,11 +57,12 @@ class Bounds(NamedTuple):
         given = [bound for bound in (self.max_local_size, self.epoch_local) if bound is not None]
         if not given:
             return None
-        return max(1, min(given) // self.multiple) * self.multiple
+        multiples = min(given) // self.multiple
+        return max(1, multiples) * self.multiple
 
     @property
     def limits_local(self) -> bool:
-        """Whether it is ``max_local_size`` that says how large a micro-batch may be."""
+        """Whether ``max_local_size`` is the bound on the micro-batch that applies."""
         if self.max_local_size is None:
             return False
         return self.epoch_local is None or self.max_local_size <= self.epoch_local
@@ -71,7 +74,7 @@ def plan_for(
     start: BatchPlan,
     bounds: Bounds = Bounds(),
 ) -> tuple[BatchPlan, str]:
-    """The plan nearest to ``wanted`` examples per step that lies between it and the present one.
+    """The plan nearest to ``wanted`` examples per step that lies between it and the current one.
 
     The micro-batch grows first, at the accumulation that the run started with; where its bound is
     reached, accumulation takes over. It never falls below its start, where it may be what supplies
@@ -94,8 +97,13 @@ def plan_for(
     48
     """
     grow = wanted > current.global_size
-    per_rank, few_examples = _within_examples(wanted / start.world_size, start, bounds)
-    accumulation, takes_over = start.accumulation, ""
+    per_rank, few_examples = _within_examples(
+        wanted / start.world_size,
+        start,
+        bounds,
+    )
+    accumulation = start.accumulation
+    takes_over = ""
     most = bounds.greatest_local
     if most is not None and per_rank / accumulation > most:
         accumulation = math.ceil(per_rank / most)
@@ -106,13 +114,19 @@ def plan_for(
     local_size = _towards_current(parts, grow=grow) * bounds.multiple
     if grow and local_size * accumulation > per_rank:
         # The least multiple is more than an equal share.
-        accumulation = max(start.accumulation, int(per_rank // local_size))
+        fitting = int(per_rank // local_size)
+        accumulation = max(start.accumulation, fitting)
     if local_size * accumulation * start.world_size == 1:
         local_size = 2  # one example is one group of gradients: nothing could be measured
     if most is not None:
         local_size = min(local_size, most)
     plan = BatchPlan(local_size, accumulation, start.world_size)
-    return _settled(plan, current, wanted, (few_examples, takes_over, few_batches))
+    return _settled(
+        plan,
+        current,
+        wanted,
+        (few_examples, takes_over, few_batches),
+    )
 
 
 def plan_within_epoch(
@@ -128,9 +142,14 @@ def plan_within_epoch(
     local size 16 × accumulation 2 × 2 ranks; 70 rounded to what 2 × 2 micro-batches can do
     """
     grow = wanted > current.global_size
-    per_rank, few_examples = _within_examples(wanted / start.world_size, start, bounds)
+    per_rank, few_examples = _within_examples(
+        wanted / start.world_size,
+        start,
+        bounds,
+    )
     micro_batches, few_batches = _within_batches(per_rank / current.local_size, bounds)
-    accumulation = max(start.accumulation, _towards_current(micro_batches, grow=grow))
+    rounded = _towards_current(micro_batches, grow=grow)
+    accumulation = max(start.accumulation, rounded)
     plan = current._replace(accumulation=accumulation)
     return _settled(plan, current, wanted, (few_examples, few_batches))
 
@@ -142,7 +161,7 @@ def _local_bound(bounds: Bounds, most: int) -> str:
 
 
 def _within_examples(per_rank: float, start: BatchPlan, bounds: Bounds) -> tuple[float, str]:
-    """A step uses no more examples of a rank than an epoch has; says so where that is less."""
+    """Limits the examples of a rank to those of an epoch; the limit in words where it applies."""
     if bounds.epoch_examples is None or per_rank <= bounds.epoch_examples:
         return per_rank, ""
     examples = bounds.epoch_examples * start.world_size
@@ -150,7 +169,7 @@ def _within_examples(per_rank: float, start: BatchPlan, bounds: Bounds) -> tuple
 
 
 def _within_batches(micro_batches: Number, bounds: Bounds) -> tuple[Number, str]:
-    """A step accumulates no more micro-batches than an epoch has; says so where that is less."""
+    """Limits the micro-batches to those of an epoch; the limit in words where it applies."""
     if bounds.epoch_batches is None or micro_batches <= bounds.epoch_batches:
         return micro_batches, ""
     return bounds.epoch_batches, f"an epoch has no more than {bounds.epoch_batches} batches"
@@ -162,12 +181,13 @@ def _settled(
     wanted: float,
     limits: Sequence[str],
 ) -> tuple[BatchPlan, str]:
-    """Never past the present plan: what rounds to nothing, or the other way, is no change.
+    """Never past the current plan: a change that rounds to zero, or reverses, is no change.
 
     ``limits`` are the bounds that were met, in words. Where none was, rounding is the reason.
     """
+    change = plan.global_size - current.global_size
     wanted_change = wanted - current.global_size
-    if (plan.global_size - current.global_size) * wanted_change <= 0:
+    if change * wanted_change <= 0:
         plan = current
     reasons = [limit for limit in limits if limit]
     if not reasons and plan.global_size != round(wanted):
@@ -178,5 +198,7 @@ def _settled(
 
 def _towards_current(value: float, *, grow: bool) -> int:
     """Down when growing and up when shrinking, so that no limit of a policy is passed."""
-    rounded = math.floor(value + 1e-9) if grow else math.ceil(value - 1e-9)
+    rounded = math.ceil(value - 1e-9)
+    if grow:
+        rounded = math.floor(value + 1e-9)
     return max(1, rounded)

@@ -1,11 +1,15 @@
-"""Running weighted averages of the unbiased trace and |G|², with the second moments that give their
-uncertainty.
+"""Running weighted averages of the unbiased trace and |G|².
+
+They keep the second moments that their uncertainty needs.
 """
 
 import math
 from typing import Any, NamedTuple
 
 from lightning_noise.core.moments import Moments
+
+# of the weights w, w², w⁴ (W, V, U) and of products with x, the trace, and y, |G|²
+SUMS = ("W", "X", "Y", "V", "VX", "VY", "VXX", "VXY", "VYY", "U")
 
 
 class Spread(NamedTuple):
@@ -17,12 +21,12 @@ class Spread(NamedTuple):
 
 
 class RunningAverage:
-    """One exponentially decaying window over optimizer steps; ``decay=1`` is the plain weighted
-    mean.
+    """One exponentially decaying window over optimizer steps.
 
-    A step weighs ``w = 1/c_big``, its effective batch size, which is nearly efficient when the
-    batch size changes. Sums of w decay by d a step, sums of w² by d², of w⁴ by d⁴. The errors of
-    successive steps are martingale differences, so there is no autocorrelation term.
+    With ``decay=1`` it is the plain weighted mean. A step has the weight ``w = 1/c_big``, its
+    effective batch size, which is nearly efficient when the batch size changes. Sums of w decay by
+    d per step, sums of w² by d², of w⁴ by d⁴. The errors of successive steps are martingale
+    differences, so there is no autocorrelation term.
 
     >>> average = RunningAverage(decay=0.998)
     >>> for m in (Moments(40.46, 22.5, 1.0, 0.5), Moments(28.62, 18.81, 1.0, 0.5)):
@@ -38,22 +42,26 @@ class RunningAverage:
             raise ValueError(f"decay must lie in (0, 1], got {decay!r}.")
         self.decay = decay
         self.steps = 0
-        self._sums = dict.fromkeys(("W", "X", "Y", "V", "VX", "VY", "VXX", "VXY", "VYY", "U"), 0.0)
+        self._sums = dict.fromkeys(SUMS, 0.0)
         self._peak = 0.0  # the largest single contribution to VXX still in the window
 
     def update(self, moments: Moments, age: float = 1.0) -> None:
-        """Adds one step. ``age`` is the exponent of the decay: n/n_ref when it counts examples, 1
-        when it counts steps.
+        """Adds one step.
+
+        ``age`` is the exponent of the decay: 1 when it counts steps, n/n_ref when it counts
+        examples.
         """
         self.add(moments.noise, moments.signal, 1 / moments.c_big, age)
 
     def add(self, x: float, y: float, w: float, age: float = 1.0) -> None:
-        """Adds any pair of numbers that are to be averaged jointly, with weight w; x stands where
-        the trace does.
+        """Adds any pair of numbers that are to be averaged jointly, with weight w.
+
+        ``x`` takes the place of the trace, ``y`` that of |G|².
         """
         d = max(min(self.decay, 0.9), self.decay**age)
+        d2 = d * d
+        w2 = w * w
         s = self._sums
-        d2, w2 = d * d, w * w
         s["W"] = d * s["W"] + w
         s["X"] = d * s["X"] + w * x
         s["Y"] = d * s["Y"] + w * y
@@ -68,51 +76,65 @@ class RunningAverage:
         self.steps += 1
 
     def means(self) -> tuple[float, float]:
-        """(trace, grad_sq), or what stands in their places, debiased by the weight collected.
+        """(trace, grad_sq), or what takes their places, debiased by the weight collected.
 
         Both are NaN before the first step: nothing was measured, and 0 would be a measured value.
         """
         s = self._sums
         if not s["W"]:
             return math.nan, math.nan
-        return s["X"] / s["W"], s["Y"] / s["W"]
+        mean_x = s["X"] / s["W"]
+        mean_y = s["Y"] / s["W"]
+        return mean_x, mean_y
 
     @property
     def n_eff(self) -> float:
         """Effective number of steps in the window, W²/V."""
-        return self._sums["W"] ** 2 / self._sums["V"] if self._sums["V"] else 0.0
+        s = self._sums
+        if not s["V"]:
+            return 0.0
+        return s["W"] ** 2 / s["V"]
 
     @property
     def nu(self) -> float:
         """Degrees of freedom of the variance, at least 1."""
         s = self._sums
-        return max(1.0, s["V"] ** 2 / s["U"] - 1) if s["U"] else 1.0
+        if not s["U"]:
+            return 1.0
+        return max(1.0, s["V"] ** 2 / s["U"] - 1)
 
     def covariance(self) -> Spread:
-        """Unbiased-factor sandwich variances of the two means and their covariance. Needs ``n_eff >
-        1``.
+        """Sandwich variances of the two means and their covariance, with an unbiasing factor.
+
+        Needs ``n_eff > 1``.
         """
         s = self._sums
         mx, my = self.means()
         k = 1 / (s["W"] ** 2 * (1 - 1 / self.n_eff))
+        var_x = k * (s["VXX"] - 2 * mx * s["VX"] + mx * mx * s["V"])
+        var_y = k * (s["VYY"] - 2 * my * s["VY"] + my * my * s["V"])
+        cov_xy = k * (s["VXY"] - mx * s["VY"] - my * s["VX"] + mx * my * s["V"])
         return Spread(
-            noise=max(0.0, k * (s["VXX"] - 2 * mx * s["VX"] + mx * mx * s["V"])),
-            signal=max(0.0, k * (s["VYY"] - 2 * my * s["VY"] + my * my * s["V"])),
-            cross=k * (s["VXY"] - mx * s["VY"] - my * s["VX"] + mx * my * s["V"]),
+            noise=max(0.0, var_x),
+            signal=max(0.0, var_y),
+            cross=cov_xy,
         )
 
     @property
     def dominance(self) -> float:
         """Share of the window's second moment of the trace that its heaviest step holds.
 
-        Over a third, a few rare, very large examples rule the average and its interval cannot be
-        trusted. The reverse does not hold: a window that has not yet met the rare example looks
+        Above a third, a few rare, very large examples dominate the average, and its interval is
+        unreliable. The reverse does not hold: a window that has not yet met the rare example looks
         well behaved, and its interval lies too low.
         """
-        return self._peak / self._sums["VXX"] if self._sums["VXX"] else 0.0
+        second_moment = self._sums["VXX"]
+        if not second_moment:
+            return 0.0
+        return self._peak / second_moment
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain Python numbers: loading it continues bit for bit."""
+        """Everything, as plain Python numbers; a run that loads it continues bit for bit."""
         return {
             "decay": self.decay,
             "steps": self.steps,
@@ -122,5 +144,7 @@ class RunningAverage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`. The decay stays the one given at construction."""
-        self.steps, self._peak = state["steps"], state["peak"]
-        self._sums = {name: float(state["sums"][name]) for name in self._sums}
+        self.steps = state["steps"]
+        self._peak = state["peak"]
+        for name in SUMS:
+            self._sums[name] = float(state["sums"][name])

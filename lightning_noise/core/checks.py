@@ -11,7 +11,7 @@ def check_number(
     lower: float,
     strict: bool = False,
 ) -> None:
-    """Refuses what is not a finite number from ``lower`` on; ``strict``: above it.
+    """Refuses what is not a finite number of at least ``lower``; ``strict``: above it.
 
     Args:
         name: of the argument.
@@ -29,13 +29,13 @@ def check_number(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {rule}, got {value!r}.")
-    too_low = value <= lower if strict else value < lower
+    too_low = value < lower or (strict and value == lower)
     if not math.isfinite(value) or too_low:
         raise ValueError(f"{name} must be {rule}, got {value!r}.")
 
 
 def check_positive(**values: float) -> None:
-    """Refuses, by name, what is not a finite number above 0; numbers of other packages are taken.
+    """Refuses, by name, what is not a finite number above 0; number types of NumPy are accepted.
 
     Raises:
         ValueError: one of the values is no such number.
@@ -54,7 +54,7 @@ def check_positive(**values: float) -> None:
 
 
 def check_count(name: str, value: object, *, also: str = "") -> None:
-    """Refuses what is not a whole number from 1 on; ``also`` names in words what else is allowed.
+    """Refuses what is not an integer of at least 1; ``also`` says what else is allowed.
 
     Raises:
         TypeError, ValueError: it is of the wrong type or below 1.

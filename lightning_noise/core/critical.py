@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from statistics import fmean
 from typing import NamedTuple
 
 from lightning_noise.core import critical_advice as advice
@@ -46,11 +47,11 @@ class CriticalBatchSize(NamedTuple):
     ) -> "CriticalBatchSize":
         """Fits the curve by least squares in ln S.
 
-        Steps at one batch size (seeds) are averaged in ln S, then every batch size counts alike:
-        what spreads the sizes about the curve is mostly the search of their learning rates and the
-        shape of the curve, and more seeds do not average that out. The interval is every b_crit
-        with RSS <= RSS_min (1 + t²/(m − 2)) for m batch sizes, t at m − 2 degrees of freedom.
-        An end is None
+        Steps at one batch size (seeds) are averaged in ln S, then all batch sizes have the same
+        weight: their scatter about the curve comes mostly from the search of their learning rates
+        and from the shape of the curve, which more seeds do not average out. The interval is every
+        b_crit with RSS <= RSS_min (1 + t²/(m − 2)) for m batch sizes, t at m − 2 degrees of
+        freedom. An end is None
 
         - where a straight line fits as well: perfect scaling (S ∝ 1/B; no upper bound) or constant
           steps (no lower bound);
@@ -95,7 +96,14 @@ class CriticalBatchSize(NamedTuple):
             high = math.exp(profile.crossing(best, limit, +1))
         s_min = math.exp(profile.log_s_min(best))
         residual = math.sqrt(profile.rss(best) / len(sizes))
-        found = cls(b_crit, low, high, s_min, s_min * b_crit, residual)
+        found = cls(
+            b_crit=b_crit,
+            low=low,
+            high=high,
+            s_min=s_min,
+            e_min=s_min * b_crit,
+            residual=residual,
+        )
         return found._replace(warnings=_warnings(found, sizes, logs, straight))
 
     def steps(self, global_size: float) -> float:
@@ -104,7 +112,8 @@ class CriticalBatchSize(NamedTuple):
         >>> CriticalBatchSize(1000, 800, 1300, s_min=500, e_min=500_000, residual=0.02).steps(250)
         2500.0
         """
-        return self.s_min * (1 + self.b_crit / _positive("global_size", global_size))
+        size = _positive("global_size", global_size)
+        return self.s_min * (1 + self.b_crit / size)
 
     def examples(self, global_size: float) -> float:
         """Examples to the goal at this batch size, E_min (1 + B/B_crit).
@@ -113,7 +122,8 @@ class CriticalBatchSize(NamedTuple):
         >>> found.examples(250)
         625000.0
         """
-        return self.e_min * (1 + _positive("global_size", global_size) / self.b_crit)
+        size = _positive("global_size", global_size)
+        return self.e_min * (1 + size / self.b_crit)
 
     def end_of_perfect_scaling(self, tolerance: float = 0.05) -> float:
         """Largest batch size whose last doubling halved the steps, within the tolerance.
@@ -122,8 +132,8 @@ class CriticalBatchSize(NamedTuple):
 
         Shallue et al. 2018 call scaling perfect while each doubling of the batch size halves the
         steps, and judge its end by eye. The tolerance makes that a number, which on this curve is
-        2·tolerance/(1 − tolerance)·b_crit: b_crit/9.5 at 5 %. It looks at one doubling, while
-        :meth:`overhead_size` looks at the whole way from the smallest batches.
+        2·tolerance/(1 − tolerance)·b_crit: b_crit/9.5 at 5 %. It considers one doubling, while
+        :meth:`overhead_size` considers all doublings from the smallest batches.
 
         Raises:
             ValueError: ``tolerance`` outside (0, 1).
@@ -182,7 +192,9 @@ def _warnings(
     if found.high is None:
         texts.append(advice.no_upper_bound(sizes, found.b_crit, straight))
     if found.residual > POOR_FIT:
-        misses = [log - math.log(found.steps(size)) for size, log in zip(sizes, logs, strict=True)]
+        misses = []
+        for size, log_steps in zip(sizes, logs, strict=True):
+            misses.append(log_steps - math.log(found.steps(size)))
         texts.append(advice.poor_fit(sizes, misses, found.residual))
     return tuple(texts)
 
@@ -206,8 +218,9 @@ def _average_seeds(
         lengths = f"{len(batch_sizes)} and {len(steps)}"
         raise ValueError(f"batch_sizes and steps must have one length, got {lengths}.")
     logs: dict[float, list[float]] = {}
-    for given, count in zip(batch_sizes, steps, strict=True):
-        size = _positive("batch_sizes", given)
-        logs.setdefault(size, []).append(math.log(_positive("steps", count)))
+    for given_size, given_steps in zip(batch_sizes, steps, strict=True):
+        size = _positive("batch_sizes", given_size)
+        log_steps = math.log(_positive("steps", given_steps))
+        logs.setdefault(size, []).append(log_steps)
     sizes = sorted(logs)
-    return sizes, [math.fsum(logs[size]) / len(logs[size]) for size in sizes]
+    return sizes, [fmean(logs[size]) for size in sizes]

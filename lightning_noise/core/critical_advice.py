@@ -37,10 +37,12 @@ def refuse_few(sizes: Sequence[float]) -> None:
     rule = "batch_sizes must hold at least four different sizes"
     if not sizes:
         raise NoFitError(f"{rule}, got none: measure at 8, 32, 128 and 512, say.")
+    lacking = LEAST_SIZES - len(sizes)
     below = _below(sizes[0], sizes[0] / REACH)
-    above = _above(sizes[-1], sizes[-1] * REACH ** (LEAST_SIZES - len(sizes)))
+    above = _above(sizes[-1], sizes[-1] * REACH**lacking)
     more = _listed([*below, *above])
-    raise NoFitError(f"{rule}, got {len(sizes)} ({_listed(sizes)}). Add {more}, say.")
+    given = f"{len(sizes)} ({_listed(sizes)})"
+    raise NoFitError(f"{rule}, got {given}. Add {more}, say.")
 
 
 def refuse_no_bend(sizes: Sequence[float], b_crit: float, straight: Straight) -> None:
@@ -54,7 +56,9 @@ def refuse_no_bend(sizes: Sequence[float], b_crit: float, straight: Straight) ->
     least, largest = sizes[0], sizes[-1]
     steps = f"the steps at batch sizes {_listed(sizes)}"
     if straight.flat and straight.steep:
-        more = _listed([*_below(least, least / REACH), *_above(largest, largest * REACH)])
+        below = _below(least, least / REACH)
+        above = _above(largest, largest * REACH)
+        more = _listed([*below, *above])
         raise NoFitError(
             f"{steps} show no bend: perfect scaling and constant steps fit as well as any curve "
             f"between. Add the sizes {more}, and more seeds."
@@ -93,18 +97,23 @@ def poor_fit(sizes: Sequence[float], misses: Sequence[float], residual: float) -
         misses: measured ln S minus that of the curve, one for each of ``sizes``.
         residual: root mean square of ``misses``.
     """
-    miss, size = max(zip(misses, sizes, strict=True), key=lambda pair: abs(pair[0]))
-    side = "above" if miss > 0 else "below"
+    distances = list(map(abs, misses))
+    worst = distances.index(max(distances))
+    side = "below"
+    if misses[worst] > 0:
+        side = "above"
+    distance = abs(math.expm1(misses[worst]))
+    off = f"{100 * distance:.0f} % {side}"
     return (
         f"the curve misses the steps by {100 * residual:.0f} % (rms), so the shape itself is in "
-        f"doubt. Batch size {size:g} lies farthest from it ({100 * abs(math.expm1(miss)):.0f} % "
-        f"{side}): search the learning rate there with more trials and in a wider range, and run "
-        "more seeds."
+        f"doubt. Batch size {sizes[worst]:g} lies farthest from it ({off}): search the learning "
+        "rate there with more trials and in a wider range, and run more seeds."
     )
 
 
 def _add_above(sizes: Sequence[float], b_crit: float) -> str:
-    return f"Add the sizes {_listed(_above(sizes[-1], b_crit * REACH))}."
+    more = _above(sizes[-1], b_crit * REACH)
+    return f"Add the sizes {_listed(more)}."
 
 
 def _add_below(sizes: Sequence[float], b_crit: float) -> str:
@@ -119,7 +128,9 @@ def _above(size: float, target: float) -> list[float]:
 
     They are a factor 2 apart, or 4 where ``target`` is far.
     """
-    factor = 2.0 if target <= 8 * size else 4.0
+    factor = 2.0
+    if target > 8 * size:
+        factor = 4.0
     more = [size * factor]
     while more[-1] < target * BELOW_ONE:
         more.append(more[-1] * factor)
@@ -127,8 +138,10 @@ def _above(size: float, target: float) -> list[float]:
 
 
 def _below(size: float, target: float) -> list[float]:
-    """The same downwards: whole numbers, ascending; empty where ``size`` is 1."""
-    factor = 2.0 if target >= size / 8 else 4.0
+    """The same downwards: integers, ascending; empty where ``size`` is 1."""
+    factor = 2.0
+    if target < size / 8:
+        factor = 4.0
     more: list[float] = []
     least = size
     while least > 1 and (not more or least > target * (1 + 1e-9)):
@@ -138,4 +151,4 @@ def _below(size: float, target: float) -> list[float]:
 
 
 def _listed(sizes: Sequence[float]) -> str:
-    return ", ".join(f"{size:.12g}" for size in sizes)
+    return ", ".join([f"{size:.12g}" for size in sizes])

@@ -1,10 +1,10 @@
-"""The large-batch model from quadratic forms gᵀHg: B_noise, the best learning rate and the best
-decrease of the loss.
+"""The large-batch model from quadratic forms gᵀHg.
 
-In a metric M the two lines of :class:`~lightning_noise.core.moments.Moments` hold with gᵀMg in the
-place of |g|². Here M is the Hessian H (or the Gauss-Newton matrix), measured on examples that none
-of the gradients has seen: with the same examples E gᵀHg has a further term from their covariance,
-which no number of probes averages away.
+It gives B_noise, the best learning rate and the best decrease of the loss. In a metric M the two
+lines of :class:`~lightning_noise.core.moments.Moments` hold with gᵀMg in the place of |g|². Here M
+is the Hessian H (or the Gauss-Newton matrix), measured on examples that none of the gradients has
+seen: with the same examples E gᵀHg has a further term from their covariance, which no number of
+probes averages away.
 """
 
 import math
@@ -15,25 +15,34 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import NoiseEstimate, ratio_interval
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.student_t import student_t_quantile
-from lightning_noise.core.windows import Windows
+from lightning_noise.core.windows import SHORT_DECAYS, Windows
 
 
 def contrasts(groups: int, count: int) -> list[list[float]]:
-    """Up to ``count`` orthogonal rows of coefficients over ``groups`` groups, each with sum 0: a
-    discrete cosine basis.
+    """Up to ``count`` orthogonal rows of coefficients over ``groups`` groups, each with sum 0.
 
-    Σ s_i g_i over independent mean gradients g_i of b_i examples has no part of the true gradient
-    in it, and E (Σ s_i g_i)ᵀM(Σ s_i g_i) = tr(MΣ) Σ s_i²/b_i.
+    They are a discrete cosine basis. Σ s_i g_i over independent mean gradients g_i of b_i examples
+    has no part of the true gradient in it, and E (Σ s_i g_i)ᵀM(Σ s_i g_i) = tr(MΣ) Σ s_i²/b_i.
 
     >>> [[round(s, 3) for s in row] for row in contrasts(3, 5)]
     [[0.866, 0.0, -0.866], [0.5, -1.0, 0.5]]
     """
-    rows = range(1, min(groups - 1, count) + 1)
-    return [[math.cos(math.pi * (i + 0.5) * row / groups) for i in range(groups)] for row in rows]
+    most = min(groups - 1, count)
+    rows = []
+    for k in range(1, most + 1):
+        row = []
+        for i in range(groups):
+            angle = math.pi * (i + 0.5) * k / groups
+            row.append(math.cos(angle))
+        rows.append(row)
+    return rows
 
 
 def moments_from_forms(
-    mean_form: float, c_mean: float, contrast_forms: Sequence[float], c_contrasts: Sequence[float]
+    mean_form: float,
+    c_mean: float,
+    contrast_forms: Sequence[float],
+    c_contrasts: Sequence[float],
 ) -> Moments:
     """Moments in a metric M from ḡᵀMḡ and from contrasts between groups.
 
@@ -43,22 +52,24 @@ def moments_from_forms(
         contrast_forms: uᵀMu of contrasts u = Σ s_i g_i.
         c_contrasts: Σ s_i²/b_i of each, so that E uᵀMu = that times tr(MΣ).
 
-    H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), and forms that are just what is expected:
+    With H = diag(1, 4), G = (1, 1), Σ = diag(2, 3), and forms equal to their expectations:
 
     >>> m = moments_from_forms(5 + 14 / 8, 1 / 8, [14 / 2], [1 / 2])
     >>> round(m.signal, 12), round(m.noise, 12), round(m.noise / m.signal, 12)
     (5.0, 14.0, 2.8)
     """
-    trace = math.fsum(form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)) / len(
-        contrast_forms
-    )
+    traces = [form / c for form, c in zip(contrast_forms, c_contrasts, strict=True)]
+    trace = math.fsum(traces) / len(traces)
     return Moments(
-        q_small=mean_form + c_mean * trace, q_big=mean_form, c_small=2 * c_mean, c_big=c_mean
+        q_small=mean_form + c_mean * trace,
+        q_big=mean_form,
+        c_small=2 * c_mean,
+        c_big=c_mean,
     )
 
 
 class CurvatureProbe(NamedTuple):
-    """What one probe of the curvature says; additive over ranks, field by field.
+    """What one probe of the curvature measures; additive over ranks, field by field.
 
     Args:
         moments: in the metric H.
@@ -73,12 +84,9 @@ class CurvatureProbe(NamedTuple):
     @property
     def is_usable(self) -> bool:
         """Whether every number is finite and there were two groups."""
-        return (
-            self.moments.is_finite
-            and self.euclidean.is_finite
-            and self.moments.has_groups
-            and self.euclidean.has_groups
-        )
+        if not self.moments.is_finite or not self.euclidean.is_finite:
+            return False
+        return self.moments.has_groups and self.euclidean.has_groups
 
 
 class Bounded(NamedTuple):
@@ -90,26 +98,34 @@ class Bounded(NamedTuple):
 
 
 def eps_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
-    """Best learning rate of plain SGD with the whole gradient, |G|²/(GᵀHG) (McCandlish et al. 2018,
-    eq. 2.6).
+    """Best learning rate of plain SGD with the true gradient, |G|²/(GᵀHG).
+
+    ``None`` where |G|² or GᵀHG cannot be distinguished from zero, or where the curvature along the
+    gradient is negative: it is not defined there.
 
     Args:
         average: its ``x`` is GᵀHG, its ``y`` is |G|².
+        confidence: of the interval.
 
-    ``None`` where |G|² or GᵀHG cannot be told from zero, or the curvature along the gradient is
-    negative: not defined there.
+    Source: McCandlish et al. 2018, eq. 2.6.
     """
     ratio = ratio_interval(average, confidence)
-    return (
-        Bounded(ratio.rho, ratio.low, ratio.high) if ratio is not None and ratio.low > 0 else None
+    if ratio is None or ratio.low <= 0:
+        return None
+    return Bounded(
+        value=ratio.rho,
+        low=ratio.low,
+        high=ratio.high,
     )
 
 
 def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
-    """Best decrease of the loss in one such step, |G|⁴/(2 GᵀHG) (eq. 2.7), with the delta method's
-    interval in its logarithm.
+    """Best decrease of the loss in one such step, |G|⁴/(2 GᵀHG).
 
-    Arguments and ``None`` as in :func:`eps_max`.
+    The interval is that of the delta method, in its logarithm. Arguments and ``None`` are as in
+    :func:`eps_max`.
+
+    Source: McCandlish et al. 2018, eq. 2.7.
     """
     if eps_max(average, confidence) is None:
         return None
@@ -120,16 +136,20 @@ def dl_max(average: RunningAverage, confidence: float = 0.95) -> Bounded | None:
         + spread.noise / curvature**2
         - 4 * spread.cross / (grad_sq * curvature)
     )
-    width = math.exp(
-        student_t_quantile(0.5 + confidence / 2, average.nu) * math.sqrt(max(0.0, variance))
-    )
+    quantile = student_t_quantile(0.5 + confidence / 2, average.nu)
+    width = math.exp(quantile * math.sqrt(max(0.0, variance)))
     value = grad_sq**2 / (2 * curvature)
-    return Bounded(value, value / width, value * width)
+    return Bounded(
+        value=value,
+        low=value / width,
+        high=value * width,
+    )
 
 
 def relative_error(average: RunningAverage) -> float | None:
-    """Standard error of the noise scale relative to itself (delta method); ``None`` where it cannot
-    be said.
+    """Standard error of the noise scale relative to itself (delta method).
+
+    ``None`` where it cannot be determined.
 
     >>> average = RunningAverage(1.0)
     >>> for q in (5.0, 5.5, 6.0, 5.2, 5.8, 5.4):
@@ -140,21 +160,23 @@ def relative_error(average: RunningAverage) -> float | None:
     trace, grad_sq = average.means()
     if average.n_eff < 2 or trace <= 0 or grad_sq <= 0:
         return None
-    s = average.covariance()
-    return math.sqrt(
-        max(0.0, s.noise / trace**2 + s.signal / grad_sq**2 - 2 * s.cross / (trace * grad_sq))
-    )
+    spread = average.covariance()
+    of_trace = spread.noise / trace**2
+    of_grad_sq = spread.signal / grad_sq**2
+    both = 2 * spread.cross / (trace * grad_sq)
+    variance = of_trace + of_grad_sq - both
+    return math.sqrt(max(0.0, variance))
 
 
 def gradient_rules_error(average: RunningAverage) -> bool:
-    """Whether GᵀMG is less precise than tr(MΣ), so that larger probes are worth more than further
-    ones.
-    """
+    """Whether GᵀMG is less precise than tr(MΣ): larger probes then help more than further ones."""
     if average.n_eff < 2:  # hardly a probe was finite
         return True
     trace, grad_sq = average.means()
+    if grad_sq <= 0 or trace <= 0:
+        return True
     spread = average.covariance()
-    return grad_sq <= 0 or trace <= 0 or spread.signal / grad_sq**2 > spread.noise / trace**2
+    return spread.signal / grad_sq**2 > spread.noise / trace**2
 
 
 class CurvatureAverage:
@@ -162,26 +184,33 @@ class CurvatureAverage:
 
     Args:
         decay: exponential decay per probe; 1 for the plain weighted mean, as at frozen weights.
-            Else three windows speak as in :class:`~lightning_noise.core.windows.Windows`.
+            With any other, one of three windows is reported, as in
+            :class:`~lightning_noise.core.windows.Windows`.
     """
 
     def __init__(self, decay: float) -> None:
-        self._windows = Windows(decay, short=() if decay == 1 else None)
-        self._model = Windows(decay, short=() if decay == 1 else None)
+        short: tuple[float, ...] = SHORT_DECAYS
+        if decay == 1:
+            short = ()
+        self._windows = Windows(decay, short=short)
+        self._model = Windows(decay, short=short)
         self.probes = 0
         self._indefinite = 0.0
 
     def update(self, probe: CurvatureProbe) -> None:
         """Adds one probe that ``is_usable``."""
         self._windows.update(probe.moments)
+        curvature = probe.moments.signal
+        grad_sq = probe.euclidean.signal
+        weight = 1 / probe.moments.c_big
         for window in self._model.averages:
-            window.add(probe.moments.signal, probe.euclidean.signal, 1 / probe.moments.c_big)
+            window.add(curvature, grad_sq, weight)
         self.probes += 1
         self._indefinite += probe.indefinite
 
     @property
     def average(self) -> RunningAverage:
-        """The average of tr(HΣ) and GᵀHG that speaks now."""
+        """The average of tr(HΣ) and GᵀHG over the window that is reported."""
         return self._windows.current()
 
     def estimate(self, confidence: float = 0.95, data_size: float | None = None) -> NoiseEstimate:
@@ -204,7 +233,9 @@ class CurvatureAverage:
     @property
     def indefinite(self) -> float | None:
         """Share of all probes that met a direction of curvature <= 0; ``None`` before the first."""
-        return self._indefinite / self.probes if self.probes else None
+        if not self.probes:
+            return None
+        return self._indefinite / self.probes
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python values, exact."""
@@ -219,4 +250,5 @@ class CurvatureAverage:
         """Restores :meth:`state_dict`."""
         self._windows.load_state_dict(state["windows"])
         self._model.load_state_dict(state["model"])
-        self.probes, self._indefinite = state["probes"], state["indefinite"]
+        self.probes = state["probes"]
+        self._indefinite = state["indefinite"]

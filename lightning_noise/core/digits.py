@@ -1,8 +1,8 @@
-"""Numbers in words for people."""
+"""Numbers as text, for sentences."""
 
 
 def in_digits(value: float) -> str:
-    """Three digits, or all of a whole number that is longer.
+    """Three significant digits, or all digits of a longer integer.
 
     >>> in_digits(1843.2), in_digits(41.27), in_digits(0.5)
     ('1843', '41.3', '0.5')
@@ -13,10 +13,11 @@ def in_digits(value: float) -> str:
 
 
 def in_percent(share: float) -> str:
-    """Rounded to one percent, below two percent to a tenth, so that 0.4 % is not shown as nothing.
+    """Rounded to one percent, or to a tenth below two percent, so that 0.4 % is not shown as zero.
 
     >>> in_percent(0.226), in_percent(0.004)
     ('23 %', '0.4 %')
     """
-    digits = 0 if abs(share) >= 0.02 else 1
-    return f"{100 * share:.{digits}f} %"
+    if abs(share) < 0.02:
+        return f"{100 * share:.1f} %"
+    return f"{100 * share:.0f} %"

@@ -1,8 +1,10 @@
-"""Least squares of ln S on the curve S = S_min (1 + b/B), as a function of the one unknown that is
-not linear.
+"""Least squares of ln S on the curve S = S_min (1 + b/B), as a function of ln b.
+
+The other unknown, ln S_min, is linear: its best value at a given b is a mean.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
 from lightning_noise.core.student_t import student_t_quantile
@@ -27,10 +29,9 @@ class Profile:
         self._logs = list(logs)
         self._from = math.log(sizes[0]) - _SPAN
         self._to = math.log(sizes[-1]) + _SPAN
+        log_examples = list(map(operator.add, logs, map(math.log, sizes)))
         self.rss_of_constant_steps = _centred_squares(logs)
-        self.rss_of_perfect_scaling = _centred_squares(
-            [y + math.log(size) for size, y in zip(sizes, logs, strict=True)]
-        )
+        self.rss_of_perfect_scaling = _centred_squares(log_examples)
 
     def _residuals(self, u: float) -> list[float]:
         """ln S_i − ln(1 + e^u/B_i), not centred."""
@@ -42,11 +43,13 @@ class Profile:
         return _centred_squares(self._residuals(u))
 
     def limit(self, best: float, confidence: float) -> float:
-        """The RSS up to which a u is not excluded: RSS_min (1 + t²/(m − 2)), t at m − 2 degrees of
-        freedom.
+        """The RSS up to which a u is not excluded.
+
+        RSS_min (1 + t²/(m − 2)), with t at m − 2 degrees of freedom.
         """
         nu = len(self._logs) - 2
-        return self.rss(best) * (1 + student_t_quantile(0.5 + confidence / 2, nu) ** 2 / nu)
+        quantile = student_t_quantile(0.5 + confidence / 2, nu)
+        return self.rss(best) * (1 + quantile**2 / nu)
 
     def log_s_min(self, u: float) -> float:
         """The best ln S_min at this u."""
@@ -58,14 +61,13 @@ class Profile:
         It lies at an end of the grid, far from all sizes, where the steps show no bend.
         """
         count = round((self._to - self._from) / _GRID)
-        u = min((self._from + i * _GRID for i in range(count + 1)), key=self.rss)
+        grid = [self._from + i * _GRID for i in range(count + 1)]
+        u = min(grid, key=self.rss)
         for _ in range(100):
-            step = max(
-                -_GRID, min(_GRID, self._gauss_newton(u))
-            )  # far from all sizes the slope vanishes
-            while abs(step) > 1e-3 and self.rss(u + step) > self.rss(
-                u
-            ):  # a shorter step is safe, and RSS too flat to compare
+            step = self._gauss_newton(u)
+            step = max(-_GRID, min(_GRID, step))  # far from all sizes the slope vanishes
+            # a step below 1e-3 is safe, and RSS too flat there to compare
+            while abs(step) > 1e-3 and self.rss(u + step) > self.rss(u):
                 step /= 2
             if abs(step) < 1e-13 or not self._from < u + step < self._to:
                 break
@@ -73,24 +75,25 @@ class Profile:
         return u
 
     def _gauss_newton(self, u: float) -> float:
+        b = math.exp(u)
         residuals = _centred(self._residuals(u))
-        slopes = _centred(
-            [1 / (1 + size / math.exp(u)) for size in self._sizes]
-        )  # d ln(1 + e^u/B)/du
-        squares = math.fsum(s * s for s in slopes)
-        return (
-            math.fsum(r * s for r, s in zip(residuals, slopes, strict=True)) / squares
-            if squares > 0
-            else 0.0
-        )
+        slopes = _centred([1 / (1 + size / b) for size in self._sizes])  # d ln(1 + e^u/B)/du
+        squares = _dot(slopes, slopes)
+        if squares <= 0:
+            return 0.0
+        return _dot(residuals, slopes) / squares
 
     def crossing(self, best: float, limit: float, side: int) -> float:
-        """The outermost u on one side of ``best`` (−1 or +1) where RSS falls to ``limit``; it must
-        lie above it far out.
+        """The outermost u on one side of ``best`` (−1 or +1) where RSS falls to ``limit``.
+
+        RSS must exceed ``limit`` far out.
         """
-        outside = self._from if side < 0 else self._to
+        outside = self._to
+        if side < 0:
+            outside = self._from
         inside = best
-        for i in range(int(abs(outside - best) / _GRID), 0, -1):
+        points = int(abs(outside - best) / _GRID)
+        for i in range(points, 0, -1):
             u = best + side * i * _GRID
             if self.rss(u) <= limit:
                 inside = u
@@ -98,7 +101,10 @@ class Profile:
             outside = u
         for _ in range(45):
             middle = (inside + outside) / 2
-            inside, outside = (middle, outside) if self.rss(middle) <= limit else (inside, middle)
+            if self.rss(middle) <= limit:
+                inside = middle
+            else:
+                outside = middle
         return inside
 
 
@@ -108,4 +114,9 @@ def _centred(values: Sequence[float]) -> list[float]:
 
 
 def _centred_squares(values: Sequence[float]) -> float:
-    return math.fsum(value * value for value in _centred(values))
+    centred = _centred(values)
+    return _dot(centred, centred)
+
+
+def _dot(x: Sequence[float], y: Sequence[float]) -> float:
+    return math.fsum(map(operator.mul, x, y))

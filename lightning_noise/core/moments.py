@@ -1,6 +1,4 @@
-"""The record between the rooms: what a gradient probe hands to the estimator, and which number it
-belongs to.
-"""
+"""What a gradient probe passes to the estimator, and the key of the noise scale it belongs to."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,8 +6,9 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """Names one noise scale. ``Key()`` is the headline: all parameters of the only optimizer,
-    Euclidean metric.
+    """Names one noise scale.
+
+    ``Key()`` is the main one: all parameters of the only optimizer, in the Euclidean metric.
     """
 
     geometry: str = "euclidean"
@@ -22,8 +21,8 @@ class Moments(NamedTuple):
 
     A step sees K groups of examples; group i has ``b_i`` examples, mean gradient ``g_i`` and weight
     ``w_i`` in the gradient ``ḡ = Σ w_i g_i`` that the optimizer gets (``Σ w_i = 1``). The fields
-    are additive: every rank contributes a partial, pre-weighted record and the field-wise sum over
-    the world is the step's (see :func:`add`).
+    are additive: every rank contributes a partial, pre-weighted record, and the field-wise sum over
+    all ranks is that of the step (see :func:`add`).
 
     Args:
         q_small: ``Σ w_i |g_i|²``, loss²/parameter².
@@ -47,37 +46,34 @@ class Moments(NamedTuple):
 
     @property
     def signal(self) -> float:
-        """Unbiased ``|G|²`` of this step (GᵀMG in a metric M); may be negative, and must not be
-        clamped before averaging.
+        """Unbiased ``|G|²`` of this step (GᵀMG in a metric M).
+
+        It may be negative, and must not be clamped before averaging.
         """
         return (self.c_small * self.q_big - self.c_big * self.q_small) / self._spread()
 
     @property
     def noise(self) -> float:
-        """Unbiased ``tr(Σ)`` (tr(MΣ) in a metric M), the summed variance of one
-        example's gradient.
-        """
+        """Unbiased ``tr(Σ)`` (tr(MΣ) in a metric M): the summed variance of one gradient."""
         return (self.q_small - self.q_big) / self._spread()
 
     def _spread(self) -> float:
         if not self.has_groups:
-            raise ValueError(
-                f"Moments need two groups of gradients, that is c_small > c_big, but "
-                f"c_small={self.c_small} and "
-                f"c_big={self.c_big}. Use more micro-batches, more ranks or single examples in "
-                f"this step."
-            )
+            needs = "Moments need two groups of gradients, that is c_small > c_big"
+            given = f"c_small={self.c_small} and c_big={self.c_big}"
+            fix = "Use more micro-batches, more ranks or single examples in this step"
+            raise ValueError(f"{needs}, but {given}. {fix}.")
         return self.c_small - self.c_big
 
     @property
     def has_groups(self) -> bool:
-        """Whether the step had at least two groups, without which nothing can be said."""
+        """Whether the step had at least two groups, without which nothing can be determined."""
         return self.c_small - self.c_big > 1e-9 * self.c_small
 
     @property
     def is_finite(self) -> bool:
         """Whether all four numbers are finite (an overflow step under a loss scaler is not)."""
-        return all(math.isfinite(value) for value in self)
+        return all(map(math.isfinite, self))
 
 
 def add(parts: Iterable[Moments]) -> Moments:
@@ -87,23 +83,23 @@ def add(parts: Iterable[Moments]) -> Moments:
     Moments(q_small=4.0, q_big=4.0, c_small=1.0, c_big=0.5)
     """
     columns = list(zip(*parts, strict=True))
-    return (
-        Moments(*(math.fsum(column) for column in columns))
-        if columns
-        else Moments(0.0, 0.0, 0.0, 0.0)
-    )
+    if not columns:
+        return Moments(0.0, 0.0, 0.0, 0.0)
+    return Moments(*map(math.fsum, columns))
 
 
 def from_contributions(
-    contribution_sq: Sequence[float], shares: Sequence[float], sizes: Sequence[float], q_big: float
+    contribution_sq: Sequence[float],
+    shares: Sequence[float],
+    sizes: Sequence[float],
+    q_big: float,
 ) -> Moments:
-    """Moments from what every group ADDED to the step's gradient, for losses that weigh groups by
-    anything they like.
+    """Moments from what every group ADDED to the step's gradient, for losses with any weights.
 
     Group i added ``c_i = w_i g_i`` and holds the share ``p_i`` of the step's examples. Under a
-    token-mean loss the weight follows the tokens and the share follows the examples, so neither one
-    example nor one token a unit is right; this form is. Where ``p_i = w_i`` it equals the plain
-    definition. Groups with a share of zero are skipped.
+    token-mean loss the weight follows the tokens and the share follows the examples, so that
+    neither examples nor tokens alone are the right unit; this form is right for both. Where
+    ``p_i = w_i`` it equals the plain definition. Groups with a share of zero are skipped.
 
     Args:
         contribution_sq: ``|c_i|²`` for each group.
@@ -119,16 +115,19 @@ def from_contributions(
     """
     total = math.fsum(shares)
     if min(shares, default=0.0) < 0 or total <= 0 or min(sizes, default=0.0) <= 0:
-        raise ValueError(
-            f"shares must be >= 0 with a positive sum and sizes > 0, got shares={shares}, "
-            f"sizes={sizes}."
-        )
-    groups = [
-        (sq, p / total, b) for sq, p, b in zip(contribution_sq, shares, sizes, strict=True) if p > 0
-    ]
+        given = f"shares={shares}, sizes={sizes}"
+        raise ValueError(f"shares must be >= 0 with a positive sum and sizes > 0, got {given}.")
+    q_small, c_small, c_big = [], [], []
+    for sq, share, size in zip(contribution_sq, shares, sizes, strict=True):
+        if share <= 0:
+            continue
+        p = share / total
+        q_small.append(sq / p)
+        c_small.append(p / size)
+        c_big.append(p * p / size)
     return Moments(
-        q_small=math.fsum(sq / p for sq, p, _ in groups),
+        q_small=math.fsum(q_small),
         q_big=q_big,
-        c_small=math.fsum(p / b for _, p, b in groups),
-        c_big=math.fsum(p * p / b for _, p, b in groups),
+        c_small=math.fsum(c_small),
+        c_big=math.fsum(c_big),
     )

@@ -1,6 +1,4 @@
-"""Why something is not measured, or should be doubted: a code, a severity, a text and a suggested
-fix.
-"""
+"""Why something is not measured, or should be doubted."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -13,15 +11,15 @@ class Severity(Enum):
     """What follows from a reason."""
 
     SKIP = "skip"  # this step is not used
-    WARN = "warn"  # the number is used, and doubted
+    WARN = "warn"  # the value is used, and doubted
     REFUSE = "refuse"  # nothing can be measured this way
 
 
 class Reason(NamedTuple):
-    """Why something is not measured, or should be doubted.
+    """Why something is not measured, or should be doubted, with a suggested fix.
 
     Args:
-        code: the same for every reason of a kind; hosts look up their own words by it, tests
+        code: the same for all reasons of one kind; hosts look up their wording by it, and tests
             compare it.
         severity: what follows.
         text: what is the case, in words for the user.
@@ -37,11 +35,13 @@ class Reason(NamedTuple):
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.text}. {self.fix}" if self.fix else self.text
+        if not self.fix:
+            return self.text
+        return f"{self.text}. {self.fix}"
 
 
 class CannotMeasureError(NoiseScaleError, ValueError):
-    """The set-up, or what its first step shows, can never give a right number.
+    """The set-up cannot give a correct noise scale, as far as it or its first step shows.
 
     Args:
         reasons: each with its fix; the first one is the most important.

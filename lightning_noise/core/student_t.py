@@ -7,12 +7,11 @@ from statistics import NormalDist
 
 @lru_cache(maxsize=4096)
 def student_t_quantile(probability: float, nu: float) -> float:
-    """The ``probability`` quantile of Student's t with ``nu`` degrees of freedom (real, at least
-    1).
+    """The ``probability`` quantile of Student's t with ``nu`` degrees of freedom.
 
-    Cornish–Fisher series in 1/nu to fourth order (Abramowitz and Stegun 26.7.5). Below 30 degrees
-    of freedom, where the series is off by up to a few percent, Newton's method on the exact
-    distribution function finishes the work.
+    ``nu`` is a real number, at least 1. The method is the Cornish–Fisher series in 1/nu to fourth
+    order (Abramowitz and Stegun 26.7.5). Below 30 degrees of freedom, where the series is off by up
+    to a few percent, Newton's method on the exact distribution function corrects it.
 
     Raises:
         ValueError: ``probability`` outside (0, 1) or ``nu`` below 1.
@@ -21,13 +20,14 @@ def student_t_quantile(probability: float, nu: float) -> float:
     (2.77645, 12.7062)
     """
     if not 0 < probability < 1 or not nu >= 1:
-        raise ValueError(
-            f"need 0 < probability < 1 and nu >= 1, got probability={probability}, nu={nu}."
-        )
+        given = f"probability={probability}, nu={nu}"
+        raise ValueError(f"need 0 < probability < 1 and nu >= 1, got {given}.")
     if probability < 0.5:
         return -student_t_quantile(1 - probability, nu)
     t = _series(probability, nu)
-    return t if nu >= 30 else _newton(1 - probability, nu, t)
+    if nu >= 30:
+        return t
+    return _newton(1 - probability, nu, t)
 
 
 def _series(probability: float, nu: float) -> float:
@@ -41,13 +41,17 @@ def _series(probability: float, nu: float) -> float:
 
 
 def _newton(tail: float, nu: float, t: float) -> float:
-    """Solves ln P(T > t) = ln tail; in the logarithm the tail is concave, so the steps do not
-    overshoot.
+    """Solves ln P(T > t) = ln tail.
+
+    The logarithm of the tail is concave, so the steps do not overshoot.
     """
-    log_norm = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi)
+    half = nu / 2
+    log_norm = math.lgamma((nu + 1) / 2) - math.lgamma(half)
+    log_norm -= 0.5 * math.log(nu * math.pi)
     for _ in range(60):
         upper = _upper_tail(t, nu)
-        density = math.exp(log_norm - (nu + 1) / 2 * math.log1p(t * t / nu))
+        log_density = log_norm - (nu + 1) / 2 * math.log1p(t * t / nu)
+        density = math.exp(log_density)
         step = math.log(upper / tail) * upper / density
         t = max(t + step, 0.0)
         if abs(step) <= 1e-13 * (1 + t):
@@ -56,12 +60,15 @@ def _newton(tail: float, nu: float, t: float) -> float:
 
 
 def _upper_tail(t: float, nu: float) -> float:
-    """P(T > t) for t >= 0: half the regularised incomplete beta function I_x(nu/2, 1/2) at x = nu /
-    (nu + t²).
+    """P(T > t) for t >= 0: half the regularised incomplete beta function I_x(nu/2, 1/2).
+
+    Here x = nu / (nu + t²).
     """
     x = nu / (nu + t * t)
-    a, b = nu / 2, 0.5
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x)
+    a = nu / 2
+    b = 0.5
+    log_beta = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    log_front = log_beta + a * math.log(x)
     if x >= 1.0:
         return 0.5
     front = math.exp(log_front + b * math.log1p(-x))
@@ -73,11 +80,13 @@ def _upper_tail(t: float, nu: float) -> float:
 def _beta_fraction(x: float, a: float, b: float) -> float:
     """The continued fraction of the incomplete beta function, by the modified Lentz method."""
     tiny = 1e-300
-    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    c = 1.0
+    d = 1 / (1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, 500):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        am = a + 2 * m
+        even = m * (b - m) * x / ((am - 1) * am)
+        odd = -(a + m) * (a + b + m) * x / (am * (am + 1))
         change = 1.0
         for term in (even, odd):
             d = 1 / ((1 + term * d) or tiny)

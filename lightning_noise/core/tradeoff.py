@@ -1,8 +1,7 @@
-"""The large-batch model of McCandlish et al. 2018, section 2: what a batch size costs, given a
-noise scale ``b``.
+"""The large-batch model of McCandlish et al. 2018, section 2.
 
-All batch sizes and noise scales are in the same unit, examples (or whatever the batch dimension
-counts).
+It gives what a batch size costs at a noise scale ``b``. All batch sizes and noise scales are in the
+same unit, examples (or whatever the batch dimension counts).
 """
 
 import math
@@ -13,8 +12,9 @@ from lightning_noise.core.checks import check_positive
 
 
 class FrontierPoint(NamedTuple):
-    """One point of the Pareto frontier between steps and examples, both relative to their least
-    values.
+    """One point of the Pareto frontier between steps and examples.
+
+    Both are relative to their minimum.
     """
 
     global_size: float
@@ -26,8 +26,7 @@ def steps_factor(global_size: float, b: float) -> float:
     """S/S_min = 1 + b/B: optimizer steps relative to the least possible (eq. 2.7 and section 2.3).
 
     Raises:
-        ValueError: an argument is not a finite positive number (so for all functions of this
-            module).
+        ValueError: an argument is not a finite positive number, as in all functions of this module.
 
     >>> [steps_factor(size, 1000) for size in (250, 1000, 4000)]
     [5.0, 2.0, 1.25]
@@ -57,8 +56,9 @@ def eps_opt(global_size: float, b: float, eps_max: float) -> float:
 
 
 def dl_opt(global_size: float, b: float, dl_max: float) -> float:
-    """Best expected decrease of the loss in one step, dl_max / (1 + b/B) (eq. 2.7), in the unit of
-    the loss.
+    """Best expected decrease of the loss in one step, dl_max / (1 + b/B) (eq. 2.7).
+
+    It is in the unit of the loss.
 
     >>> dl_opt(2.8, 2.8, 0.4)
     0.2
@@ -68,11 +68,10 @@ def dl_opt(global_size: float, b: float, dl_max: float) -> float:
 
 
 def gain(b: float, old: float, new: float) -> float:
-    """How much more one step achieves at batch size ``new`` than at ``old``: (1 + b/old)/(1 +
-    b/new).
+    """How much more one step achieves at batch size ``new`` than at ``old``.
 
-    It is the AdaScale gain ratio (Johnson et al. 2020, arXiv 2007.05105) and lies between 1 and
-    new/old.
+    The gain is (1 + b/old)/(1 + b/new). It is the AdaScale gain ratio (Johnson et al. 2020, arXiv
+    2007.05105) and lies between 1 and new/old.
 
     >>> gain(1000, 1000, 4000)
     1.6
@@ -97,12 +96,21 @@ def frontier(b: float, sizes: Iterable[float]) -> list[FrontierPoint]:
     >>> frontier(1000, [250])
     [FrontierPoint(global_size=250, steps_factor=5.0, examples_factor=1.25)]
     """
-    return [FrontierPoint(size, steps_factor(size, b), examples_factor(size, b)) for size in sizes]
+    points = []
+    for size in sizes:
+        point = FrontierPoint(
+            global_size=size,
+            steps_factor=steps_factor(size, b),
+            examples_factor=examples_factor(size, b),
+        )
+        points.append(point)
+    return points
 
 
 def gamma(bs: Sequence[float]) -> float:
-    """What an adaptive batch could gain on a run: (Σ sqrt(b))² / (n Σ b) <= 1, 1 meaning nothing
-    (appendix D).
+    """What an adaptive batch could gain on a run: (Σ sqrt(b))² / (n Σ b) <= 1 (appendix D).
+
+    1 means that there is nothing to gain.
 
     Args:
         bs: noise scales at equally spaced moments of the run, in progress made (steps of the
@@ -115,4 +123,5 @@ def gamma(bs: Sequence[float]) -> float:
         raise ValueError("bs must hold at least one noise scale, got none.")
     for value in bs:
         check_positive(bs=value)
-    return math.fsum(map(math.sqrt, bs)) ** 2 / (len(bs) * math.fsum(bs))
+    sum_of_roots = math.fsum(map(math.sqrt, bs))
+    return sum_of_roots**2 / (len(bs) * math.fsum(bs))

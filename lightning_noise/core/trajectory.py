@@ -1,4 +1,4 @@
-"""The way of a noise scale over a run, kept apart by learning rate: a small rate inflates it."""
+"""The noise scale over a run, separately for each learning rate: a small rate inflates it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -12,9 +12,7 @@ TINY = -(10**6)  # the bin of a learning rate of zero
 
 
 class Resolved(NamedTuple):
-    """One resolved value on the way: at which measured step, and the value with its interval, in
-    examples.
-    """
+    """One resolved value, in examples with its interval, and the measured step that it is from."""
 
     step: int
     noise_scale: float
@@ -44,12 +42,13 @@ class Stretch:
     @property
     def mean(self) -> float | None:
         """Mean of the smoothed resolved values, in examples."""
-        return self.total / self.resolved_steps if self.resolved_steps else None
+        if not self.resolved_steps:
+            return None
+        return self.total / self.resolved_steps
 
 
 class Trajectory:
-    """First, mean and last resolved value of a run, and what it measured while the learning rate
-    was high.
+    """First, mean and last resolved value of a run, also of the part with a high learning rate.
 
     B_simple is inversely proportional to the temperature, learning rate over batch size (McCandlish
     et al. 2018, section 2), so that the end of a decaying schedule says little about the run. A
@@ -73,10 +72,15 @@ class Trajectory:
         self._stretches: dict[int, Stretch] = {}
 
     def add(
-        self, estimate: NoiseEstimate, *, rate: float | None = None, size: float | None = None
+        self,
+        estimate: NoiseEstimate,
+        *,
+        rate: float | None = None,
+        size: float | None = None,
     ) -> None:
-        """Adds the estimate after one more measured step; unresolved ones count as an end, not as a
-        value.
+        """Adds the estimate after one more measured step.
+
+        An unresolved one counts as an end, not as a value.
 
         Args:
             estimate: with all steps so far.
@@ -86,11 +90,21 @@ class Trajectory:
         self.last_rate = rate
         self.peak_rate = max(self.peak_rate, rate or 0.0)
         stretch = self._stretches.setdefault(_bin(rate), Stretch())
-        stretch.end = (estimate.steps, estimate.noise_scale, estimate.low, estimate.high)
+        stretch.end = (
+            estimate.steps,
+            estimate.noise_scale,
+            estimate.low,
+            estimate.high,
+        )
         stretch.size = size
         if estimate.noise_scale is None or estimate.low is None or estimate.high is None:
             return
-        self.last = Resolved(estimate.steps, estimate.noise_scale, estimate.low, estimate.high)
+        self.last = Resolved(
+            step=estimate.steps,
+            noise_scale=estimate.noise_scale,
+            low=estimate.low,
+            high=estimate.high,
+        )
         self.first = self.first or self.last
         stretch.first = stretch.first or self.last
         stretch.last = self.last
@@ -100,19 +114,22 @@ class Trajectory:
     @property
     def high(self) -> Stretch:
         """All steps whose learning rate was at least a third of the greatest one."""
-        least = _bin(self.peak_rate) - PARTS
+        least = self._least_high_bin()
         return _join([part for at, part in self._stretches.items() if at >= least])
+
+    def _least_high_bin(self) -> int:
+        return _bin(self.peak_rate) - PARTS
 
     @property
     def has_decayed(self) -> bool:
         """Whether the learning rate of the latest step is below a third of the greatest one."""
-        return self.last_rate is not None and _bin(self.last_rate) < _bin(self.peak_rate) - PARTS
+        if self.last_rate is None:
+            return False
+        return _bin(self.last_rate) < self._least_high_bin()
 
     @property
     def mean(self) -> float | None:
-        """Mean of the smoothed resolved values over measured steps with a high learning rate, in
-        examples.
-        """
+        """Mean of the smoothed resolved values at high learning rates, in examples."""
         return self.high.mean
 
     @property
@@ -122,62 +139,99 @@ class Trajectory:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python values, exact."""
+        stretches = []
+        for at, part in self._stretches.items():
+            stretches.append([at, _plain(part)])
         return {
-            "first": self.first and list(self.first),
-            "last": self.last and list(self.last),
+            "first": _as_list(self.first),
+            "last": _as_list(self.last),
             "rates": [self.peak_rate, self.last_rate],
-            "stretches": [[at, _plain(part)] for at, part in self._stretches.items()],
+            "stretches": stretches,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`, also that of a version that did not keep learning rates
-        apart.
-        """
-        self.first, self.last = _resolved(state["first"]), _resolved(state["last"])
+        """Restores :meth:`state_dict`, also that of a version that recorded no learning rates."""
+        self.first = _resolved(state["first"])
+        self.last = _resolved(state["last"])
         self.peak_rate, self.last_rate = state.get("rates", (0.0, None))
+        self._stretches = {}
         if "stretches" in state:
-            self._stretches = {at: _stretch(part) for at, part in state["stretches"]}
+            for at, part in state["stretches"]:
+                self._stretches[at] = _stretch(part)
         else:
-            old = Stretch(self.first, self.last, state["resolved_steps"], state["sum"])
-            self._stretches = {_bin(None): old}
+            self._stretches[_bin(None)] = Stretch(
+                first=self.first,
+                last=self.last,
+                resolved_steps=state["resolved_steps"],
+                total=state["sum"],
+            )
 
 
 def _bin(rate: float | None) -> int:
     """Without a learning rate every step counts, as if it had the greatest one."""
     if rate is None:
         return -TINY
-    return math.floor(PARTS * math.log(rate, 3) + 1e-9) if rate > 0 else TINY
+    if rate <= 0:
+        return TINY
+    return math.floor(PARTS * math.log(rate, 3) + 1e-9)
 
 
 def _join(parts: list[Stretch]) -> Stretch:
-    firsts = [part.first for part in parts if part.first is not None]
-    lasts = [part.last for part in parts if part.last is not None]
-    latest = max(parts, key=lambda part: part.end[0] if part.end else 0, default=Stretch())
+    firsts, lasts, totals = [], [], []
+    resolved_steps = 0
+    for part in parts:
+        if part.first is not None:
+            firsts.append(part.first)
+        if part.last is not None:
+            lasts.append(part.last)
+        totals.append(part.total)
+        resolved_steps += part.resolved_steps
+    latest = max(parts, key=_end_step, default=Stretch())
     return Stretch(
         first=min(firsts, default=None),
         last=max(lasts, default=None),
-        resolved_steps=sum(part.resolved_steps for part in parts),
-        total=math.fsum(part.total for part in parts),
+        resolved_steps=resolved_steps,
+        total=math.fsum(totals),
         end=latest.end,
         size=latest.size,
     )
 
 
+def _end_step(stretch: Stretch) -> int:
+    if stretch.end is None:
+        return 0
+    return stretch.end[0]
+
+
 def _plain(stretch: Stretch) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(stretch).items()}
+    return {
+        **asdict(stretch),
+        "first": _as_list(stretch.first),
+        "last": _as_list(stretch.last),
+        "end": _as_list(stretch.end),
+    }
 
 
 def _stretch(plain: dict[str, Any]) -> Stretch:
-    end = None if plain["end"] is None else tuple(plain["end"])
-    return Stretch(
-        **{
-            **plain,
-            "first": _resolved(plain["first"]),
-            "last": _resolved(plain["last"]),
-            "end": end,
-        }
-    )
+    end = plain["end"]
+    if end is not None:
+        end = tuple(end)
+    fields = {
+        **plain,
+        "first": _resolved(plain["first"]),
+        "last": _resolved(plain["last"]),
+        "end": end,
+    }
+    return Stretch(**fields)
+
+
+def _as_list(values: tuple[Any, ...] | None) -> list[Any] | None:
+    if values is None:
+        return None
+    return list(values)
 
 
 def _resolved(plain: list[Any] | None) -> Resolved | None:
-    return Resolved(*plain) if plain else None
+    if not plain:
+        return None
+    return Resolved(*plain)

@@ -3,6 +3,8 @@
 import torch.distributed as dist
 from torch import Tensor
 
+from lightning_noise.probes.setup import Reduce
+
 
 def sum_over_ranks(table: Tensor) -> Tensor:
     """Sums a tensor over all ranks, in place: one collective (Lightning's ``strategy.reduce`` adds
@@ -10,3 +12,10 @@ def sum_over_ranks(table: Tensor) -> Tensor:
     """
     dist.all_reduce(table)
     return table
+
+
+def reduction_over(ranks: int) -> Reduce | None:
+    """:func:`sum_over_ranks`, or ``None`` where there is one rank."""
+    if ranks == 1:
+        return None
+    return sum_over_ranks

@@ -7,9 +7,9 @@ from typing import Any
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from lightning_noise.hosts.distributed import sum_over_ranks
+from lightning_noise.hosts.distributed import reduction_over
+from lightning_noise.measure.optimizers import learning_rate
 from lightning_noise.measure.session import Session
-from lightning_noise.measure.steps import learning_rate
 from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
 from lightning_noise.say.log_keys import InUse, optimizer_values
@@ -31,16 +31,18 @@ class FabricNoiseScale:
     def __init__(
         self, fabric: Fabric, model: Any, optimizer: Any, *, accumulation: int = 1, **what: Any
     ) -> None:
-        self._fabric, self._accumulation = fabric, accumulation
+        self._fabric = fabric
+        self._accumulation = accumulation
         self._optimizer = optimizer.optimizer
         setup = Setup(
             ranks=fabric.world_size,
             rank=fabric.global_rank,
-            reduce=sum_over_ranks if fabric.world_size > 1 else None,
+            reduce=reduction_over(fabric.world_size),
             accumulation=accumulation,
             forward_context=fabric.autocast,
         )
-        module, optimizers = model.module, {"": self._optimizer}
+        module = model.module
+        optimizers = {"": self._optimizer}
         self.session = Session(What(**what), setup, module.named_parameters, optimizers, module)
 
     @contextmanager
@@ -54,10 +56,14 @@ class FabricNoiseScale:
         self.session.batch(batch, accumulation=self._accumulation)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """``fabric.backward(loss)``, of a loss over ``accumulation``; ``last``: a step is next."""
-        # the "16-mixed" plug-in alone has one
+        """``fabric.backward(loss)`` of a loss divided by ``accumulation``; ``last``: the optimizer
+        steps next.
+        """
+        # only the "16-mixed" plug-in has one
         scaler = getattr(self._fabric.strategy.precision, "scaler", None)
-        scale = None if scaler is None else scaler.scale(loss.new_ones(()))
+        scale: Tensor | None = None
+        if scaler is not None:
+            scale = scaler.scale(loss.new_ones(()))
         self.session.backward(loss)
         self._fabric.backward(loss)
         self.session.backward_done(last=last, loss_scale=scale)
@@ -67,8 +73,10 @@ class FabricNoiseScale:
         """Reads what waits, on all ranks, and logs it through Fabric's loggers."""
         self.session.read()
         rate = float(learning_rate(self._optimizer) or 0.0)
-        estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}
-        values = optimizer_values(estimates, "", InUse(rate, self.session.tally.global_size))
+        keys = self.session.readings.averages
+        estimates = {key: self.session.estimate(key) for key in keys}
+        in_use = InUse(rate, self.session.tally.global_size)
+        values = optimizer_values(estimates, "", in_use)
         self._fabric.log_dict(values, step=step)
         return values
 

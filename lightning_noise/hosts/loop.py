@@ -1,7 +1,7 @@
 """A measurement driven from a training loop in plain torch."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,10 @@ from torch.optim import Optimizer
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
-from lightning_noise.measure.curvature_channel import LossFn
+from lightning_noise.hosts.announced_passes import AnnouncedPasses
 from lightning_noise.measure.readings import Readings, Sink
 from lightning_noise.measure.session import Session
-from lightning_noise.measure.track import Track
-from lightning_noise.measure.what import What
+from lightning_noise.measure.what import LossFn, What
 from lightning_noise.probes.probe import Probe
 from lightning_noise.probes.setup import Reduce, Setup
 
@@ -35,15 +34,13 @@ class Monitor:
         probe: how the groups of a step are seen: a probe, its name, or "auto".
         geometry: metrics M of gᵀMg: "euclidean" (measured in any case), "hessian", "gauss_newton",
             "optimizer".
-        optimizers: by name, for several; one alone, where its metric or its learning rate is to be
-            known.
+        optimizers: several, by name; or one, whose metric or learning rate is needed.
         module: the model, for single examples and for curvatures by ``loss_fn``.
-        accumulation: micro-batches per optimizer step, where it is always the same; curvatures need
-            to know it.
+        accumulation: micro-batches per optimizer step, if always the same; for curvatures.
         loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures where there are
             fewer than three micro-batches per step.
-        keys: for each number wanted, the names of the parameters it is summed over; ``None``: one
-            key, all parameters.
+        keys: the noise scales to measure, each with the names of the parameters that it is summed
+            over; ``None``: one key, all parameters.
         decay: exponential decay per measured step; the longest window is (1 + decay)/(1 − decay)
             steps.
         every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
@@ -88,9 +85,11 @@ class Monitor:
         reduce: Reduce | None = None,
         decay_by_examples: bool = False,
     ) -> None:
+        if isinstance(geometry, str):
+            geometry = (geometry,)
         self._what = What(
             probe=probe,
-            geometries=(geometry,) if isinstance(geometry, str) else tuple(geometry),
+            geometries=tuple(geometry),
             every_n_steps=every_n_steps,
             decay=decay,
             keys=keys,
@@ -98,10 +97,10 @@ class Monitor:
             decay_by_examples=decay_by_examples,
         )
         self._several = isinstance(optimizers, Mapping)
-        self._optimizers: Mapping[str, Optimizer | None] = {"": None}
+        self._optimizers: Mapping[str, Optimizer | None]
         if isinstance(optimizers, Mapping):
             self._optimizers = optimizers
-        elif optimizers is not None:
+        else:
             self._optimizers = {"": optimizers}
         self._setup = Setup(
             ranks=replicas,
@@ -112,18 +111,13 @@ class Monitor:
         )
         self._module = module
         self._parameters: dict[str, Parameter] = {}
-        self._session: Session | None = None
+        self._attached: AnnouncedPasses | None = None  # from the first watch on
         self._state: Mapping[str, Any] | None = None
         self._sinks: list[Sink] = []
-        self._size: float | None = None  # of the micro-batch that was begun
-        self._weight = 1.0
-        self._begun = False
 
     @contextmanager
     def attach(self, parameters: Mapping[str, Parameter]) -> Iterator["Monitor"]:
-        """Watches ``parameters`` (name → parameter) inside the context; no hook stays behind after
-        it.
-        """
+        """Watches ``parameters`` (name → parameter) inside the context; no hook stays after it."""
         self.watch(parameters)
         try:
             yield self
@@ -131,28 +125,28 @@ class Monitor:
             self.close()
 
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
-        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped
-        while they are frozen.
-        """
+        """Sets the parameters to watch from the next optimizer step on; frozen ones are skipped."""
         self._parameters = dict(parameters)
-        if self._session is None:
-            self._session = Session(
-                self._what,
-                self._setup,
-                lambda: self._parameters.items(),
-                self._optimizers,
-                self._module,
-            )
-            for sink in self._sinks:
-                self._session.observe(sink)
-            if self._state is not None:
-                self._session.load_state_dict(self._state)
-        self._session.watch()
+        if self._attached is None:
+            session = self._open_session()
+            self._attached = AnnouncedPasses(session, self._setup.accumulation)
+        self.session.watch()
+
+    def _open_session(self) -> Session:
+        session = Session(self._what, self._setup, self._named, self._optimizers, self._module)
+        for sink in self._sinks:
+            session.observe(sink)
+        if self._state is not None:
+            session.load_state_dict(self._state)
+        return session
+
+    def _named(self) -> Iterable[tuple[str, Parameter]]:
+        return self._parameters.items()
 
     def close(self) -> None:
         """Removes every hook and forgets the step in progress. Averages and unread rows stay."""
-        if self._session is not None:
-            self._session.close()
+        if self._attached is not None:
+            self._attached.session.close()
 
     @property
     def session(self) -> Session:
@@ -161,15 +155,15 @@ class Monitor:
         Raises:
             RuntimeError: before :meth:`attach`.
         """
-        if self._session is None:
+        return self._passes.session
+
+    @property
+    def _passes(self) -> AnnouncedPasses:
+        if self._attached is None:
             raise RuntimeError(
                 "Monitor.attach(parameters) must be called first: it names the parameters to watch."
             )
-        return self._session
-
-    @property
-    def _track(self) -> Track:
-        return self.session.tracks[0]
+        return self._attached
 
     # One optimizer
 
@@ -183,26 +177,12 @@ class Monitor:
         inside abandons the step in progress. Curvatures, and the check that examples do not mix,
         need :meth:`backward` inside; curvatures by ``loss_fn`` need ``batch``.
         """
-        self.begin(size, weight, batch)
-        try:
+        with self._passes.micro_batch(size, weight, batch):
             yield
-        except BaseException:
-            self._track.abandon()
-            self._track.rest()
-            raise
-        self.end()
 
     def begin(self, size: float | None, weight: float = 1.0, batch: Any = None) -> None:
-        """The first half of :meth:`micro_batch`; a size of ``None`` means that it cannot be
-        determined.
-        """
-        step = self._track.optimizer_steps
-        self._size, self._weight = size, weight
-        self.session.curvature.batch(batch, size, accumulation=self._setup.accumulation, step=step)
-        self._track.prepare()
-        self._begun = not self._what.curved
-        if self._begun:
-            self._track.begin(size, weight)
+        """The first half of :meth:`micro_batch`; ``None`` where the size cannot be determined."""
+        self._passes.begin(size, weight, batch)
 
     def end(self) -> None:
         """The second half of :meth:`micro_batch`.
@@ -210,36 +190,22 @@ class Monitor:
         Raises:
             RuntimeError: a curvature is measured, and :meth:`backward` was not called.
         """
-        if not self._begun:
-            raise RuntimeError(
-                "Call monitor.backward(loss) in place of loss.backward(): geometry "
-                f"{self._what.curved[0]!r} needs the graph of the loss before the backward pass."
-            )
-        self._track.end()
-        self._track.rest()
+        self._passes.end()
 
     def backward(self, loss: Tensor) -> None:
-        """``loss.backward()``, with what needs the graph of the loss before it."""
-        if self._several:
-            self.session.backward(loss)
-            loss.backward()
-            self.session.backward_done(last=False)
+        """``loss.backward()``, preceded by what needs the graph of the loss."""
+        if not self._several:
+            self._passes.backward(loss)
             return
-        self.session.curvature.before_backward(loss, lambda: self._weight)
-        if not self._begun:  # the products above are no gradients of the step
-            self._begun = True
-            self._track.begin(self._size, self._weight)
-        self._track.watch_loss(loss)
+        self.session.backward(loss)
         loss.backward()
-        self.session.curvature.after_backward(self._size)
+        self.session.backward_done(last=False)
 
     # Several optimizers
 
     @contextmanager
     def batch(self, size: float) -> Iterator[None]:
-        """Around everything that is done with one batch of ``size`` examples, several optimizer
-        steps included.
-        """
+        """Around all that is done with one batch of ``size`` examples, even several steps."""
         self.session.batch(None, size=size)
         try:
             yield
@@ -256,7 +222,7 @@ class Monitor:
         """All backward passes of an optimizer step are done and ``.grad`` is still as they left it.
 
         Args:
-            optimizer: which one is about to step, where there are several.
+            optimizer: the one that is about to step, where there are several.
             loss_scale: factor on the loss that is still in the gradients, on their device (so that
                 nothing has to be read).
             learning_rate: of the step; taken from the optimizer where the monitor knows it.
@@ -264,11 +230,11 @@ class Monitor:
         if self._several:
             self.session.stepping(optimizer)
         else:
-            self._track.step(loss_scale=loss_scale, learning_rate=learning_rate)
+            self._passes.track.step(loss_scale=loss_scale, learning_rate=learning_rate)
 
     def discard(self) -> None:
-        """The optimizer steps though the step in progress cannot be used."""
-        self._track.discard()
+        """The optimizer steps, but the step in progress cannot be used."""
+        self._passes.track.discard()
 
     # Reading
 
@@ -278,19 +244,17 @@ class Monitor:
         return self.session.pending
 
     def flush(self) -> int:
-        """Reads all that waits: the only collective and the only wait for the device. Returns the
-        number of measured steps.
-        """
+        """Reads all that waits, with one collective; returns the number of measured steps."""
         return self.session.read()
 
     def forget_unread(self) -> None:
-        """Drops the rows that wait, without a collective; for after an error."""
+        """Drops the rows that wait, without a collective. For use after an error."""
         self.session.forget_unread()
 
     def observe(self, sink: Sink) -> None:
-        """Hands every reading to ``sink`` from here on."""
-        if self._session is not None:
-            self._session.observe(sink)
+        """Passes every reading to ``sink`` from here on."""
+        if self._attached is not None:
+            self._attached.session.observe(sink)
         self._sinks.append(sink)
 
     def estimate(self, key: Key = Key(), *, confidence: float = 0.95) -> NoiseEstimate:
@@ -308,9 +272,7 @@ class Monitor:
 
     @property
     def global_size(self) -> float | None:
-        """Examples that one optimizer step uses: the median of the latest steps, so that a short
-        last one does not show.
-        """
+        """Examples per optimizer step: the median of the latest steps."""
         return self.session.tally.global_size
 
     @property
@@ -321,16 +283,14 @@ class Monitor:
     @property
     def optimizer_steps(self) -> int:
         """Optimizer steps announced so far, measured or not."""
-        return self._track.optimizer_steps
+        return self._passes.track.optimizer_steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values. Reads waiting rows first: call it on all
-        ranks.
-        """
+        """Everything measured, as plain Python values. Reads what waits: call it on all ranks."""
         return self.session.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`; may be called before or after the first :meth:`watch`."""
         self._state = state
-        if self._session is not None:
-            self._session.load_state_dict(state)
+        if self._attached is not None:
+            self._attached.session.load_state_dict(state)

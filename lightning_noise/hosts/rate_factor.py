@@ -1,9 +1,9 @@
-"""Multiplies the learning rate around the optimizer's step and only there: schedulers, checkpoints,
-loggers see their own.
+"""Multiplies the learning rate only during the optimizer's step: schedulers, checkpoints and
+loggers see the unmultiplied rate.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,16 +12,24 @@ from torch.optim import Optimizer
 def optimizer_kinds(optimizer: Optimizer) -> list[str]:
     """Names of the optimizer's class and of those that it inherits from, its own first.
 
-    A subclass is what it inherits from; optimizers of other packages go by their names.
+    A subclass counts as what it inherits from; optimizers of other packages are known by name.
     """
     return [kind.__name__ for kind in type(optimizer).__mro__]
+
+
+class _SavedRate(NamedTuple):
+    """A group's learning rate before it was multiplied; ``value`` where the rate is a tensor."""
+
+    group: dict[str, Any]
+    rate: Any
+    value: Tensor | None
 
 
 class LearningRateFactor:
     """A factor on the learning rates of all groups of one optimizer, applied only inside
     ``optimizer.step``.
 
-    The rates are multiplied in a step pre-hook and put back, bit for bit, in the post-hook.
+    The rates are multiplied in a step pre-hook and restored, bit for bit, in the post-hook.
     Whatever a scheduler, a checkpoint or LearningRateMonitor reads and writes between two steps is
     therefore untouched, and every scheduler stays right, also those that compute the next rate from
     the last one. A rate that is a tensor keeps its place in memory. Where a GradScaler skips a step
@@ -48,7 +56,7 @@ class LearningRateFactor:
         self._optimizer = optimizer
         self._factor = 1.0
         self._depth = 0  # a step that calls the step of its parent class runs the hooks of both
-        self._saved: list[tuple[dict[str, Any], Any, Tensor | None]] = []
+        self._saved: list[_SavedRate] = []
         self._handles = (
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -59,7 +67,7 @@ class LearningRateFactor:
         """What the rates are multiplied by; takes effect in the next step.
 
         Raises:
-            ValueError: it is set to something else than a finite number > 0.
+            ValueError: it is set to something other than a finite number > 0.
         """
         return self._factor
 
@@ -77,11 +85,11 @@ class LearningRateFactor:
         for group in optimizer.param_groups:
             rate = group["lr"]
             if not isinstance(rate, Tensor):
-                self._saved.append((group, rate, None))
+                self._saved.append(_SavedRate(group, rate, None))
                 group["lr"] = rate * self._factor
             elif id(rate) not in seen:  # one tensor may serve several groups
                 seen.add(id(rate))
-                self._saved.append((group, rate, rate.clone()))
+                self._saved.append(_SavedRate(group, rate, rate.clone()))
                 rate.mul_(self._factor)
 
     def _after(self, *_: Any) -> None:
@@ -90,19 +98,19 @@ class LearningRateFactor:
             self.restore()
 
     def restore(self) -> None:
-        """Puts the rates back if a step ended in an exception, which no post-hook sees; does
-        nothing otherwise.
+        """Restores the rates if a step ended in an exception, which no post-hook sees; does nothing
+        otherwise.
         """
         self._depth = 0
-        for group, rate, value in self._saved:
-            if value is None:
-                group["lr"] = rate
+        for saved in self._saved:
+            if saved.value is None:
+                saved.group["lr"] = saved.rate
             else:
-                rate.copy_(value)
+                saved.rate.copy_(saved.value)
         self._saved.clear()
 
     def close(self) -> None:
-        """Removes the hooks and puts the rates back; may be called more than once."""
+        """Removes the hooks and restores the rates; may be called more than once."""
         self.restore()
         for handle in self._handles:
             handle.remove()

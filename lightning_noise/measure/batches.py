@@ -47,7 +47,9 @@ class BatchSizes:
     """
 
     def __init__(
-        self, batch_size_fn: BatchSizeFn | str | None, warn: Callable[[str], None]
+        self,
+        batch_size_fn: BatchSizeFn | str | None,
+        warn: Callable[[str], None],
     ) -> None:
         self._fn = resolve(batch_size_fn)
         self._warn = warn
@@ -63,15 +65,19 @@ class BatchSizes:
             size = local_size(batch, self._fn)
         except BatchSizeError as error:
             if not self.known:
-                raise CannotMeasureError([Reason(NO_SIZE, Severity.REFUSE, str(error))]) from error
+                reason = Reason(NO_SIZE, Severity.REFUSE, str(error))
+                raise CannotMeasureError([reason]) from error
             self._warn(f"this step is skipped: {error}")
             return BatchSize(None)
         self.known = True
-        return BatchSize(size, rows(batch, size) if self._fn is not None else None)
+        if self._fn is None:
+            return BatchSize(size)
+        return BatchSize(size, rows(batch, size))
 
 
 def resolve(
-    function: Callable[..., Any] | str | None, argument: str = "batch_size_fn"
+    function: Callable[..., Any] | str | None,
+    argument: str = "batch_size_fn",
 ) -> Callable[..., Any] | None:
     """A callable from a callable or from a dotted path.
 
@@ -85,7 +91,7 @@ def resolve(
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{argument}={function!r} cannot be imported ({error}). Give a dotted path such as "
-            f"'my_package.count'."
+            "'my_package.count'."
         ) from error
     if not callable(found):
         raise ValueError(f"{argument}={function!r} must name a callable, but it is {found!r}.")
@@ -93,7 +99,7 @@ def resolve(
 
 
 def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
-    """Number of examples in a batch: what ``batch_size_fn`` says, else the length of the first
+    """Number of examples in a batch: what ``batch_size_fn`` returns, else the length of the first
     tensor that has one.
 
     Raises:
@@ -110,43 +116,53 @@ def local_size(batch: Any, batch_size_fn: BatchSizeFn | None) -> float:
             return found
         raise BatchSizeError(
             f"the number of examples in a batch of type {type(batch).__name__} cannot be "
-            f"determined: it "
-            f"holds no tensor with a first "
-            "dimension. Pass batch_size_fn, a function from the batch to its number of examples "
-            "(or tokens)."
+            "determined: it holds no tensor with a first dimension. Pass batch_size_fn, a function "
+            "from the batch to its number of examples (or tokens)."
         )
     try:
         size = batch_size_fn(batch)
-        size = size.item() if isinstance(size, Tensor) and size.numel() == 1 else size
+        if isinstance(size, Tensor) and size.numel() == 1:
+            size = size.item()
     except Exception as error:  # the user's function may raise anything
         raise BatchSizeError(f"batch_size_fn raised {type(error).__name__}: {error}") from error
-    if isinstance(size, bool) or not isinstance(size, Real) or not math.isfinite(size) or size <= 0:
+    if not _is_size(size):
         raise BatchSizeError(
             f"batch_size_fn must return a finite number > 0, but it returned {size!r}."
         )
-    return float(size) if not isinstance(size, int) else size
+    if isinstance(size, int):
+        return size
+    return float(size)
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return math.isfinite(value) and float(value) > 0
 
 
 def rows(batch: Any, size: float | None = None) -> int | None:
     """Length of the first tensor of a batch that has one; of a packed sequence, its number of
     sequences.
 
-    Where the length of any tensor is ``size``, which the user's function gave, it is that.
+    If any tensor has the length ``size``, which the user's function returned, that is returned.
     """
-    lengths = [
-        len(leaf)
-        for leaf in leaves(batch)
-        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0
-    ]
-    return int(size) if size is not None and size in lengths else next(iter(lengths), None)
+    lengths = list(_lengths(batch))
+    if size is not None and size in lengths:
+        return int(size)
+    return next(iter(lengths), None)
+
+
+def _lengths(batch: Any) -> Iterator[int]:
+    for leaf in leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0:
+            yield len(leaf)
 
 
 def leaves(batch: Any) -> Iterator[Any]:
     """All that a nested batch, or a nest of loaders, holds."""
     if isinstance(batch, PackedSequence):
-        batch = batch.batch_sizes.new_empty(
-            int(batch.batch_sizes[0])
-        )  # on the host, whatever the data are on
+        sequences = int(batch.batch_sizes[0])  # on the host, wherever the data are
+        batch = batch.batch_sizes.new_empty(sequences)
     if isinstance(batch, Mapping):
         batch = list(batch.values())
     if is_dataclass(batch) and not isinstance(batch, type):

@@ -1,7 +1,7 @@
 """The channels of a session: a track for every optimizer, and the curvature."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 
 from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
-from lightning_noise.measure.curvature_channel import CurvatureChannel, curvature_reason
+from lightning_noise.measure.curvature_channel import CurvatureChannel
+from lightning_noise.measure.curvature_reasons import curvature_reason
 from lightning_noise.measure.layer_keys import list_keys
 from lightning_noise.measure.pending_rows import PendingRows, ReadRow
 from lightning_noise.measure.readings import Average, Readings
@@ -52,7 +53,9 @@ def open_tracks(what: What, setup: Setup, model: Model, rows: PendingRows) -> li
     """
     tracks: list[Track] = []
     for name in model.optimizers:
-        wanted = copy.deepcopy(what.probe) if tracks else what.probe  # a probe watches one
+        wanted = what.probe
+        if tracks:  # a probe watches one optimizer
+            wanted = copy.deepcopy(wanted)
         tracks.append(_open_track(name, wanted, what, setup, model, rows))
     return tracks
 
@@ -62,8 +65,13 @@ def _open_track(
 ) -> Track:
     trained = model.trained(name)
     probe, offer = choose(wanted, setup, model.module, trained)
-    layers = trained if name else dict(model.named())  # those unfrozen later are numbered too
-    keys = dict(what.keys) if what.keys is not None else list_keys(layers, what.per_layer)
+    layers = trained
+    if not name:
+        layers = dict(model.named())  # those unfrozen later are numbered too
+    keys: dict[Key, Sequence[str]] = {}
+    keys |= list_keys(layers, what.per_layer)
+    if what.keys is not None:
+        keys = dict(what.keys)
     diagonal = None
     if "optimizer" in what.geometries:
         keys[Key("optimizer")] = list(layers)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.curvature_average import CurvatureProbe, contrasts, moments_from_forms
+from lightning_noise.core.moments import Moments
 from lightning_noise.probes.norms import as_dense
 from lightning_noise.probes.second_derivatives import inner
 
@@ -30,8 +31,11 @@ class Accumulated:
         self._parameters = list(parameters)
         self._rows = contrasts(groups, CONTRASTS)
         self._sizes: list[float] = []
-        self._contrasts = [[torch.zeros_like(p) for p in self._parameters] for _ in self._rows]
+        self._contrasts = [self._zeros() for _ in self._rows]
         self._groups = groups
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros_like(p) for p in self._parameters]
 
     @property
     def is_complete(self) -> bool:
@@ -39,39 +43,54 @@ class Accumulated:
         return len(self._sizes) == self._groups
 
     def add(self, size: float) -> None:
-        """``.grad`` now holds one micro-batch of ``size`` examples more.
+        """``.grad`` now holds one more micro-batch, of ``size`` examples.
 
-        From the sums S_i that it holds one after the other, Σ s_i g_i = Σ (s_i − s_(i+1)) S_i: no
-        gradient need be kept.
+        ``.grad`` holds the sums S_i one after the other, and Σ s_i g_i = Σ (s_i − s_(i+1)) S_i, so
+        that no single gradient need be kept.
         """
         at = len(self._sizes)
         self._sizes.append(size)
         for row, contrast in zip(self._rows, self._contrasts, strict=True):
-            following = row[at + 1] if at + 1 < self._groups else 0.0
+            following = [*row[1:], 0.0]
+            factor = row[at] - following[at]
             for p, total in zip(self._parameters, contrast, strict=True):
                 if p.grad is not None:
-                    total.add_(p.grad, alpha=row[at] - following)
+                    total.add_(p.grad, alpha=factor)
 
     def vectors(self) -> list[list[Tensor]]:
         """The sum of all gradients and the contrasts, as they are scaled in ``.grad``."""
-        dense = [
-            torch.zeros_like(p) if p.grad is None else as_dense(p.grad) for p in self._parameters
-        ]
-        return [dense, *self._contrasts]
+        total: list[Tensor] = []
+        for p in self._parameters:
+            if p.grad is None:
+                total.append(torch.zeros_like(p))
+            else:
+                total.append(as_dense(p.grad))
+        return [total, *self._contrasts]
 
     def probe(self, forms: Tensor, scale: float) -> CurvatureProbe:
         """The probe from vᵀHv of :meth:`vectors`, shape (1 + contrasts,).
 
         Args:
             forms: with H of the unscaled mean loss of the last micro-batch.
-            scale: factor by which each micro-batch's mean gradient stands in ``.grad``.
+            scale: the factor that ``.grad`` has on each micro-batch's mean gradient.
         """
-        flat = [float(inner(v, v)) / scale**2 for v in self.vectors()]
-        curved = [form / scale**2 for form in forms.tolist()]
-        c_mean = sum(1 / b for b in self._sizes) / self._groups**2
-        c_contrasts = [
-            sum(s * s / b for s, b in zip(row, self._sizes, strict=True)) for row in self._rows
-        ]
-        euclidean = moments_from_forms(flat[0] / self._groups**2, c_mean, flat[1:], c_contrasts)
-        moments = moments_from_forms(curved[0] / self._groups**2, c_mean, curved[1:], c_contrasts)
-        return CurvatureProbe(moments, euclidean, float(min(curved) <= 0))
+        squares = [inner(vector, vector) for vector in self.vectors()]
+        euclidean = self._moments(torch.stack(squares), scale)
+        moments = self._moments(forms, scale)
+        is_indefinite = min(forms.tolist()) <= 0
+        return CurvatureProbe(moments, euclidean, float(is_indefinite))
+
+    def _moments(self, forms: Tensor, scale: float) -> Moments:
+        square = scale**2
+        unscaled = [form / square for form in forms.tolist()]
+        pairs = self._groups**2
+        mean_form = unscaled[0] / pairs
+        of_sum = [1.0] * self._groups
+        c_mean = _inverse_size(of_sum, self._sizes) / pairs
+        c_contrasts = [_inverse_size(row, self._sizes) for row in self._rows]
+        return moments_from_forms(mean_form, c_mean, unscaled[1:], c_contrasts)
+
+
+def _inverse_size(coefficients: Sequence[float], sizes: Sequence[float]) -> float:
+    """Σ s_i²/b_i: the variance of Σ s_i g_i is tr(Σ) times this."""
+    return sum(s * s / b for s, b in zip(coefficients, sizes, strict=True))

@@ -2,7 +2,7 @@
 further ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +23,8 @@ from lightning_noise.probes.second_derivatives import (
 
 CURVED = ("hessian", "gauss_newton")
 Loss = Callable[[Any], Any]  # batch → mean loss over its examples, or (loss, outputs)
-Weighted = Callable[
-    [int, Tensor], list[Tensor]
-]  # (index of the parameter, gradient) → chunk norms of P^(1/2)·gradient
+# (index of the parameter, gradient) → chunk norms of P^(1/2)·gradient
+Weighted = Callable[[int, Tensor], list[Tensor]]
 
 
 class Batch(NamedTuple):
@@ -82,10 +81,7 @@ class Pause:
         Both micro-batches of a pair add to the mean gradient; the difference between them has none
         of the true gradient in it.
         """
-        squares = {
-            name: torch.zeros((), dtype=torch.float64, device=self._device)
-            for name in self._metrics
-        }
+        squares = self._zeros(self._metrics)
         mean: list[Tensor] = []
         forms: list[dict[str, float]] = []  # uᵀMu of a contrast, by geometry
         c_contrasts: list[float] = []
@@ -101,22 +97,24 @@ class Pause:
         for part in mean:
             part.div_(size)
         c_small, c_big = 2 * pairs / size, 1 / size  # Σ w_i/b_i with w_i = b_i/n
-        flat = {
-            name: Moments(
-                float(squares[name]) / size, float(self._square(mean, norms)), c_small, c_big
-            )
-            for name, norms in self._metrics.items()
-        }
-        along, used = self._curvature(batches, max(1, pairs // 4) if self._curved else 0, mean)
-        curved = {
-            name: CurvatureProbe(
-                moments_from_forms(form, c_big, [f[name] for f in forms], c_contrasts),
-                flat["euclidean"],
-                float(min(form, *(f[name] for f in forms)) <= 0),
-            )
-            for name, form in along.items()
-        }
+        flat: dict[str, Moments] = {}
+        for name, norms in self._metrics.items():
+            q_small = float(squares[name]) / size
+            q_big = float(self._square(mean, norms))
+            flat[name] = Moments(q_small, q_big, c_small, c_big)
+        if not self._curved:
+            return PauseProbe(flat, {}, size)
+        along, used = self._curvature(batches, max(1, pairs // 4), mean)
+        curved: dict[str, CurvatureProbe] = {}
+        for name, along_mean in along.items():
+            along_contrasts = [found[name] for found in forms]
+            moments = moments_from_forms(along_mean, c_big, along_contrasts, c_contrasts)
+            indefinite = float(min(along_mean, *along_contrasts) <= 0)
+            curved[name] = CurvatureProbe(moments, flat["euclidean"], indefinite)
         return PauseProbe(flat, curved, size + seen + used)
+
+    def _zeros(self, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: torch.zeros((), dtype=torch.float64, device=self._device) for name in names}
 
     @property
     def _device(self) -> torch.device:
@@ -145,9 +143,10 @@ class Pause:
         return gradient
 
     def _square(self, gradient: Sequence[Tensor], norms: Weighted) -> Tensor:
-        return sum_of_squares(
-            [part for i, g in enumerate(gradient) for part in norms(i, g)], self._device
-        )
+        parts: list[Tensor] = []
+        for index, g in enumerate(gradient):
+            parts += norms(index, g)
+        return sum_of_squares(parts, self._device)
 
     def _gradient(self, content: Any) -> list[Tensor]:
         loss, _ = _split(self._loss(content))
@@ -166,11 +165,7 @@ class Pause:
         """The form of ``vector`` by geometry, over so many micro-batches that no gradient has seen,
         and their examples.
         """
-        totals = {
-            name: torch.zeros((), dtype=torch.float64, device=self._device)
-            for name in self._curved
-            if count
-        }
+        totals = self._zeros(self._curved)
         size = 0.0
         for _ in range(count):
             batch = next(batches)
@@ -201,15 +196,15 @@ class Pause:
 
 GAUSS_NEWTON_OUTPUTS = (
     "geometry 'gauss_newton' needs a loss_fn that returns (loss, outputs), the outputs being the "
-    "tensor that the loss was "
-    "computed from, but it returned a loss alone. Use geometry='hessian', which needs no outputs."
+    "tensor that the loss was computed from, but it returned a loss alone. Use geometry='hessian', "
+    "which needs no outputs."
 )
 
 
 def _split(returned: Any) -> tuple[Tensor, Tensor | None]:
-    loss, outputs = (
-        returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
-    )
+    loss, outputs = returned, None
+    if isinstance(returned, tuple) and len(returned) == 2:
+        loss, outputs = returned
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(
             f"loss_fn must return the mean loss as a tensor with one number, or (loss, outputs), "
@@ -224,9 +219,10 @@ def _split(returned: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _random_state(device: torch.device) -> Any:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(
-        device
-    ) if device.type == "cuda" else None
+    on_device = None
+    if device.type == "cuda":
+        on_device = torch.cuda.get_rng_state(device)
+    return torch.get_rng_state(), on_device
 
 
 def _set_random_state(device: torch.device, state: Any) -> None:

@@ -1,4 +1,4 @@
-"""The global random state, put back after something that draws from it."""
+"""Restores the global random state after code that draws from it."""
 
 import random
 import sys
@@ -14,7 +14,10 @@ def kept_random_state() -> Iterator[None]:
     NumPy.
     """
     numpy = sys.modules.get("numpy")
-    python, arrays = random.getstate(), numpy.random.get_state() if numpy is not None else None
+    python = random.getstate()
+    arrays = None
+    if numpy is not None:
+        arrays = numpy.random.get_state()
     on_host = torch.get_rng_state()
     on_devices = _device_states()
     try:

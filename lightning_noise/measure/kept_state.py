@@ -1,4 +1,4 @@
-"""A pause at frozen weights: whatever a forward pass in train mode changes is put back."""
+"""A pause at frozen weights: whatever a forward pass in train mode changes is restored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
     """
     parts = list(module.modules())
     flags = [part.training for part in parts]
-    buffers = [
-        (part, name, b, b.detach().clone())
-        for part in parts
-        for name, b in part._buffers.items()
-        if b is not None
-    ]
+    buffers: list[tuple[nn.Module, str, torch.Tensor, torch.Tensor]] = []
+    for part in parts:
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                value = buffer.detach().clone()
+                buffers.append((part, name, buffer, value))
     gradients = [(p, p.grad) for p in module.parameters()]
     try:
         if not module.training:

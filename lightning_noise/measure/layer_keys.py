@@ -1,4 +1,4 @@
-"""Which numbers are measured: the headline, and one for each layer where that is wished."""
+"""Which noise scales are measured: that of the whole model, and one per layer if asked for."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from lightning_noise.core.moments import Key
 def list_keys(
     names: Iterable[str], per_layer: bool | int, geometry: str = "euclidean"
 ) -> dict[Key, list[str]]:
-    """Each key with the names of the parameters it is summed over; the headline comes first.
+    """Each key with the names of the parameters that it is summed over, the whole model first.
 
     Args:
         names: dotted parameter names, as from ``named_parameters()``.
@@ -26,8 +26,11 @@ def list_keys(
     if per_layer is False:
         return keys
     for name in names:
-        owners = name.split(".")[:-1]
-        depth = len(owners) if per_layer is True else per_layer
+        *owners, _ = name.split(".")
+        depth = per_layer
+        if per_layer is True:
+            depth = len(owners)
         layer = ".".join(owners[:depth]) or name
-        keys.setdefault(Key(geometry, layer=layer), []).append(name)
+        key = Key(geometry, layer=layer)
+        keys.setdefault(key, []).append(name)
     return keys

@@ -1,8 +1,9 @@
-"""Rows that wait on the device until somebody reads them: one collective and one copy to the host
-for many steps.
+"""Rows that wait on the device until they are read: one collective and one copy to the host for
+many steps.
 """
 
 import math
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lightning_noise.probes.setup import Reduce
 
+Scalar = Tensor | float | None  # a tensor stays on its device until rows are read
 NO_SIZE = "the number of examples in a batch could not be determined"
 
 
@@ -28,7 +30,7 @@ class PendingRow(NamedTuple):
     values: Tensor
     size: float
     fault: str | None = None
-    learning_rate: Tensor | float | None = None
+    learning_rate: Scalar = None
 
 
 class ReadRow(NamedTuple):
@@ -46,7 +48,8 @@ class Totals(NamedTuple):
 
     Args:
         examples: used by all ranks, in measured steps and others.
-        by_rank: each rank's own first value in its latest row, to tell ranks that saw the same.
+        by_rank: each rank's own first value in its latest row, to detect ranks that saw the same
+            examples.
     """
 
     examples: float
@@ -69,8 +72,15 @@ class PendingRows:
         rank: of this process among ``ranks`` replicas.
     """
 
-    def __init__(self, reduce: Reduce | None = None, rank: int = 0, ranks: int = 1) -> None:
-        self._reduce, self._rank, self._ranks = reduce, rank, ranks
+    def __init__(
+        self,
+        reduce: Reduce | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._reduce = reduce
+        self._rank = rank
+        self._ranks = ranks
         self._rows: list[PendingRow] = []
         self._examples: dict[str, float] = {}
         self._counted = 0  # steps, the same on all ranks, so that all of them flush or none
@@ -92,30 +102,32 @@ class PendingRows:
         self._counted += 1
 
     def forget(self) -> None:
-        """Drops all that waits, without a collective; for after an error."""
-        self._rows, self._counted = [], 0
+        """Drops all that waits, without a collective. For use after an error."""
+        self._rows = []
+        self._counted = 0
         self._examples = dict.fromkeys(self._examples, 0.0)
 
     def flush(self, device: torch.device) -> Flushed:
-        """Sums all that waits over the ranks and hands it out. One collective, if
-        anything waits.
-        """
+        """Sums all that waits over the ranks, with one collective if anything waits."""
         if not self._rows and not self._counted:
             return Flushed([], {})
-        rows, sources = self._rows, list(self._examples)
+        rows = self._rows
+        sources = list(self._examples)
         packed = self._pack(device)
         self.forget()
         if self._reduce is not None:
             packed = self._reduce(packed)
         numbers = iter(packed.tolist())
-        totals = {}
+        totals: dict[str, Totals] = {}
         for source in sources:
-            by_rank = [next(numbers) for _ in range(self._ranks)]
+            by_rank = list(islice(numbers, self._ranks))
             totals[source] = Totals(next(numbers), by_rank)
-        found = []
+        found: list[ReadRow] = []
         for row in rows:
             size = next(numbers)
-            found.append(_read(row, size, [next(numbers) for _ in range(len(row.values))]))
+            length = len(row.values)
+            values = list(islice(numbers, length))
+            found.append(_read(row, size, values))
         return Flushed(found, totals)
 
     def _pack(self, device: torch.device) -> Tensor:
@@ -123,28 +135,40 @@ class PendingRows:
         values.
         """
         latest = {row.source: row.values for row in self._rows}
-        sizes = [math.nan if row.fault == NO_SIZE else row.size for row in self._rows]
-        counts = [*self._examples.values(), *sizes]
-        on_device = torch.tensor(
-            counts, dtype=torch.float64, device=device
-        )  # one copy from the host
-        parts = []
+        counts = [*self._examples.values(), *map(_size_to_sum, self._rows)]
+        # one copy from the host
+        on_device = torch.tensor(counts, dtype=torch.float64, device=device)
+        parts: list[Tensor] = []
         for index, source in enumerate(self._examples):
             own = on_device.new_zeros(self._ranks)
             if source in latest:
-                own[self._rank] = latest[source][0]
-            parts += [own, on_device[index : index + 1]]
-        for index, row in enumerate(self._rows, start=len(self._examples)):
-            parts += [on_device[index : index + 1], row.values]
+                values = latest[source]
+                own[self._rank] = values[0]
+            examples = on_device[index : index + 1]
+            parts += [own, examples]
+        sizes = on_device[len(self._examples) :]
+        for index, row in enumerate(self._rows):
+            size = sizes[index : index + 1]
+            parts += [size, row.values]
         return torch.cat(parts)
 
 
-def _read(row: PendingRow, size: float, values: list[float]) -> ReadRow:
+def _size_to_sum(row: PendingRow) -> float:
     """A size that one rank cannot determine makes the sum NaN, so that all ranks give the same
     reason.
     """
+    if row.fault == NO_SIZE:
+        return math.nan
+    return row.size
+
+
+def _read(row: PendingRow, size: float, values: list[float]) -> ReadRow:
+    """The row after the sum over the ranks; see :func:`_size_to_sum`."""
     fault = row.fault
     if math.isnan(size):
-        size, fault = 0.0, NO_SIZE
-    rate = None if row.learning_rate is None else float(row.learning_rate)
+        size = 0.0
+        fault = NO_SIZE
+    rate = row.learning_rate
+    if rate is not None:
+        rate = float(rate)
     return ReadRow(row.source, values, size, fault, rate)

@@ -95,7 +95,9 @@ class Tally:
         """Examples that one optimizer step uses: the median of the latest steps, so that a short
         last one does not show.
         """
-        return median_high(self.sizes) if self.sizes else None
+        if not self.sizes:
+            return None
+        return median_high(self.sizes)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain Python values, exact."""
@@ -174,8 +176,9 @@ class Readings:
         estimate = None
         if key in self.trajectories:
             estimate = self.averages[key].estimate(data_size=data_size)
-            tally = self.tallies.get(key.optimizer)
-            size = None if tally is None else tally.global_size  # not that of a short last batch
+            size = None
+            if key.optimizer in self.tallies:
+                size = self.tallies[key.optimizer].global_size  # not that of a short last batch
             self.trajectories[key].add(estimate, rate=row.learning_rate, size=size)
         for sink in self._sinks:
             sink(Reading(key, moments, row.size, row.learning_rate, estimate))
@@ -186,10 +189,10 @@ class Readings:
         Raises:
             KeyError: no such key is measured.
         """
-        tally = self.tallies.get(key.optimizer)
-        return self.averages[key].estimate(
-            confidence, tally.data_size if tally is not None else None
-        )
+        data_size = None
+        if key.optimizer in self.tallies:
+            data_size = self.tallies[key.optimizer].data_size
+        return self.averages[key].estimate(confidence, data_size)
 
     def windows(self, key: Key) -> Windows:
         """The average of a key that is not a curvature.
@@ -261,4 +264,6 @@ def _unusable(moments: Moments, fault: str | None) -> str | None:
         return fault or NOT_FINITE
     if moments.c_small == 0:
         return ""
-    return None if moments.has_groups else ONE_GROUP
+    if not moments.has_groups:
+        return ONE_GROUP
+    return None

@@ -1,4 +1,4 @@
-"""How many probes of which size reach the wished error: pilot, forecast, doubling."""
+"""How many probes of which size reach the requested precision: pilot, forecast, doubling."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Plan:
     more than all before it did, since an early forecast is an order of magnitude.
 
     Args:
-        target: wished standard error of the noise scale, relative to it.
+        target: requested standard error of the noise scale, relative to it.
         max_examples: stops there.
     """
 
@@ -44,28 +44,33 @@ class Plan:
         if self.needed is not None and self.needed <= self.used:
             return False
         left = self.max_examples - self.used
-        grown = any(
-            gradient_rules_error(a)
-            for a, e in zip(averages, errors, strict=True)
-            if e is None or e > self.target
-        )
-        if grown and left >= 2 * probe_examples * STAGE:
+        if self._larger_probes_help(averages, errors) and left >= 2 * probe_examples * STAGE:
             self.pairs *= 2
             probe_examples *= 2
             self.probes = STAGE
             self.stage_examples = self.probes * probe_examples
             return True
-        wished = self.used if self.needed is None else min(self.needed - self.used, self.used)
-        self.probes = int(
-            min(max(STAGE, math.ceil(wished / probe_examples)), left / probe_examples)
-        )
+        wanted = self.used
+        if self.needed is not None:
+            wanted = min(self.needed - self.used, self.used)
+        probes = max(STAGE, math.ceil(wanted / probe_examples))
+        self.probes = int(min(probes, left / probe_examples))
         self.stage_examples = self.probes * probe_examples
         return self.probes > 0
 
+    def _larger_probes_help(
+        self, averages: Sequence[RunningAverage], errors: Sequence[float | None]
+    ) -> bool:
+        """Whether some average is too imprecise because of its gradient."""
+        for average, error in zip(averages, errors, strict=True):
+            is_precise = error is not None and error <= self.target
+            if not is_precise and gradient_rules_error(average):
+                return True
+        return False
+
     def _forecast(self, errors: Sequence[float | None]) -> float | None:
         known = [error for error in errors if error is not None]
-        return (
-            self.used * max(1.0, *(e / self.target for e in known)) ** 2
-            if known and len(known) == len(errors)
-            else None
-        )
+        if not known or len(known) < len(errors):
+            return None
+        excess = max(1.0, max(known) / self.target)
+        return self.used * excess**2

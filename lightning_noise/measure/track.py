@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_noise.core.errors import NoiseScaleError
 from lightning_noise.core.moments import Key
 from lightning_noise.measure.open_step import OpenStep
-from lightning_noise.measure.pending_rows import NO_SIZE, PendingRow, PendingRows
+from lightning_noise.measure.pending_rows import NO_SIZE, PendingRow, PendingRows, Scalar
 from lightning_noise.probes.probe import Context, Offer, Probe
 from lightning_noise.probes.rows import unscaled, unusable
 
 NO_BACKWARD = "the backward pass before the optimizer's step was missing"
 CHANGED = (
-    "the parameters that are trained changed during the run: the averages are of those before "
-    "the change, too, until enough steps have followed"
+    "the parameters that are trained changed during the run: until enough steps have followed, "
+    "the averages also contain steps from before the change"
 )
+Identities = list[tuple[str, int]]  # of parameters, by name
 
 
 class Track:
@@ -30,7 +30,8 @@ class Track:
         name: of the optimizer; "" where there is one.
         probe: how the groups of a step are seen.
         offer: what the groups are.
-        keys: for each number wanted, the names of the parameters it is summed over.
+        keys: the noise scales to measure, each with the names of the parameters that it is summed
+            over.
         rows: where the rows go.
         context: what the probe is given.
         every_n_steps: measures the first of every so many optimizer steps.
@@ -49,23 +50,28 @@ class Track:
         every_n_steps: int = 1,
         optimizer: Optimizer | None = None,
     ) -> None:
-        self.name, self.probe, self.offer, self.optimizer = name, probe, offer, optimizer
+        self.name = name
+        self.probe = probe
+        self.offer = offer
+        self.optimizer = optimizer
         self.keys = dict(keys)
         self.notes: set[str] = set()  # reasons for doubt, in words for the user
         self.optimizer_steps = 0
-        self._rows, self._context, self._every_n_steps = rows, context, every_n_steps
+        self._rows = rows
+        self._context = context
+        self._every_n_steps = every_n_steps
         self._open: OpenStep | None = None
         self._parameters: dict[str, Parameter] = {}
-        self._attached: tuple[tuple[str, int], ...] | None = None
-        self._seen: tuple[tuple[str, int], ...] = ()  # trainable when last looked
+        self._attached: Identities | None = None
+        self._seen: Identities = []  # trainable when last looked
         self._stack = ExitStack()
         rows.open(name)
 
     # What is watched
 
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
-        """Names the parameters to watch from the next optimizer step on; frozen ones are skipped
-        while they are frozen.
+        """Sets the parameters to watch from the next optimizer step on; those that are frozen are
+        skipped until they are unfrozen.
         """
         self._parameters = dict(parameters)
 
@@ -77,11 +83,14 @@ class Track:
     @property
     def device(self) -> torch.device:
         """Of the parameters."""
-        return next((p.device for p in self._parameters.values()), torch.device("cpu"))
+        first = next(iter(self._parameters.values()), None)
+        if first is None:
+            return torch.device("cpu")
+        return first.device
 
     @property
     def in_step(self) -> bool:
-        """Whether a micro-batch was begun whose optimizer step has not been announced."""
+        """Whether a micro-batch has begun whose optimizer step has not been announced."""
         return self._open is not None
 
     def close(self) -> None:
@@ -90,14 +99,19 @@ class Track:
         self._detach()
 
     def _attach(self) -> None:
-        trainable = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        wanted = tuple((name, id(p)) for name, p in trainable.items())
+        trainable: dict[str, Parameter] = {}
+        wanted: Identities = []
+        for name, parameter in self._parameters.items():
+            if parameter.requires_grad:
+                trainable[name] = parameter
+                wanted.append((name, id(parameter)))
         if self._seen and wanted != self._seen:
             self.notes.add(CHANGED)
         self._seen = wanted
         if wanted != self._attached:
             self._stack.close()
-            self._stack.enter_context(self.probe.attach(trainable, self.keys, self._context))
+            watching = self.probe.attach(trainable, self.keys, self._context)
+            self._stack.enter_context(watching)
             self._attached = wanted
 
     def _detach(self) -> None:
@@ -113,7 +127,8 @@ class Track:
             self.probe.listen()
 
     def _open_step(self) -> OpenStep:
-        self._open = OpenStep(measured=self.optimizer_steps % self._every_n_steps == 0)
+        measured = self.optimizer_steps % self._every_n_steps == 0
+        self._open = OpenStep(measured=measured)
         if self._open.measured:
             self._attach()
             self.probe.starts(self.optimizer_steps)
@@ -122,7 +137,11 @@ class Track:
         return self._open
 
     def begin(
-        self, size: float | None, weight: float = 1.0, *, examples: int | None = None
+        self,
+        size: float | None,
+        weight: float = 1.0,
+        *,
+        examples: int | None = None,
     ) -> None:
         """A backward pass over ``size`` examples begins; ``None``: their number cannot be
         determined.
@@ -131,11 +150,14 @@ class Track:
         (tokens).
         """
         step = self._open or self._open_step()
-        known = size if size is not None and math.isfinite(size) and size > 0 else None
-        step.sizes.append(known or 0.0)
-        step.unknown |= known is None
+        if size is None or not math.isfinite(size) or size <= 0:
+            step.unknown = True
+            step.sizes.append(0.0)
+            size = 1.0  # the probe needs one, though the step cannot be used
+        else:
+            step.sizes.append(size)
         if step.measured:
-            self.probe.begin(known or 1.0, weight, examples)
+            self.probe.begin(size, weight, examples)
 
     def watch_loss(self, loss: Tensor) -> None:
         """The loss of the pass that was begun, before its backward pass."""
@@ -148,32 +170,27 @@ class Track:
             self.probe.end()
 
     def rest(self) -> None:
-        """The passes over a micro-batch are over: no hook stays on a layer until the
-        next begins.
-        """
+        """The passes over a micro-batch are over: no hook stays on a layer until the next one."""
         if self.probe.watches_forward:
             self.probe.rest()
 
-    def step(
-        self,
-        *,
-        loss_scale: Tensor | float | None = None,
-        learning_rate: Tensor | float | None = None,
-    ) -> None:
+    def step(self, *, loss_scale: Scalar = None, learning_rate: Scalar = None) -> None:
         """All backward passes of an optimizer step are done and ``.grad`` is still as they left it.
 
         Args:
             loss_scale: factor on the loss that is still in the gradients, on their device (so that
                 nothing has to be read).
-            learning_rate: of the step, so that the end of a decaying schedule can be told from the
-                rest of a run.
+            learning_rate: of the step; it tells the end of a decaying schedule from the rest of the
+                run.
         """
-        used = self._open.local_size if self._open is not None else 0.0
+        used = 0.0
+        if self._open is not None:
+            used = self._open.local_size
         row, fault = self.take(loss_scale=loss_scale)
         self.commit(row, fault=fault, used=used, new=used, learning_rate=learning_rate)
 
-    def take(self, *, loss_scale: Tensor | float | None = None) -> tuple[Tensor | None, str | None]:
-        """What the probe has seen since it was last asked, and why it cannot be used.
+    def take(self, *, loss_scale: Scalar = None) -> tuple[Tensor | None, str | None]:
+        """What the probe has seen since the previous call, and why it cannot be used.
 
         For a host that learns only later whether the optimizer steps on it (see :meth:`commit`);
         :meth:`step` does both.
@@ -183,8 +200,10 @@ class Track:
             return None, None
         self.probe.end()
         row = self.probe.row()
-        fault = NO_SIZE if step.unknown else self.probe.fault()
-        step.unknown = False
+        fault = self.probe.fault()
+        if step.unknown:
+            fault = NO_SIZE
+            step.unknown = False
         if row is None or fault is not None:
             return None, fault
         if loss_scale is not None:
@@ -198,7 +217,7 @@ class Track:
         fault: str | None = None,
         used: float,
         new: float,
-        learning_rate: Tensor | float | None = None,
+        learning_rate: Scalar = None,
     ) -> None:
         """The optimizer steps on the gradient that ``row`` (keys, 4) describes; ``None``: it cannot
         be used.
@@ -215,19 +234,33 @@ class Track:
         if step is None:
             return
         self._rows.count(self.name, new)
-        if step.measured:
-            self._append(row if fault is None else None, used, fault, learning_rate)
+        if not step.measured:
+            return
+        if fault is not None:
+            row = None
+        self._append(row, used, fault, learning_rate)
 
     def _append(
-        self, row: Tensor | None, used: float, fault: str | None, rate: Tensor | float | None = None
+        self,
+        row: Tensor | None,
+        used: float,
+        fault: str | None,
+        rate: Scalar = None,
     ) -> None:
-        values = unusable(len(self.keys), self.device) if row is None else row
-        self._rows.append(PendingRow(self.name, values.flatten(), used, fault, rate))
+        if row is None:
+            keys = len(self.keys)
+            row = unusable(keys, self.device)
+        pending = PendingRow(
+            source=self.name,
+            values=row.flatten(),
+            size=used,
+            fault=fault,
+            learning_rate=rate,
+        )
+        self._rows.append(pending)
 
     def cancel(self) -> None:
-        """The backward pass that was begun is none of this optimizer's: as if it had never been
-        begun.
-        """
+        """The backward pass that was begun does not belong to this optimizer: forgets it."""
         if self._open is None:
             return
         self._open.sizes.pop()
@@ -236,7 +269,7 @@ class Track:
             self.probe.discard()
 
     def discard(self) -> None:
-        """The optimizer is about to step though :meth:`step` was not called: the step in progress
+        """The optimizer is about to step, but :meth:`step` was not called: the step in progress
         cannot be used.
         """
         step = self.abandon()
@@ -253,9 +286,12 @@ class Track:
             self.probe.discard()
         return step
 
-    @property
-    def refusal(self) -> NoiseScaleError | None:
-        """Why the probe can never give a right number, as far as its first backward
-        pass has shown.
+    def raise_refusal(self) -> None:
+        """Raises the probe's refusal, which it may know only after its first backward pass.
+
+        Raises:
+            NoiseScaleError: the probe can never give a right number.
         """
-        return self.probe.refusal
+        refusal = self.probe.refusal
+        if refusal is not None:
+            raise refusal

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_noise.core.moments import Key
+from lightning_noise.measure.batches import BatchSizeFn
 from lightning_noise.probes.probe import Probe
 
+LossFn = Callable[[Any, Any], Any]
 CURVED = ("hessian", "gauss_newton")
 CURVATURE_EVERY = 100  # steps: a probe costs a few steps
 
@@ -23,8 +25,8 @@ class What:
         decay: exponential decay per measured step.
         per_layer: True for every module that owns parameters; a number n for the first n parts of
             their names.
-        keys: for each number wanted, the names of the parameters it is summed over; ``None``: as
-            ``per_layer`` says.
+        keys: the noise scales to measure, each with the names of the parameters that it is summed
+            over; ``None``: as ``per_layer`` says.
         batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the
             first tensor is not it.
         loss_fn: (module, batch) → mean loss, or (loss, outputs), for curvatures.
@@ -38,8 +40,8 @@ class What:
     decay: float = 0.99
     per_layer: bool | int = False
     keys: Mapping[Key, Sequence[str]] | None = None
-    batch_size_fn: Callable[[Any], Any] | str | None = None
-    loss_fn: Callable[[Any, Any], Any] | None = None
+    batch_size_fn: BatchSizeFn | str | None = None
+    loss_fn: LossFn | None = None
     decay_by_examples: bool = False
 
     @property

@@ -1,3 +1,1 @@
-"""Floor 2: torch. Probes watch a backward pass and hand out squared gradient norms; no Lightning
-here.
-"""
+"""Floor 2: torch, but no Lightning. Probes watch a backward pass and return squared norms."""

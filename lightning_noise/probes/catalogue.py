@@ -15,7 +15,8 @@ from lightning_noise.probes.setup import Setup
 
 AUTO = "auto"
 IN_ORDER: tuple[type[Probe], ...] = (Ranks, MicroBatches, Examples)  # the cheapest first
-NAMES = (AUTO, *(kind.name for kind in IN_ORDER))
+BY_NAME: dict[str, type[Probe]] = {kind.name: kind for kind in IN_ORDER}
+NAMES = (AUTO, *BY_NAME)
 
 
 class Chosen(NamedTuple):
@@ -26,18 +27,20 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    wanted: str | Probe, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]
+    wanted: str | Probe,
+    setup: Setup,
+    model: nn.Module | None,
+    parameters: Mapping[str, Parameter],
 ) -> Chosen:
-    """The probe to use: ``wanted`` by name or instance, or for "auto" the first one that makes an
-    offer.
+    """The probe to use: ``wanted`` by name or instance, or for "auto" the first that fits.
 
-    Ranks come before micro-batches (two norms of the gradient in all, and nearly the precision of
-    more groups), and these before single examples. A probe that cannot promise two groups in every
-    step is taken where no other can.
+    "auto" tries ranks first, as they cost only two norms of the gradient per step and are nearly as
+    precise as more groups. It tries micro-batches next, and single examples last. A probe that
+    cannot promise two groups in every step is chosen only if no other probe can promise them.
 
     Raises:
-        CannotMeasureError: no step will have two groups of gradients, with every probe's reason and
-            fix.
+        CannotMeasureError: no step will have two groups of gradients. The error lists the reason
+            and the fix of every probe.
 
     >>> model = nn.Linear(2, 1)
     >>> parameters = dict(model.named_parameters())
@@ -47,7 +50,7 @@ def choose(
     'examples'
     """
     if wanted != AUTO:
-        probe = _by_name(wanted) if isinstance(wanted, str) else wanted
+        probe = _instance_of(wanted)
         answer = probe.offer(setup, model, parameters)
         if isinstance(answer, Reason):
             raise CannotMeasureError([answer])
@@ -57,13 +60,12 @@ def choose(
     for kind in IN_ORDER:
         probe = kind()
         answer = probe.offer(setup, model, parameters)
-        if isinstance(answer, Reason):
-            refused.append(answer)
-        elif answer.certain:
-            return Chosen(probe, answer)
-        else:
+        if isinstance(answer, Offer):
+            if answer.certain:
+                return Chosen(probe, answer)
             uncertain = Chosen(probe, answer)
-    refused = [reason for reason in refused if reason.severity is Severity.REFUSE]
+        elif answer.severity is Severity.REFUSE:
+            refused.append(answer)
     if uncertain is None:
         raise CannotMeasureError(refused)
     why = "; ".join(reason.text for reason in refused)
@@ -71,5 +73,7 @@ def choose(
     return uncertain._replace(offer=Offer(reason, certain=False))
 
 
-def _by_name(name: str) -> Probe:
-    return next(kind() for kind in IN_ORDER if kind.name == name)
+def _instance_of(wanted: str | Probe) -> Probe:
+    if isinstance(wanted, str):
+        return BY_NAME[wanted]()
+    return wanted

@@ -1,5 +1,6 @@
 """Squared norms of named tensors, summed by key."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -16,14 +17,14 @@ class KeyedNorms:
     """Sums squared norms of named tensors by key.
 
     Parameters that belong to the same keys share one cell, so that with one key there is one
-    concatenation a micro-batch.
+    concatenation per micro-batch.
 
     Args:
         parameters: by name.
         keys: the names that each key is summed over.
-        diagonal: the optimizer's preconditioner P of a parameter, for keys of geometry "optimizer",
-            which sum gᵀPg; ``None`` from it: there is no P yet, and such keys have no number in
-            this step.
+        diagonal: gives the optimizer's preconditioner P of a parameter, for keys of geometry
+            "optimizer", which sum gᵀPg. Where it returns ``None`` there is no P yet, and such keys
+            have no moments in this step.
     """
 
     def __init__(
@@ -33,46 +34,46 @@ class KeyedNorms:
         diagonal: Diagonal | None = None,
     ) -> None:
         self._diagonal = diagonal
-        self._weighted: dict[str, int] = {}  # name → index of the key
-        members: dict[str, list[int]] = {name: [] for name in parameters}
-        for index, (key, names) in enumerate(keys.items()):
-            if key.geometry == "optimizer":
-                self._weighted |= {name: index for name in names if name in parameters}
-                continue
-            for name in names:
-                if name in members:
-                    members[name].append(index)
-        cells: dict[tuple[int, ...], int] = {}
-        self.cell_of = {
-            name: cells.setdefault(tuple(owner), len(cells)) for name, owner in members.items()
-        }
-        self._owners = list(cells)
+        self._parameters = dict(parameters)
         self._keys = len(keys)
-        self._absent = [
-            index
-            for index, names in enumerate(keys.values())
-            if parameters.keys().isdisjoint(names)
-        ]
-        self._norms: list[list[Tensor]] = [[] for _ in cells]
-        self._weighted_norms: dict[int, list[Tensor]] = {
-            index: [] for index in self._weighted.values()
-        }
-        self._parameters = dict(parameters) if self._weighted else {}
+        self._absent: list[int] = []  # indices of keys without any parameter here
+        self._weighted: dict[str, int] = {}  # name → index of the key
+        members: defaultdict[str, list[int]] = defaultdict(list)  # name → indices of keys
+        for index, (key, names) in enumerate(keys.items()):
+            present = [name for name in names if name in parameters]
+            if not present:
+                self._absent.append(index)
+            if key.geometry == "optimizer":
+                self._weighted |= dict.fromkeys(present, index)
+                continue
+            for name in present:
+                members[name].append(index)
+        cells: dict[tuple[int, ...], int] = {}
+        self.cell_of: dict[str, int] = {}
+        for name in parameters:
+            owner = tuple(members[name])
+            self.cell_of[name] = cells.setdefault(owner, len(cells))
+        self._owners = list(cells)
+        self._norms: list[list[Tensor]] = []
+        self._weighted_norms: defaultdict[int, list[Tensor]] = defaultdict(list)
         self._without_diagonal: set[int] = set()
-        self.device = next((p.device for p in parameters.values()), torch.device("cpu"))
+        self.device = torch.device("cpu")
+        first = next(iter(parameters.values()), None)
+        if first is not None:
+            self.device = first.device
+        self.clear()
 
     def add(self, cell: int, tensor: Tensor) -> None:
-        """Notes the norms of one tensor; one small kernel, nothing is summed yet."""
+        """Notes the norms of one tensor: one small kernel, and nothing is summed yet."""
         self._norms[cell] += chunk_norms(tensor)
 
     def see(self, name: str, gradient: Tensor) -> None:
-        """Notes the norms of the gradient of parameter ``name``, in every metric that
-        is asked for.
-        """
+        """Notes the norms of the gradient of parameter ``name``, in every requested metric."""
         self.add(self.cell_of[name], gradient)
         if name not in self._weighted or self._diagonal is None:
             return
-        index, diagonal = self._weighted[name], self._diagonal(self._parameters[name])
+        index = self._weighted[name]
+        diagonal = self._diagonal(self._parameters[name])
         if diagonal is None:
             self._without_diagonal.add(index)
         else:
@@ -80,14 +81,16 @@ class KeyedNorms:
 
     @property
     def is_weighted(self) -> bool:
-        """Whether some key is summed in the optimizer's metric, so that gradients must come one
-        parameter at a time.
+        """Whether some key is summed in the optimizer's metric.
+
+        Then gradients must be seen one parameter at a time.
         """
         return bool(self._weighted)
 
     def total(self) -> Tensor:
-        """Squared norms by key, fp64 of shape (keys,), and a fresh start. A cell that overflowed
-        spoils only its own keys.
+        """Returns squared norms by key, fp64 of shape (keys,), and forgets what was noted.
+
+        A cell that overflowed spoils only its own keys.
         """
         result = torch.zeros(self._keys, dtype=torch.float64, device=self.device)
         for owner, norms in zip(self._owners, self._norms, strict=True):
@@ -101,7 +104,7 @@ class KeyedNorms:
         return result
 
     def add_norms(self, cell: int, norms: Iterable[Tensor]) -> None:
-        """Notes norms that were taken elsewhere, 1-d: their squares are added."""
+        """Notes 1-d norms that were taken elsewhere: their squares are added."""
         self._norms[cell] += norms
 
     def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
@@ -111,8 +114,9 @@ class KeyedNorms:
                 self.see(name, parameter.grad)
 
     def leave_out_absent(self, row: Tensor) -> Tensor:
-        """Zeroes the lines of keys without any parameter here (frozen layers), or without P yet:
-        the step is not theirs.
+        """Zeroes the lines of keys that take no part in this step.
+
+        These have no parameter here (frozen layers), or no P yet.
         """
         for index in (*self._absent, *self._without_diagonal):
             row[index].zero_()
@@ -122,4 +126,4 @@ class KeyedNorms:
     def clear(self) -> None:
         """Forgets what was noted."""
         self._norms = [[] for _ in self._owners]
-        self._weighted_norms = {index: [] for index in self._weighted_norms}
+        self._weighted_norms.clear()

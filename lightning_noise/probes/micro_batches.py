@@ -1,6 +1,4 @@
-"""Every micro-batch of one optimizer step is a group, seen by tensor hooks before accumulation and
-reduction.
-"""
+"""Every micro-batch of a step is a group, seen before gradients are accumulated or reduced."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +11,15 @@ from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import Reason, Severity
 from lightning_noise.probes.keyed_norms import KeyedNorms
 from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
-from lightning_noise.probes.rows import replicated, step_row
+from lightning_noise.probes.rows import (
+    WeightedGroup,
+    inverse_effective_size,
+    replicated,
+    step_row,
+    total_weight,
+)
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
 ONE_GROUP = "one_group"
@@ -29,22 +34,23 @@ TEXTS = {
 
 
 class MicroBatches(Probe):
-    """Probe whose groups are the micro-batches of a step on every rank: for gradient accumulation
-    and for plain DDP.
+    """Probe whose groups are the micro-batches of a step on every rank.
 
-    A hook on a parameter fires before the gradient is accumulated into ``.grad`` and before any
-    strategy reduces it, so it sees the micro-batch's own gradient, also inside ``no_sync`` and with
-    ``torch.compile``. Gradients taken outside ``begin``…``end``, such as gradient penalties by
-    ``torch.autograd.grad``, are not seen. A parameter whose gradient arrives in several parts in
-    one backward pass (reentrant checkpointing of a shared parameter) has one gradient, the sum of
-    its parts: the first such step is skipped, in later ones the parts are held and added up.
+    It serves gradient accumulation and plain DDP. A hook on a parameter fires before the gradient
+    is accumulated into ``.grad`` and before any strategy reduces it, so it sees the gradient of the
+    micro-batch alone, also inside ``no_sync`` and with ``torch.compile``. Gradients that are taken
+    outside ``begin``…``end``, such as gradient penalties by ``torch.autograd.grad``, are not seen.
+
+    In one backward pass the gradient of a parameter may arrive in several parts (reentrant
+    checkpointing of a shared parameter). Its gradient is the sum of the parts. The first such step
+    is skipped; in later steps the parts are kept and added up.
 
     Weights need not sum to 1: Lightning divides every micro-batch loss by
-    ``accumulate_grad_batches``, in a short last window too. So they are normalised by their sum,
-    which is the same on all ranks.
+    ``accumulate_grad_batches``, also in a short last window. So weights are normalised by their
+    sum, which is the same on all ranks.
 
-    The cost is one norm of the gradient a micro-batch, one or two percent of a training step on few
-    examples.
+    The cost is one norm of the gradient per micro-batch: one or two percent of a training step on
+    few examples.
     """
 
     name = "micro_batches"
@@ -53,13 +59,14 @@ class MicroBatches(Probe):
     def __init__(self) -> None:
         self._replicas = 1
         self._open = False
-        self._size = self._weight = 1.0
+        self._size = 1.0
+        self._weight = 1.0
         self._norms: KeyedNorms | None = None
         self._parameters: dict[str, Parameter] = {}
-        self._in_parts: set[str] = set()  # parameters known to get their gradient in parts
+        self._in_parts: set[str] = set()  # parameters whose gradient is known to come in parts
         self._parts: dict[str, list[Tensor]] = {}
         self._seen: set[str] = set()
-        self._groups: list[tuple[float, float]] = []
+        self._groups: list[WeightedGroup] = []
         self._square: Tensor | None = None
         self._fault: str | None = None
         self._last_fault: str | None = None
@@ -98,12 +105,12 @@ class MicroBatches(Probe):
         """Hooks every parameter that requires a gradient, for the duration of the context."""
         self._norms = KeyedNorms(parameters, keys, context.diagonal)
         self._replicas = context.replicas
-        self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        self._parameters = trained(parameters)
         self._reset()
         with ExitStack() as stack:
             for name, parameter in self._parameters.items():
-                hook = self._hook(name)
-                stack.callback(parameter.register_hook(hook).remove)
+                handle = parameter.register_hook(self._hook(name))
+                stack.callback(handle.remove)
             try:
                 yield
             finally:
@@ -116,15 +123,14 @@ class MicroBatches(Probe):
             if not self._open:
                 return
             if name in self._in_parts:
-                self._parts.setdefault(name, []).append(
-                    grad.detach().clone()
-                )  # accumulation may reuse its memory
+                # a copy: accumulation may reuse the memory
+                self._parts.setdefault(name, []).append(grad.detach().clone())
             elif name in self._seen:
                 self._in_parts.add(name)
                 self._fault = (
                     f"the gradient of {name!r} arrived in several parts in one backward pass "
-                    f"(reentrant checkpointing of a "
-                    "shared parameter); from the next step on the parts are added up first"
+                    "(reentrant checkpointing of a shared parameter); from the next step on the "
+                    "parts are added up first"
                 )
             else:
                 self._seen.add(name)
@@ -133,11 +139,18 @@ class MicroBatches(Probe):
 
         return see
 
-    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
-        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
-        ``weight``.
+    def begin(
+        self,
+        size: float,
+        weight: float,
+        examples: int | None = None,
+    ) -> None:
+        """Opens the gate for one backward pass over ``size`` examples.
+
+        ``weight`` is what their loss was multiplied by.
         """
-        self._size, self._weight = size, weight
+        self._size = size
+        self._weight = weight
         self._seen.clear()
         self._parts = {}
         self._open = True
@@ -152,29 +165,31 @@ class MicroBatches(Probe):
         self._parts = {}
         square = self._norms.total()  # (keys,) |weight · g_i|², scaled
         if self._weight > 0:
-            self._square = (
-                square / self._weight
-                if self._square is None
-                else self._square + square / self._weight
-            )
-            self._groups.append((self._size, self._weight))
+            share = square / self._weight
+            if self._square is not None:
+                share = self._square + share
+            self._square = share
+            self._groups.append(WeightedGroup(self._size, self._weight))
 
     def row(self) -> Tensor | None:
-        """Moments of the step, shape (keys, 4); reads the big norm from ``.grad``. ``None`` where
-        no group was seen.
+        """Moments of the step, shape (keys, 4), with the big norm from ``.grad``.
+
+        ``None`` where no group was seen.
         """
-        groups, square, fault = self._groups, self._square, self._fault
+        groups = self._groups
+        square = self._square
+        fault = self._fault
         self._reset()
         self._last_fault = fault
         if fault is not None or square is None or self._norms is None:
             return None
         self._norms.add_gradients(self._parameters)
-        total = sum(weight for _, weight in groups)  # not 1 in a short last window
+        total = total_weight(groups)  # not 1 in a short last window
         row = step_row(
             square / total,
             self._norms.total() / total**2,
-            c_small=sum(v / total / b for b, v in groups),
-            c_big=sum((v / total) ** 2 / b for b, v in groups),
+            c_small=sum(weight / total / size for size, weight in groups),
+            c_big=inverse_effective_size(groups),
         )
         return replicated(self._norms.leave_out_absent(row), self._replicas)
 
@@ -192,4 +207,6 @@ class MicroBatches(Probe):
 
     def _reset(self) -> None:
         self._groups = []
-        self._square = self._fault = self._last_fault = None
+        self._square = None
+        self._fault = None
+        self._last_fault = None

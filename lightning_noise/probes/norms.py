@@ -1,9 +1,8 @@
-"""Squared norms of large tensors to nine digits, at the price of one pass in the tensor's own
-precision.
+"""Squared norms of large tensors to nine digits, at the price of one pass in their own precision.
 
-|G|² is a small difference of two squared norms, so a norm that is off by 1e-3 (as a flat fp32 sum
-over millions of numbers is) may be off by more than the answer. Norms of chunks of about a thousand
-numbers in fp32 are good to 1e-7; their squares are summed in fp64.
+|G|² is a small difference of two squared norms. A flat fp32 sum over millions of numbers is off by
+1e-3, which may be more than the answer. Norms of chunks of about a thousand numbers are good to
+1e-7 in fp32; their squares are summed in fp64.
 """
 
 from collections.abc import Iterable
@@ -11,18 +10,19 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # numbers a chunk: long enough to cost nothing, short enough for fp32
+CHUNK = 1024  # numbers per chunk: long enough to cost nothing, short enough for fp32
 
 
 def chunk_norms(tensor: Tensor) -> list[Tensor]:
-    """Norms of the tensor's chunks, as one or two 1-d tensors on its device; no copy of a dense
-    tensor, no synchronisation.
+    """Norms of the tensor's chunks, as one or two 1-d tensors on its device.
 
     Half-precision input is accumulated in fp32, fp64 in fp64. Sparse tensors are coalesced first
-    (repeated indices add up).
+    (repeated indices add up). A dense tensor is not copied, and nothing waits for the device.
     """
     flat = _flat(tensor)
-    dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
+    dtype = torch.float32
+    if flat.dtype == torch.float64:
+        dtype = torch.float64
     whole = flat.numel() // CHUNK * CHUNK
     parts = []
     if whole:
@@ -63,16 +63,15 @@ def squared_norm(tensor: Tensor) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
-    if tensor.layout != torch.strided:
-        tensor = (
-            tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.to_dense()
-        )
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not tensor.is_contiguous() and _is_dense(tensor):
-        return tensor.as_strided(
-            (tensor.numel(),), (1,)
-        )  # transposed or channels-last: same numbers, another order
+        # transposed or channels-last: the same numbers in another order
+        return tensor.as_strided((tensor.numel(),), (1,))
     return tensor.reshape(-1)
 
 

@@ -1,4 +1,4 @@
-"""The diagonal preconditioner that an optimizer has in use, and squared norms weighted by it."""
+"""The diagonal preconditioner that an optimizer uses, and squared norms weighted by it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,10 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
 from lightning_noise.probes.norms import as_dense, chunk_norms
+
+State = dict[str, Tensor]  # of one parameter
+Group = dict[str, Any]  # options of a group of parameters
+Reader = Callable[[State, Group], Tensor | None]
 
 
 class UnknownPreconditionerError(TypeError):
@@ -21,26 +25,22 @@ def check_optimizer(optimizer: Optimizer) -> None:
     Raises:
         UnknownPreconditionerError: names the ones it knows.
     """
-    if not isinstance(optimizer, tuple(_READERS)):
-        known = ", ".join(kind.__name__ for kind in _READERS)
-        raise UnknownPreconditionerError(
-            f"geometry 'optimizer' reads the diagonal preconditioner of {known} and their "
-            f"subclasses from their state, but the "
-            f"optimizer is {type(optimizer).__name__}. Use geometry='euclidean'."
-        )
+    _reader_for(optimizer)
 
 
 class Preconditioner:
-    """Diagonal P of any parameter as the next step of ``optimizer`` would use it: the step is along
-    −P·(mean gradient).
+    """Diagonal P of any parameter as the next step of ``optimizer`` would use it.
 
-    Adam, AdamW, NAdam, RAdam: 1/(sqrt(v̂) + eps), with the largest v̂ under amsgrad; RMSprop:
-    1/(sqrt(v) + eps), centred where it is; Adagrad: 1/(sqrt(sum) + eps); SGD: 1 everywhere. The
-    learning rate is no part of it, nor is weight decay. Calling gives a tensor of the parameter's
-    shape, or of shape () where P is 1; ``None`` while the optimizer has no state for it.
+    The step is along −P·(mean gradient). P is 1/(sqrt(v̂) + eps) for Adam, AdamW, NAdam and RAdam,
+    with the largest v̂ under amsgrad; 1/(sqrt(v) + eps) for RMSprop, where v is centred with
+    ``centered=True``; 1/(sqrt(sum) + eps) for Adagrad; and 1 for SGD. Neither the learning rate nor
+    weight decay is part of P.
+
+    A call returns a tensor of the parameter's shape, or of shape () where P is 1. It returns
+    ``None`` while the optimizer has no state for the parameter.
 
     Raises:
-        UnknownPreconditionerError: an optimizer of another kind; names the ones it knows.
+        UnknownPreconditionerError: an optimizer of another kind. The error names the known ones.
 
     >>> weight = Parameter(torch.zeros(2))
     >>> optimizer = Adam([weight], eps=0.0)
@@ -51,50 +51,67 @@ class Preconditioner:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        check_optimizer(optimizer)
         self._optimizer = optimizer
-        self._reader = next(
-            reader for kind, reader in _READERS.items() if isinstance(optimizer, kind)
-        )
-        self._groups: dict[int, dict[str, Any]] = {}
+        self._reader = _reader_for(optimizer)
+        self._groups: dict[int, Group] = {}  # by the id of each parameter
 
     def __call__(self, parameter: Parameter) -> Tensor | None:
-        if id(parameter) not in self._groups:  # one more group may have come since (unfreezing)
-            self._groups = {
-                id(p): group for group in self._optimizer.param_groups for p in group["params"]
-            }
-        return self._reader(self._optimizer.state.get(parameter, {}), self._groups[id(parameter)])
+        if id(parameter) not in self._groups:  # a group may have been added since (unfreezing)
+            self._read_groups()
+        state = self._optimizer.state.get(parameter, {})
+        return self._reader(state, self._groups[id(parameter)])
+
+    def _read_groups(self) -> None:
+        self._groups = {}
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._groups[id(parameter)] = group
 
 
-def _adam(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
-    if "exp_avg_sq" not in state:
-        return None
-    second = state["max_exp_avg_sq"] if "max_exp_avg_sq" in state else state["exp_avg_sq"]
-    beta = group["betas"][1]
-    step = state[
-        "step"
-    ]  # on the host unless the optimizer is capturable or fused: then it is not read
-    correction = 1 - beta ** (float(step) if step.device.type == "cpu" else step.double())
-    return _inverse((second / correction).to(second.dtype), group["eps"])
-
-
-def _rmsprop(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
-    if "square_avg" not in state:
-        return None
-    square = state["square_avg"]
-    return _inverse(
-        square - state["grad_avg"].square() if "grad_avg" in state else square, group["eps"]
+def _reader_for(optimizer: Optimizer) -> Reader:
+    for kind, reader in _READERS.items():
+        if isinstance(optimizer, kind):
+            return reader
+    known = ", ".join(kind.__name__ for kind in _READERS)
+    raise UnknownPreconditionerError(
+        f"geometry 'optimizer' reads the diagonal preconditioner of {known} and their subclasses "
+        f"from their state, but the optimizer is {type(optimizer).__name__}. Use "
+        "geometry='euclidean'."
     )
 
 
-def _adagrad(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
+def _adam(state: State, group: Group) -> Tensor | None:
+    if "exp_avg_sq" not in state:
+        return None
+    second = state["exp_avg_sq"]
+    if "max_exp_avg_sq" in state:
+        second = state["max_exp_avg_sq"]
+    beta = group["betas"][1]
+    step = state["step"]
+    # It is on the host unless the optimizer is capturable or fused. Then it is not read, which
+    # would wait for the device.
+    on_host = step.device.type == "cpu"
+    steps = float(step) if on_host else step.double()
+    correction = 1 - beta**steps
+    return _inverse((second / correction).to(second.dtype), group["eps"])
+
+
+def _rmsprop(state: State, group: Group) -> Tensor | None:
+    if "square_avg" not in state:
+        return None
+    square = state["square_avg"]
+    if "grad_avg" in state:  # centred
+        square = square - state["grad_avg"].square()
+    return _inverse(square, group["eps"])
+
+
+def _adagrad(state: State, group: Group) -> Tensor | None:
     if "sum" not in state or not float(state["step"]):
         return None
     return _inverse(state["sum"], group["eps"])
 
 
-# one signature for all
-def _sgd(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor | None:
+def _sgd(state: State, group: Group) -> Tensor | None:
     return torch.ones(())
 
 
@@ -102,7 +119,7 @@ def _inverse(square: Tensor, eps: float) -> Tensor:
     return square.clamp(min=0).sqrt().add_(eps).reciprocal_()
 
 
-_READERS: dict[type[Optimizer], Callable[[dict[str, Tensor], dict[str, Any]], Tensor | None]] = {
+_READERS: dict[type[Optimizer], Reader] = {
     AdamW: _adam,
     Adam: _adam,
     NAdam: _adam,
@@ -114,9 +131,11 @@ _READERS: dict[type[Optimizer], Callable[[dict[str, Tensor], dict[str, Any]], Te
 
 
 def weighted_chunk_norms(gradient: Tensor, diagonal: Tensor) -> list[Tensor]:
-    """Norms of chunks of P^(1/2)·gradient: their squares sum to gᵀPg. One temporary of the
-    parameter's size.
+    """Norms of chunks of P^(1/2)·gradient, whose squares sum to gᵀPg.
+
+    It needs one temporary tensor of the parameter's size.
     """
     if diagonal.ndim == 0:
         return [norms * diagonal.to(norms).sqrt() for norms in chunk_norms(gradient)]
-    return chunk_norms(diagonal.sqrt().mul_(as_dense(gradient.detach())))
+    weighted = diagonal.sqrt().mul_(as_dense(gradient.detach()))
+    return chunk_norms(weighted)

@@ -1,6 +1,4 @@
-"""The contract of a probe: a way to see the gradients of the groups of examples that make up one
-optimizer step.
-"""
+"""The contract of a probe: a way to see the gradients of the groups in one optimizer step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ class Offer(NamedTuple):
 
     Args:
         reason: what the groups are, in words for the user.
-        certain: whether every step will have two groups; else some steps will be skipped.
+        certain: whether every step will have two groups; if not, some steps will be skipped.
     """
 
     reason: str
@@ -51,21 +49,23 @@ class Context(NamedTuple):
 class Probe(ABC):
     """A way to see the gradients of the groups that make up one optimizer step.
 
-    A host calls, in order: :meth:`attach` (a context, entered for as long as passes are to be
-    seen); at the first micro-batch of a step :meth:`starts`; for every micro-batch :meth:`listen`
-    before its forward pass, :meth:`begin` before its backward pass (:meth:`watch_loss` after that),
-    :meth:`end` after it; and after the last one :meth:`row`, before gradients are unscaled, clipped
-    or used. A probe never changes a gradient, never waits for the device in a step and never draws
-    from the global random state.
+    A host enters the context of :meth:`attach` for as long as passes are to be seen. Inside it, the
+    host calls :meth:`starts` at the first micro-batch of a step. For every micro-batch it calls
+    :meth:`listen` before the forward pass, :meth:`begin` before the backward pass,
+    :meth:`watch_loss` after that, and :meth:`end` after the backward pass. After the last
+    micro-batch it calls :meth:`row`, before gradients are unscaled, clipped or used.
 
-    A probe of your own derives from this class and needs :meth:`attach`, :meth:`begin`, :meth:`end`
-    and :meth:`row`; the other methods have defaults.
+    A probe never changes a gradient, never waits for the device in a step and never draws from the
+    global random state.
+
+    A custom probe derives from this class and defines :meth:`attach`, :meth:`begin`, :meth:`end`
+    and :meth:`row`. The other methods have defaults.
 
     Attributes:
-        name: for messages, and to ask for it by name.
-        metrics: geometries that it can weigh gradients in.
+        name: for messages, and to request it by name.
+        metrics: geometries in which it can weigh gradients.
         watches_forward: whether it needs :meth:`listen`, because it hooks layers and not gradients.
-        sees_every_pass: whether it sees every backward pass of a step, and not only the last one.
+        sees_every_pass: whether it sees every backward pass of a step, not only the last one.
     """
 
     name: ClassVar[str] = "given"
@@ -79,8 +79,10 @@ class Probe(ABC):
         model: nn.Module | None,
         parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
-        """Whether this probe can serve the run, and from what groups; a :class:`Reason` with its
-        fix where it cannot.
+        """Whether this probe can serve the run, and with what groups.
+
+        Returns:
+            An :class:`Offer`, or a :class:`Reason` with its fix if it cannot serve the run.
         """
         return Offer("given by the user")
 
@@ -91,8 +93,9 @@ class Probe(ABC):
         keys: Mapping[Key, Sequence[str]],
         context: Context = Context(),
     ) -> AbstractContextManager[None]:
-        """Watches ``parameters`` inside the context; ``keys`` lists, for each number wanted, the
-        names it is summed over.
+        """Watches ``parameters`` inside the context.
+
+        ``keys`` lists, for each noise scale to measure, the names that it is summed over.
         """
 
     def starts(self, step: int) -> None:  # noqa: B027  # does nothing unless overridden
@@ -102,28 +105,37 @@ class Probe(ABC):
         """The forward pass of a micro-batch is about to begin."""
 
     def rest(self) -> None:  # noqa: B027  # does nothing unless overridden
-        """The passes over a micro-batch are over: nothing may stay on the model's layers until the
-        next begins.
+        """The passes over a micro-batch are over.
+
+        No hook may stay on the model's layers until the next micro-batch begins.
         """
 
     def accepts(self, rows: int | None, setup: Setup) -> Reason | None:
-        """Why a first micro-batch with so many rows along dimension 0 cannot be measured; ``None``
-        where it can.
+        """Why a first micro-batch with so many rows along dimension 0 cannot be measured.
+
+        ``None`` where it can.
         """
         return None
 
     @abstractmethod
-    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
-        """A micro-batch of ``size`` examples is about to go backward, its loss multiplied by
-        ``weight``.
+    def begin(
+        self,
+        size: float,
+        weight: float,
+        examples: int | None = None,
+    ) -> None:
+        """The backward pass of a micro-batch is about to begin.
 
-        ``examples`` is the length of the batch dimension, where ``size`` counts something else
-        (tokens).
+        Args:
+            size: examples in the micro-batch, or whatever the host counts (tokens).
+            weight: what its loss was multiplied by.
+            examples: length of the batch dimension, where ``size`` counts something else.
         """
 
     def watch_loss(self, loss: Tensor) -> None:  # noqa: B027  # does nothing unless overridden
-        """The loss of the micro-batch that was begun, before its backward pass; its graph must stay
-        as it is.
+        """Shows the loss of the micro-batch that was begun, before its backward pass.
+
+        The probe must leave the graph of the loss as it is.
         """
 
     @abstractmethod
@@ -132,15 +144,13 @@ class Probe(ABC):
 
     @abstractmethod
     def row(self) -> Tensor | None:
-        """Moments of the step just seen, and a fresh start for the next.
+        """Returns the moments of the step that was seen, and forgets it.
 
         Returns:
-            fp64 tensor of shape (keys, 4), columns as in
-            :class:`~lightning_noise.core.moments.Moments`, on the gradients'
-            device: the part of this replica, so that the sum over all of them is the step's row.
-                ``q_big`` is taken from
-            ``.grad``, which the strategy has averaged over all replicas. ``None`` where the step
-            cannot be used.
+            An fp64 tensor of shape (keys, 4) on the gradients' device, with columns as in
+            :class:`~lightning_noise.core.moments.Moments`. It is the part of this replica: the sum
+            over all replicas is the row of the step. ``q_big`` is taken from ``.grad``, which the
+            strategy has averaged over all replicas. ``None`` where the step cannot be used.
         """
 
     def fault(self) -> str | None:
@@ -154,13 +164,12 @@ class Probe(ABC):
 
     @property
     def refusal(self) -> NoiseScaleError | None:
-        """Why no step can be used as things stand, known only after a first backward pass; ``None``
-        where all is well.
+        """Why no step can be used, which may be known only after a first backward pass.
+
+        ``None`` where steps can be used.
         """
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Reasons for doubt to report with the number: what is left out, or could not
-        be checked.
-        """
+        """Reasons to doubt the estimate, to report with it: what is left out or not checked."""
         return ()

@@ -13,18 +13,25 @@ from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import Reason, Severity
 from lightning_noise.probes.keyed_norms import KeyedNorms
 from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
-from lightning_noise.probes.rows import replicated, step_row
+from lightning_noise.probes.rows import (
+    WeightedGroup,
+    inverse_effective_size,
+    replicated,
+    step_row,
+    total_weight,
+)
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
-CommHook = Callable[
-    [Any, Any], torch.futures.Future[Tensor]
-]  # (state, bucket) → the reduced buffer
+# (state, bucket) → the reduced buffer
+CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 
 
 class BucketTap:
-    """Shows DDP's gradient buckets to whoever listens, before the communication hook gets them;
-    else costs one call per bucket.
+    """Shows DDP's gradient buckets to its listeners before the communication hook gets them.
+
+    Without a listener it costs one call per bucket.
 
     >>> tap = BucketTap()
     >>> with tap.listening(lambda bucket: print("saw", bucket)):
@@ -50,12 +57,13 @@ class BucketTap:
             self._listeners.remove(listener)
 
     def before(self, hook: CommHook) -> CommHook:
-        """``hook`` for ``DistributedDataParallel.register_comm_hook``, with this tap in front; its
-        state goes through to it.
+        """``hook`` with this tap in front, for ``DistributedDataParallel.register_comm_hook``.
+
+        The state that is registered with it is passed on to ``hook``.
         """
 
-        # torch insists on a parameter of this very name, without an annotation or with a class that
-        # not every build has
+        # torch requires a parameter of this name, either without an annotation or annotated with a
+        # class that not every build has
         def tapped(state, bucket):  # type: ignore[no-untyped-def]  # called by torch
             self(bucket)
             return hook(state, bucket)
@@ -65,15 +73,16 @@ class BucketTap:
 
 
 def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
-    """What DDP does without a communication hook, bit for bit: times 1/world size, then the sum
-    over ``process_group``.
+    """What DDP does without a communication hook, bit for bit.
 
-    torch's own ``allreduce_hook`` divides instead, which rounds differently where the world size is
-    not a power of two.
+    It multiplies by 1/world size, then sums over ``process_group``. torch's own ``allreduce_hook``
+    divides instead, which rounds differently where the world size is not a power of two.
     """
 
     def mean(_: Any, bucket: Any) -> torch.futures.Future[Tensor]:
-        group = process_group if process_group is not None else dist.group.WORLD
+        group = process_group
+        if group is None:
+            group = dist.group.WORLD
         buffer = bucket.buffer().mul_(1.0 / dist.get_world_size(group))
         work = dist.all_reduce(buffer, group=group, async_op=True)
         future = work.get_future()
@@ -83,14 +92,14 @@ def mean_hook(process_group: dist.ProcessGroup | None) -> CommHook:
 
 
 class Ranks(Probe):
-    """Probe whose groups are the ranks of DDP, each with its gradient accumulated over the
-    micro-batches of the step.
+    """Probe whose groups are the ranks of DDP.
 
-    The cheapest one: a norm of each bucket in the backward pass that synchronises, and one of the
-    reduced gradient.
+    The gradient of a rank is accumulated over its micro-batches of the step. This is the cheapest
+    probe: it takes one norm of each bucket in the backward pass that synchronises, and one norm of
+    the reduced gradient.
 
     Args:
-        tap: in front of DDP's communication hook; ``ddp_noise`` and ``NoiseStrategyMixin`` bring
+        tap: in front of DDP's communication hook. ``ddp_noise`` and ``NoiseStrategyMixin`` bring
             their own.
     """
 
@@ -107,7 +116,7 @@ class Ranks(Probe):
         self._names: dict[int, str] = {}
         self._one_cell = True
         self._seen = False
-        self._groups: list[tuple[float, float]] = []
+        self._groups: list[WeightedGroup] = []
         self._fault: str | None = None
 
     def offer(
@@ -158,7 +167,7 @@ class Ranks(Probe):
             )
         self._replicas = context.replicas
         self._norms = KeyedNorms(parameters, keys, context.diagonal)
-        self._parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+        self._parameters = trained(parameters)
         self._names = {id(p): name for name, p in self._parameters.items()}
         cells = {self._norms.cell_of[name] for name in self._parameters}
         self._one_cell = len(cells) == 1 and not self._norms.is_weighted
@@ -176,20 +185,25 @@ class Ranks(Probe):
         self._seen = True
         names = [self._names.get(id(p)) for p in bucket.parameters()]
         if self._one_cell and None not in names:
-            self._norms.add(
-                0, bucket.buffer()
-            )  # (P,) this rank's accumulated gradient, not divided by the world size
+            # (P,) this rank's accumulated gradient, not divided by the world size
+            self._norms.add(0, bucket.buffer())
             return
         for name, gradient in zip(names, bucket.gradients(), strict=True):
             if name is not None:
                 self._norms.see(name, gradient)
 
-    def begin(self, size: float, weight: float, examples: int | None = None) -> None:
-        """Opens the gate for one backward pass over ``size`` examples whose loss was multiplied by
-        ``weight``.
+    def begin(
+        self,
+        size: float,
+        weight: float,
+        examples: int | None = None,
+    ) -> None:
+        """Opens the gate for one backward pass over ``size`` examples.
+
+        ``weight`` is what their loss was multiplied by.
         """
         if weight > 0:
-            self._groups.append((size, weight))
+            self._groups.append(WeightedGroup(size, weight))
         self._open = True
 
     def end(self) -> None:
@@ -197,19 +211,22 @@ class Ranks(Probe):
         self._open = False
 
     def row(self) -> Tensor | None:
-        """Moments of the step, shape (keys, 4), as of one replica; ``None`` where no bucket was
-        seen.
+        """The part of one replica in the moments of the step, shape (keys, 4).
+
+        ``None`` where no bucket was seen.
         """
-        groups, seen = self._groups, self._seen
+        groups = self._groups
+        seen = self._seen
         self._reset()
         if not seen or not groups or self._norms is None:
             self._fault = "no gradient bucket was reduced in the step's last backward pass"
             return None
-        total = sum(weight for _, weight in groups)
+        total = total_weight(groups)
         local = self._norms.total() / total**2
         self._norms.add_gradients(self._parameters)
-        share = sum((v / total) ** 2 / b for b, v in groups)  # 1 / this rank's effective batch size
-        row = step_row(local, self._norms.total() / total**2, share, share)
+        reduced = self._norms.total() / total**2
+        inverse_size = inverse_effective_size(groups)  # of this rank
+        row = step_row(local, reduced, inverse_size, inverse_size)
         return replicated(self._norms.leave_out_absent(row), self._replicas)
 
     def discard(self) -> None:
@@ -224,4 +241,6 @@ class Ranks(Probe):
         return self._fault
 
     def _reset(self) -> None:
-        self._groups, self._seen, self._fault = [], False, None
+        self._groups = []
+        self._seen = False
+        self._fault = None

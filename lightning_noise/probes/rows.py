@@ -1,9 +1,10 @@
 """All algebra on rows of moments: tensors of shape (keys, 4), fp64, columns as in ``Moments``.
 
-A probe hands out a partial row, so that the plain sum over the ranks is the row of the step.
+A probe returns a partial row, so that the plain sum over the ranks is the row of the step.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,24 +12,54 @@ from torch import Tensor
 Q_SMALL, Q_BIG, C_SMALL, C_BIG = range(4)
 
 
-def step_row(q_small: Tensor, q_big: Tensor, c_small: float, c_big: float) -> Tensor:
-    """A row from squared norms by key, shape (keys,), and the effective inverse batch sizes of the
-    step.
+class WeightedGroup(NamedTuple):
+    """One group of a step.
+
+    Args:
+        size: of the group, in examples.
+        weight: by which its loss was multiplied; above 0.
     """
+
+    size: float
+    weight: float
+
+
+def total_weight(groups: Sequence[WeightedGroup]) -> float:
+    """The sum of the weights of a rank's groups, which is the same on all ranks."""
+    return sum(group.weight for group in groups)
+
+
+def inverse_effective_size(groups: Sequence[WeightedGroup]) -> float:
+    """1 / effective batch size of the mean over a rank's groups.
+
+    >>> inverse_effective_size([WeightedGroup(4, 0.5), WeightedGroup(4, 0.5)])
+    0.125
+    """
+    total = total_weight(groups)
+    return sum((weight / total) ** 2 / size for size, weight in groups)
+
+
+def step_row(
+    q_small: Tensor,
+    q_big: Tensor,
+    c_small: float,
+    c_big: float,
+) -> Tensor:
+    """A row from squared norms by key, shape (keys,), and inverse effective batch sizes."""
     row = torch.empty(len(q_small), 4, dtype=torch.float64, device=q_small.device)
-    row[:, Q_SMALL], row[:, Q_BIG] = q_small, q_big
-    row[:, C_SMALL].fill_(
-        c_small
-    )  # filled, not copied: a copy from the host would wait for the device
+    row[:, Q_SMALL] = q_small
+    row[:, Q_BIG] = q_big
+    # filled, not copied: a copy from the host would wait for the device
+    row[:, C_SMALL].fill_(c_small)
     row[:, C_BIG].fill_(c_big)
     return row
 
 
 def replicated(row: Tensor, replicas: int) -> Tensor:
-    """The part of a step that one of several replicas contributes, from the row of the replica
-    alone.
+    """What one of several replicas contributes to the row of a step, from its own row.
 
-    ``q_big`` must be that of the gradient averaged over the replicas, the same on all of them.
+    ``q_big`` must come from the gradient averaged over the replicas, so that all of them have the
+    same value.
 
     >>> replicated(torch.tensor([[8.0, 4.0, 1.0, 1.0]]), 2)
     tensor([[4.0000, 2.0000, 0.5000, 0.2500]])
@@ -39,7 +70,9 @@ def replicated(row: Tensor, replicas: int) -> Tensor:
 
 
 def unscaled(row: Tensor, loss_scale: Tensor | float) -> Tensor:
-    """The row as it would be without a factor on the loss; a tensor is not read.
+    """The row without the factor ``loss_scale`` on the loss.
+
+    A scale that is a tensor stays on its device, without a synchronisation.
 
     >>> unscaled(torch.tensor([[8.0, 4.0, 1.0, 0.5]]), 2.0)
     tensor([[2.0000, 1.0000, 1.0000, 0.5000]])
@@ -50,24 +83,20 @@ def unscaled(row: Tensor, loss_scale: Tensor | float) -> Tensor:
 
 
 def unusable(keys: int, device: torch.device) -> Tensor:
-    """What stands in the place of a step that cannot be used: summed over the ranks, it spoils the
-    step on all of them.
-    """
+    """The row of a step that cannot be used: summed over the ranks, it spoils the step on all."""
     return torch.full((keys, 4), torch.nan, dtype=torch.float64, device=device)
 
 
 def combined(rows: Sequence[Tensor | None]) -> Tensor | None:
-    """The row of a step of K micro-batches of equal weight, from what each backward pass gave
-    alone.
+    """The row of a step of K micro-batches of equal weight, from the rows of its backward passes.
 
     Args:
-        rows: of every pass, in order, as if its loss had weight 1; ``q_big`` from the gradient
-            accumulated so far. ``None`` where a pass cannot be used.
+        rows: one per backward pass, in order, as if its loss had weight 1, with ``q_big`` from the
+            gradient accumulated so far. ``None`` stands for a pass that cannot be used.
 
     Returns:
-        in units of the accumulated gradient, which is the mean over the groups: each group's
-            gradient is K times what its
-        pass added. ``None`` where any row is.
+        The row in units of the accumulated gradient, which is the mean over the groups: the
+        gradient of each group is K times what its pass added. ``None`` if any row is.
 
     >>> combined([torch.tensor([[4.0, 4.0, 1.0, 1.0]]), torch.tensor([[9.0, 25.0, 1.0, 1.0]])])
     tensor([[26.0000, 25.0000,  1.0000,  0.5000]])

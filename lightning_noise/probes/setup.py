@@ -1,5 +1,6 @@
-"""The facts of a run that decide how its gradients can be seen, stated once by whoever drives the
-measurement.
+"""The facts of a run that decide how its gradients can be seen.
+
+Whoever drives the measurement states them once.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,9 @@ class Setup:
         reduce: sums a tensor over the ranks; ``None`` for one process.
         accumulation: least number of micro-batches per optimizer step on one rank; 0 where it is
             not known.
-        most_accumulation: greatest such number, where a schedule changes it; 0 where it does not.
-        manual: whether the training loop steps by itself, so that nobody knows how many
-            micro-batches per step will have.
+        most_accumulation: greatest number of them where a schedule changes it; 0 where none does.
+        manual: whether the training loop steps the optimizer itself, so that the number of
+            micro-batches per step is not known beforehand.
         tap: shows DDP's gradient buckets before they are reduced; ``None`` where the strategy does
             not.
         seed: of the random signs of sketches.

@@ -9,4 +9,6 @@ def count(number: int, thing: str) -> str:
     """
     if number == 1:
         return f"1 {thing}"
-    return f"{number} {thing}es" if thing.endswith("ch") else f"{number} {thing}s"
+    if thing.endswith("ch"):
+        return f"{number} {thing}es"
+    return f"{number} {thing}s"

@@ -1,6 +1,6 @@
 """What all figures share: an empty figure, an axis of batch sizes, plain numbers on an axis.
 
-Drawing goes without pyplot: no window, no global state.
+Nothing is drawn through pyplot: no window, no global state.
 """
 
 import math
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+B_CRIT = r"$B_\mathrm{crit}$"
 MOST_TICKS = 14
 ONES = (1.0,)
 ONE_TWO_FIVE = (1.0, 2.0, 5.0)
@@ -30,10 +31,9 @@ def new_figure() -> "tuple[Figure, Axes]":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
+        missing = "figures need matplotlib, which is not installed"
         fix = "pip install 'lightning-noise[plots]'"
-        raise NoMatplotlibError(
-            f"figures need matplotlib, which is not installed: {fix}"
-        ) from error
+        raise NoMatplotlibError(f"{missing}: {fix}") from error
     figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -49,14 +49,15 @@ def size_axis(axes: "Axes", sizes: Sequence[float]) -> None:
     axes.set_xscale("log", base=2)
     ticks = sorted(set(sizes))
     shown = ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
-    axes.set_xticks(shown, [f"{size:g}" for size in shown])
+    labels = [f"{size:g}" for size in shown]
+    axes.set_xticks(shown, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("global batch size $B$, examples")
 
 
 def plain_ticks(axis: "Axis", low: float, high: float) -> None:
-    """Plain numbers on a logarithmic axis; closer ones where powers of ten alone would be few."""
+    """Plain numbers on a logarithmic axis, closer together where powers of ten would be too few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     decades = math.log10(high / low)
@@ -75,4 +76,6 @@ def _tick(value: float, _: object) -> str:
         return number(value)
     power = math.floor(math.log10(value) + 1e-9)
     factor = round(value / 10**power)
-    return f"$10^{{{power}}}$" if factor == 1 else rf"${factor}\times10^{{{power}}}$"
+    if factor == 1:
+        return f"$10^{{{power}}}$"
+    return rf"${factor}\times10^{{{power}}}$"

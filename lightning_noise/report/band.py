@@ -16,25 +16,32 @@ class Band(NamedTuple):
     high: tuple[float, ...]
 
 
-def band(steps: Mapping[float, float], grid: Sequence[float], confidence: float) -> Band:
+def band(
+    steps: Mapping[float, float],
+    grid: Sequence[float],
+    confidence: float,
+) -> Band:
     """The envelope of all curves that the runs do not exclude: RSS(b_crit, S_min) <= limit.
 
     RSS grows from that of the best S_min by m ln²(S_min / best S_min) for m batch sizes.
     """
-    profile = Profile(list(steps), list(map(math.log, steps.values())))
+    sizes = list(steps)
+    logs = list(map(math.log, steps.values()))
+    profile = Profile(sizes, logs)
     best = profile.minimum()
     limit = profile.limit(best, confidence)
-    below, above = [], []
-    for u in [best, *_grid_of_b_crit(profile, list(steps), best, limit)]:
+    lowest = [math.inf] * len(grid)
+    highest = [0.0] * len(grid)
+    for u in [best, *_grid_of_b_crit(profile, sizes, best, limit)]:
+        b_crit = math.exp(u)
         s_min = math.exp(profile.log_s_min(u))
         room = max(0.0, limit - profile.rss(u))
-        factor = math.exp(math.sqrt(room / len(steps)))
-        curve = [s_min * (1 + math.exp(u) / size) for size in grid]
-        below.append([value / factor for value in curve])
-        above.append([value * factor for value in curve])
-    lowest = tuple(map(min, zip(*below, strict=True)))
-    highest = tuple(map(max, zip(*above, strict=True)))
-    return Band(lowest, highest)
+        factor = math.exp(math.sqrt(room / len(sizes)))
+        for i, size in enumerate(grid):
+            value = s_min * (1 + b_crit / size)
+            lowest[i] = min(lowest[i], value / factor)
+            highest[i] = max(highest[i], value * factor)
+    return Band(tuple(lowest), tuple(highest))
 
 
 def _grid_of_b_crit(
@@ -45,8 +52,8 @@ def _grid_of_b_crit(
 ) -> list[float]:
     """Values of ln b_crit through the interval.
 
-    Where the runs do not exclude a straight line, b_crit goes on to a sixty-fourth of the smallest
-    size or to 64 times the largest: there the curve is straight over all that is drawn.
+    Where the runs do not exclude a straight line, the values extend to a sixty-fourth of the
+    smallest size or to 64 times the largest: there the curve is straight over the drawn range.
     """
     low = math.log(min(sizes) / 64)
     high = math.log(max(sizes) * 64)
@@ -54,4 +61,8 @@ def _grid_of_b_crit(
         low = profile.crossing(best, limit, -1)
     if profile.rss_of_perfect_scaling > limit:
         high = profile.crossing(best, limit, +1)
-    return [low + (high - low) * i / (CURVES - 1) for i in range(CURVES)]
+    width = high - low
+    values = []
+    for i in range(CURVES):
+        values.append(low + width * i / (CURVES - 1))
+    return values

@@ -1,13 +1,21 @@
 """Plain numbers behind the figures of steps and examples against the batch size."""
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lightning_noise.core.critical import CriticalBatchSize, NoFitError
 from lightning_noise.report.band import band
 from lightning_noise.report.errors import TableError
-from lightning_noise.report.runs import Run, at_size, runs_of, runs_that_count, steps_by_size
+from lightning_noise.report.runs import (
+    Run,
+    by_size,
+    count_reached,
+    runs_of,
+    runs_that_count,
+    steps_by_size,
+)
 from lightning_noise.report.table import Row, of_goal
 
 POINTS = 129  # of a drawn curve
@@ -31,7 +39,7 @@ class Missed(NamedTuple):
 class Regimes(NamedTuple):
     """Where the three regimes of Shallue et al. 2018 meet on the fitted curve.
 
-    Both ends are in examples; ``tolerance`` is the one at which they are told apart.
+    Both ends are in examples; ``tolerance`` is the one at which the regimes are distinguished.
     """
 
     end_of_perfect_scaling: float
@@ -88,7 +96,7 @@ def steps_curve(
         rows: a table, see :mod:`lightning_noise.report.table`.
         goal: its name; None where the table has only one.
         confidence: of the fit's interval.
-        tolerance: at which the regimes are told apart, see
+        tolerance: at which the regimes are distinguished, see
             :meth:`CriticalBatchSize.end_of_perfect_scaling`.
         fit: of these rows at this confidence, where it is known already.
 
@@ -106,10 +114,22 @@ def steps_curve(
     steps = steps_by_size(counted)
     if fit is None:
         try:
-            fit = CriticalBatchSize.fit(list(steps), list(steps.values()), confidence=confidence)
+            fit = CriticalBatchSize.fit(
+                list(steps),
+                list(steps.values()),
+                confidence=confidence,
+            )
         except NoFitError as refusal:
-            return Curve(name, points, missed, None, str(refusal))
-    grid = _spaced(points[0].global_size / math.sqrt(2), points[-1].global_size * math.sqrt(2))
+            return Curve(
+                goal=name,
+                points=points,
+                missed=missed,
+                fit=None,
+                refusal=str(refusal),
+            )
+    start = points[0].global_size / math.sqrt(2)
+    stop = points[-1].global_size * math.sqrt(2)
+    grid = _spaced(start, stop)
     low, high = band(steps, grid, confidence)
     return Curve(
         goal=name,
@@ -139,21 +159,30 @@ def _regimes(fit: CriticalBatchSize, tolerance: float) -> Regimes:
     return Regimes(end, start, tolerance)
 
 
-def _missed(runs: Sequence[Run], counted: Sequence[Run]) -> dict[float, Missed]:
+def _missed(
+    runs: Sequence[Run],
+    counted: Sequence[Run],
+) -> dict[float, Missed]:
     """By batch size; of the search trials where there was no winner to rerun."""
+    all_runs = by_size(runs)
+    reruns = by_size(counted)
     missed = {}
-    for size in sorted({run.global_size for run in runs}):
-        reruns = at_size(counted, size)
-        here = reruns or at_size(runs, size)
-        failed = sum(not run.reached for run in here)
-        if failed and (reruns or failed == len(here)):
+    for size in sorted(all_runs):
+        here = reruns.get(size, all_runs[size])
+        failed = len(here) - count_reached(here)
+        none_reached = failed == len(here)
+        if failed and (size in reruns or none_reached):
             missed[size] = Missed(failed, len(here))
     return missed
 
 
 def _spaced(start: float, stop: float) -> tuple[float, ...]:
-    ratio = math.log(stop / start) / (POINTS - 1)
-    return tuple(start * math.exp(i * ratio) for i in range(POINTS))
+    log_ratio = math.log(stop / start) / (POINTS - 1)
+    sizes = []
+    for i in range(POINTS):
+        ratio = math.exp(i * log_ratio)
+        sizes.append(start * ratio)
+    return tuple(sizes)
 
 
 class Frontier(NamedTuple):
@@ -179,11 +208,17 @@ class Frontier(NamedTuple):
 
 def frontier(curve: Curve) -> Frontier:
     """The Pareto frontier of a goal; points and hyperbola as (steps, examples)."""
+    points = []
+    sizes = []
+    for point in curve.points:
+        examples = point.steps * point.global_size
+        points.append((point.steps, examples))
+        sizes.append(point.global_size)
     return Frontier(
         goal=curve.goal,
-        points=tuple((point.steps, point.steps * point.global_size) for point in curve.points),
-        sizes=tuple(point.global_size for point in curve.points),
+        points=tuple(points),
+        sizes=tuple(sizes),
         fit=curve.fit,
         steps=curve.steps,
-        examples=tuple(n * size for n, size in zip(curve.steps, curve.sizes, strict=True)),
+        examples=tuple(map(operator.mul, curve.steps, curve.sizes)),
     )

@@ -34,31 +34,48 @@ def draw_all(
         NoMatplotlibError: matplotlib is not installed.
         TableError: there is no such goal, or no run reached it.
     """
-    from lightning_noise.report import figures  # matplotlib is loaded only where something is drawn
+    # matplotlib is loaded only where something is drawn
+    from lightning_noise.report import figures, rate_figures
 
     rows = list(rows)
     names = file_names(goals(rows))
     known = fits or {}
     folder.mkdir(parents=True, exist_ok=True)
     curves = []
-    for goal in names if wanted is None else wanted:
+    if wanted is None:
+        wanted = list(names)
+    for goal in wanted:
         ending = f"{names[goal]}.{kind}"
-        curve = steps_curve(rows, goal, confidence=confidence, fit=known.get(goal))
+        curve = steps_curve(
+            rows,
+            goal,
+            confidence=confidence,
+            fit=known.get(goal),
+        )
         curves.append(curve)
         yield _save(figures.draw_steps(curve), folder / f"steps_{ending}")
         tuned = [row for row in rows if row["goal"] == goal and _has_rate(row)]
-        if any(row["phase"] == SEARCH for row in tuned):
-            figure = figures.draw_rate_map(rate_map(tuned, goal))
+        if _has_search(tuned):
+            figure = rate_figures.draw_rate_map(rate_map(tuned, goal))
             yield _save(figure, folder / f"learning_rates_{ending}")
-        if any(row.get("best") for row in tuned):
-            figure = figures.draw_rate_rule(rate_rule(tuned, curve, confidence=confidence))
+        if _has_winner(tuned):
+            rule = rate_rule(tuned, curve, confidence=confidence)
+            figure = rate_figures.draw_rate_rule(rule)
             yield _save(figure, folder / f"best_rate_{ending}")
-    figure = figures.draw_frontier([frontier(curve) for curve in curves])
+    figure = figures.draw_frontier(list(map(frontier, curves)))
     yield _save(figure, folder / f"frontier.{kind}")
 
 
 def _has_rate(row: Row) -> bool:
     return row.get("learning_rate") is not None
+
+
+def _has_search(rows: Iterable[Row]) -> bool:
+    return any(row["phase"] == SEARCH for row in rows)
+
+
+def _has_winner(rows: Iterable[Row]) -> bool:
+    return any(row.get("best") for row in rows)
 
 
 def _save(figure: object, path: Path) -> Path:

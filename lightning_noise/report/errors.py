@@ -1,4 +1,4 @@
-"""What the user of a table can mend. Every other error is a bug and keeps its traceback."""
+"""Errors that the user of a table can fix. Every other one is a bug and keeps its traceback."""
 
 
 class TableError(ValueError):

@@ -1,18 +1,24 @@
 """Plain numbers behind the figures of the learning rate."""
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from lightning_noise.core.student_t import student_t_quantile
 from lightning_noise.report.curves import Curve
-from lightning_noise.report.runs import Run, at_size, runs_of
+from lightning_noise.report.runs import Run, by_size, runs_of, searches_of, size_of
 from lightning_noise.report.table import Row, of_goal
-from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED, SEARCH
+from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED
 
 PRUNED = "pruned"  # of a cell: ended before its budget because it could no longer win
-RANK = {REACHED: 0, PRUNED: 1, INCOMPLETE: 2, DIVERGED: 3}
+RANK = {
+    REACHED: 0,
+    PRUNED: 1,
+    INCOMPLETE: 2,
+    DIVERGED: 3,
+}
 LONE_CELL = 1.25  # half-height, as a factor, of the cell of a batch size with one rate
 POINTS = 65  # of a drawn rule
 LEAST_WINNERS = 3  # inside the search space, for an exponent
@@ -65,15 +71,22 @@ def rate_map(rows: Iterable[Row], goal: str | None = None) -> RateMap:
         goal: its name; None where the table has only one.
 
     Raises:
-        ValueError: there is no such goal, or no search trial with a learning rate.
+        ValueError: there is no such goal, or there is no search trial with a learning rate.
     """
-    runs = [run for run in runs_of(of_goal(rows, goal)) if run.phase == SEARCH]
-    runs = [run for run in runs if run.learning_rate is not None]
+    searches = searches_of(runs_of(of_goal(rows, goal)))
+    runs = [run for run in searches if run.learning_rate is not None]
     if not runs:
         raise ValueError("rows hold no search trial with a learning rate, so there is no map.")
-    sizes = tuple(sorted({run.global_size for run in runs}))
-    cells = [cell for size in sizes for cell in _column(at_size(runs, size))]
-    return RateMap(runs[0].goal, sizes, tuple(cells))
+    runs_at = by_size(runs)
+    sizes = tuple(sorted(runs_at))
+    cells: list[Cell] = []
+    for size in sizes:
+        cells += _column(runs_at[size])
+    return RateMap(
+        goal=runs[0].goal,
+        sizes=sizes,
+        cells=tuple(cells),
+    )
 
 
 def _column(runs: Sequence[Run]) -> Iterator[Cell]:
@@ -85,11 +98,21 @@ def _column(runs: Sequence[Run]) -> Iterator[Cell]:
             by_rate[run.learning_rate] = run  # the best of a rate comes last, and stays
     rates = sorted(by_rate)
     borders = _borders(rates)
-    for rate, low, high in zip(rates, borders[:-1], borders[1:], strict=True):
+    for i, rate in enumerate(rates):
         run = by_rate[rate]
-        excess = run.quickness / quickest if run.reached else None
-        edge = run.best and run.boundary
-        yield Cell(run.global_size, rate, low, high, _ending(run), excess, run.best, edge)
+        excess = None
+        if run.reached:
+            excess = run.quickness / quickest
+        yield Cell(
+            global_size=run.global_size,
+            learning_rate=rate,
+            low=borders[i],
+            high=borders[i + 1],
+            status=_ending(run),
+            excess=excess,
+            best=run.best,
+            boundary=run.best and run.boundary,
+        )
 
 
 def _borders(rates: Sequence[float]) -> list[float]:
@@ -108,7 +131,9 @@ def _from_best(run: Run) -> tuple[bool, int, float]:
 
 
 def _ending(run: Run) -> str:
-    return PRUNED if run.cut_short else run.status
+    if run.cut_short:
+        return PRUNED
+    return run.status
 
 
 class BestRate(NamedTuple):
@@ -131,7 +156,7 @@ class RateRule(NamedTuple):
         alpha: exponent of eps(B) = eps_star / (1 + b_star/B)^alpha where ``b_star`` is a number, of
             eps ∝ B^alpha where it is None; None where fewer than three batch sizes have a winner
             inside the search space.
-        low, high: its interval, at ``confidence``.
+        low, high: the interval of alpha, at ``confidence``.
         eps_star: rate for large batches where ``b_star`` is a number; the rate at B = 1 otherwise.
         b_star: b_crit of the fit of the steps, or None.
         sizes, rates: the curve.
@@ -175,14 +200,25 @@ def rate_rule(rows: Iterable[Row], curve: Curve, *, confidence: float = 0.95) ->
         best = f"no trial with a learning rate is marked as best for {curve.goal!r}"
         raise ValueError(f"{best}, so there is no best rate to draw.")
     inside = [point for point in points if not point.boundary]
-    if len({point.global_size for point in inside}) < LEAST_WINNERS:
+    sizes_inside = {point.global_size for point in inside}
+    if len(sizes_inside) < LEAST_WINNERS:
         return RateRule(curve.goal, points)
-    b_star = None if curve.fit is None else curve.fit.b_crit
-    x = [_coordinate(point.global_size, b_star) for point in inside]
-    line = _line(x, [math.log(point.learning_rate) for point in inside])
-    reach = student_t_quantile(0.5 + confidence / 2, len(inside) - 2) * line.error
-    sizes = _spaced(points[0].global_size / math.sqrt(2), points[-1].global_size * math.sqrt(2))
-    rates = [math.exp(line.level + line.slope * _coordinate(size, b_star)) for size in sizes]
+    b_star = None
+    if curve.fit is not None:
+        b_star = curve.fit.b_crit
+    line = _line_through(inside, b_star)
+    quantile = student_t_quantile(0.5 + confidence / 2, len(inside) - 2)
+    reach = quantile * line.error
+    least = points[0].global_size / math.sqrt(2)
+    largest = points[-1].global_size * math.sqrt(2)
+    sizes = _spaced(least, largest)
+    rates, linear, root = [], [], []
+    for size in sizes:
+        log_rate = line.level + line.slope * _coordinate(size, b_star)
+        rates.append(math.exp(log_rate))
+        first = rates[0]
+        linear.append(first * size / sizes[0])
+        root.append(first * math.sqrt(size / sizes[0]))
     return RateRule(
         goal=curve.goal,
         points=points,
@@ -193,25 +229,31 @@ def rate_rule(rows: Iterable[Row], curve: Curve, *, confidence: float = 0.95) ->
         b_star=b_star,
         sizes=sizes,
         rates=tuple(rates),
-        linear=tuple(rates[0] * size / sizes[0] for size in sizes),
-        root=tuple(rates[0] * math.sqrt(size / sizes[0]) for size in sizes),
+        linear=tuple(linear),
+        root=tuple(root),
         confidence=confidence,
     )
 
 
 def _winners(runs: Iterable[Run]) -> Iterator[BestRate]:
-    for run in sorted(runs, key=lambda run: run.global_size):
+    for run in sorted(runs, key=size_of):
         if run.best and run.learning_rate is not None:
             yield BestRate(run.global_size, run.learning_rate, run.boundary)
 
 
 def _coordinate(size: float, b_star: float | None) -> float:
     """What ln eps is a straight line in."""
-    return math.log(size) if b_star is None else -math.log1p(b_star / size)
+    if b_star is None:
+        return math.log(size)
+    return -math.log1p(b_star / size)
 
 
 def _spaced(least: float, largest: float) -> tuple[float, ...]:
-    return tuple(least * (largest / least) ** (i / (POINTS - 1)) for i in range(POINTS))
+    sizes = []
+    for i in range(POINTS):
+        share = i / (POINTS - 1)
+        sizes.append(least * (largest / least) ** share)
+    return tuple(sizes)
 
 
 class _Line(NamedTuple):
@@ -222,10 +264,24 @@ class _Line(NamedTuple):
     level: float
 
 
-def _line(x: Sequence[float], y: Sequence[float]) -> _Line:
-    n = len(x)
-    mx, my = math.fsum(x) / n, math.fsum(y) / n
-    sxx = math.fsum((a - mx) ** 2 for a in x)
-    slope = math.fsum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sxx
-    rss = math.fsum((b - my - slope * (a - mx)) ** 2 for a, b in zip(x, y, strict=True))
-    return _Line(slope, math.sqrt(rss / (n - 2) / sxx), my - slope * mx)
+def _line_through(points: Sequence[BestRate], b_star: float | None) -> _Line:
+    n = len(points)
+    x = [_coordinate(point.global_size, b_star) for point in points]
+    y = [math.log(point.learning_rate) for point in points]
+    mean_x = math.fsum(x) / n
+    mean_y = math.fsum(y) / n
+    dx = [value - mean_x for value in x]
+    dy = [value - mean_y for value in y]
+    sxx = _sum_of_squares(dx)
+    slope = math.fsum(map(operator.mul, dx, dy)) / sxx
+    misses = [b - slope * a for a, b in zip(dx, dy, strict=True)]
+    variance = _sum_of_squares(misses) / (n - 2)
+    return _Line(
+        slope=slope,
+        error=math.sqrt(variance / sxx),
+        level=mean_y - slope * mean_x,
+    )
+
+
+def _sum_of_squares(values: Iterable[float]) -> float:
+    return math.fsum([value**2 for value in values])

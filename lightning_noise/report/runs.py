@@ -6,7 +6,9 @@ from statistics import median
 from typing import NamedTuple
 
 from lightning_noise.report.table import Row
-from lightning_noise.report.terms import INCOMPLETE, REACHED, RERUN
+from lightning_noise.report.terms import INCOMPLETE, REACHED, RERUN, SEARCH
+
+FLAGS = ("best", "boundary", "pruned", "refined")
 
 
 class Run(NamedTuple):
@@ -33,7 +35,7 @@ class Run(NamedTuple):
 
     @property
     def is_rerun(self) -> bool:
-        """Whether it is a rerun of a winner, and no search trial."""
+        """Whether it is a rerun of a winner, not a search trial."""
         return self.phase == RERUN
 
     @property
@@ -56,19 +58,44 @@ class Run(NamedTuple):
 
 def runs_of(rows: Iterable[Row]) -> list[Run]:
     """The rows of a table as records."""
-    return [_run(row) for row in rows]
+    return list(map(_run, rows))
 
 
 def _run(row: Row) -> Run:
-    known = {name: row[name] for name in Run._fields if name in row}
-    for flag in ("best", "boundary", "pruned", "refined"):
+    known = {}
+    for name in Run._fields:
+        if name in row:
+            known[name] = row[name]
+    for flag in FLAGS:
         known[flag] = bool(known.get(flag))
     return Run(**known)
 
 
-def at_size(runs: Iterable[Run], global_size: float) -> list[Run]:
-    """The runs at one batch size."""
-    return [run for run in runs if run.global_size == global_size]
+def searches_of(runs: Iterable[Run]) -> list[Run]:
+    """The search trials among the runs."""
+    return [run for run in runs if run.phase == SEARCH]
+
+
+def reruns_of(runs: Iterable[Run]) -> list[Run]:
+    """The reruns of winners among the runs."""
+    return [run for run in runs if run.is_rerun]
+
+
+def by_size(runs: Iterable[Run]) -> dict[float, list[Run]]:
+    """Batch size → its runs; sizes and runs in the order in which they come."""
+    found: dict[float, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.global_size, []).append(run)
+    return found
+
+
+def count_reached(runs: Iterable[Run]) -> int:
+    """How many of the runs reached their goal."""
+    reached = 0
+    for run in runs:
+        if run.reached:
+            reached += 1
+    return reached
 
 
 def runs_that_count(runs: Iterable[Run]) -> list[Run]:
@@ -77,8 +104,8 @@ def runs_that_count(runs: Iterable[Run]) -> list[Run]:
     In a table without any rerun it is the best search trial of each size. The best of many search
     trials is lucky, which reruns with fresh seeds are not.
     """
-    runs = sorted(runs, key=lambda run: run.global_size)
-    reruns = [run for run in runs if run.is_rerun]
+    runs = sorted(runs, key=size_of)
+    reruns = reruns_of(runs)
     if reruns:
         return reruns
     best: dict[float, Run] = {}
@@ -87,6 +114,11 @@ def runs_that_count(runs: Iterable[Run]) -> list[Run]:
         if run.quickness < known.quickness:
             best[run.global_size] = run
     return list(best.values())
+
+
+def size_of(run: Run) -> float:
+    """Its batch size, to sort runs by."""
+    return run.global_size
 
 
 def steps_by_size(runs: Iterable[Run]) -> dict[float, float]:
@@ -103,7 +135,8 @@ def steps_by_size(runs: Iterable[Run]) -> dict[float, float]:
         values = found[size]
         failed = values.count(math.inf)
         if failed == 0:
-            steps[size] = math.exp(math.fsum(map(math.log, values)) / len(values))
+            mean_log = math.fsum(map(math.log, values)) / len(values)
+            steps[size] = math.exp(mean_log)
         elif 2 * failed < len(values):
             steps[size] = median(values)
     return steps

@@ -4,7 +4,7 @@
 |---|---|
 | ``goal`` | name of the goal; a run has one row for each |
 | ``global_size`` | examples in one optimizer step |
-| ``seed``, ``trial`` | whole numbers |
+| ``seed``, ``trial`` | integers |
 | ``phase`` | ``"search"``, or ``"rerun"`` of a winner with a fresh seed |
 | ``learning_rate`` | the rate of the run, None where it was not searched |
 | ``param_…`` | other searched parameters |
@@ -31,12 +31,20 @@ from lightning_noise.report.terms import INCOMPLETE, PHASES, REACHED, RERUN, STA
 
 Row = Mapping[str, Any]
 
-FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
+FLAGS = {
+    "true": True,
+    "1": True,
+    "false": False,
+    "0": False,
+    "": False,
+}
 
 
 def _size(text: str) -> int | float:
     value = _positive(text)
-    return int(value) if value.is_integer() else value
+    if value.is_integer():
+        return int(value)
+    return value
 
 
 def _whole(text: str) -> int:
@@ -66,13 +74,20 @@ def _one_of(words: Sequence[str]) -> Callable[[str], str]:
 
 
 def _optional(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: read(text) if text else None
+    def read_or_none(text: str) -> Any:
+        if not text:
+            return None
+        return read(text)
+
+    return read_or_none
 
 
 def _free(text: str) -> Any:
-    """A column that this package does not know: a number where it reads as one."""
+    """A column that this package does not know: a number where the text is one."""
+    if not text:
+        return None
     try:
-        return float(text) if text else None
+        return float(text)
     except ValueError:
         return text
 
@@ -98,7 +113,11 @@ OPTIONAL = ("pruned", "refined", "budget_steps")
 NEEDED = tuple(name for name in READERS if name not in OPTIONAL)
 
 
-def read_table(path: str | Path, *, needs: Sequence[str] = NEEDED) -> list[dict[str, Any]]:
+def read_table(
+    path: str | Path,
+    *,
+    needs: Sequence[str] = NEEDED,
+) -> list[dict[str, Any]]:
     """Reads a table, with the values of known columns in their types.
 
     Args:
@@ -127,16 +146,29 @@ def _read_rows(
     present = reader.fieldnames or ()
     missing = [name for name in needs if name not in present]
     if missing:
-        noun = "column" if len(missing) == 1 else "columns"
+        noun = "columns"
+        if len(missing) == 1:
+            noun = "column"
+        lacking = ", ".join(missing)
         has = ", ".join(present or ["none"])
-        raise TableError(f"{path} lacks the {noun} {', '.join(missing)}; it has {has}.")
-    return [_read_row(f"{path}, line {reader.line_num}", row) for row in reader]
+        raise TableError(f"{path} lacks the {noun} {lacking}; it has {has}.")
+    rows = []
+    for row in reader:
+        place = f"{path}, line {reader.line_num}"
+        rows.append(_read_row(place, row))
+    return rows
 
 
-def _read_row(place: str, row: Mapping[str | None, Any]) -> dict[str, Any]:
+def _read_row(
+    place: str,
+    row: Mapping[str | None, Any],
+) -> dict[str, Any]:
     if None in row or None in row.values():
         raise TableError(f"{place}: it does not have as many cells as the header.")
-    values = {str(name): _read_cell(place, str(name), text) for name, text in row.items()}
+    values = {}
+    for given, text in row.items():
+        name = str(given)
+        values[name] = _read_cell(place, name, text)
     if values.get("status") == REACHED and values.get("steps") is None:
         raise TableError(f"{place}: status is {REACHED!r}, so steps must not be empty.")
     return values
@@ -147,7 +179,8 @@ def _read_cell(place: str, name: str, text: str) -> Any:
     try:
         return read(text)
     except ValueError as error:
-        raise TableError(f"{place}: invalid value {text!r} for column {name}: {error}.") from None
+        invalid = f"invalid value {text!r} for column {name}"
+        raise TableError(f"{place}: {invalid}: {error}.") from None
 
 
 def as_runs(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -160,8 +193,16 @@ def as_runs(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """
     runs = []
     for row in rows:
-        status = INCOMPLETE if row.get("steps") is None else REACHED
-        runs.append({"goal": "the goal", "seed": 0, "phase": RERUN, "status": status, **row})
+        status = REACHED
+        if row.get("steps") is None:
+            status = INCOMPLETE
+        filled_in = {
+            "goal": "the goal",
+            "seed": 0,
+            "phase": RERUN,
+            "status": status,
+        }
+        runs.append({**filled_in, **row})
     return runs
 
 
@@ -177,19 +218,32 @@ def write_table(path: str | Path, rows: Iterable[Row]) -> None:
     if not rows:
         raise ValueError("rows must hold at least one run, got none.")
     known = [name for name in READERS if name in rows[0]]
-    others = dict.fromkeys(name for row in rows for name in row if name not in known)
+    others = [name for name in columns(rows) if name not in known]
+    header = [*known, *others]
     with Path(path).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*known, *others], restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, header, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
 
+def columns(rows: Iterable[Row]) -> list[str]:
+    """The names of all columns, in the order in which rows first have them."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    return list(names)
+
+
 def goals(rows: Iterable[Row]) -> list[str]:
     """The names of the goals, in the order of their first rows."""
-    return list(dict.fromkeys(row["goal"] for row in rows))
+    names = [row["goal"] for row in rows]
+    return list(dict.fromkeys(names))
 
 
-def of_goal(rows: Iterable[Row], goal: str | None) -> list[Row]:
+def of_goal(
+    rows: Iterable[Row],
+    goal: str | None,
+) -> list[Row]:
     """The rows of one goal; with None those of the only one.
 
     Raises:
@@ -200,5 +254,6 @@ def of_goal(rows: Iterable[Row], goal: str | None) -> list[Row]:
     if goal is None and len(names) == 1:
         return rows
     if goal not in names:
-        raise TableError(f"goal must be one of {', '.join(map(repr, names))}, got {goal!r}.")
+        choices = ", ".join(map(repr, names))
+        raise TableError(f"goal must be one of {choices}, got {goal!r}.")
     return [row for row in rows if row["goal"] == goal]

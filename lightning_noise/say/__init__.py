@@ -1,1 +1,1 @@
-"""What is reported to people: verdict and number formats."""
+"""What users read: the verdict, log keys and number formats."""

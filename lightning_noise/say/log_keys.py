@@ -1,11 +1,12 @@
-"""From estimates to log keys: what is logged under ``noise_scale/…``; a value that cannot be
-determined has no key.
+"""From estimates to log keys: what is logged under ``noise_scale/…``.
+
+A value that cannot be determined has no key.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lightning_noise.core.curvature_average import CurvatureAverage
+from lightning_noise.core.curvature_average import Bounded, CurvatureAverage
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.tradeoff import examples_factor, steps_factor
@@ -28,7 +29,9 @@ def prefix(optimizer: str) -> str:
     >>> prefix(""), prefix("Adam-1")
     ('noise_scale/', 'noise_scale/Adam-1/')
     """
-    return f"{PREFIX}{optimizer}/" if optimizer else PREFIX
+    if not optimizer:
+        return PREFIX
+    return f"{PREFIX}{optimizer}/"
 
 
 def name_of(geometry: str) -> str:
@@ -37,15 +40,21 @@ def name_of(geometry: str) -> str:
     >>> name_of("euclidean"), name_of("hessian"), name_of("optimizer")
     ('b_simple', 'b_noise', 'b_optimizer')
     """
-    return {"euclidean": "b_simple", "hessian": "b_noise"}.get(geometry, f"b_{geometry}")
+    if geometry == "euclidean":
+        return "b_simple"
+    if geometry == "hessian":
+        return "b_noise"
+    return f"b_{geometry}"
 
 
 def optimizer_values(
-    estimates: Mapping[Key, NoiseEstimate], optimizer: str, in_use: InUse
+    estimates: Mapping[Key, NoiseEstimate],
+    optimizer: str,
+    in_use: InUse,
 ) -> dict[str, float]:
     """What is logged of one optimizer, by key; empty until a step has been measured."""
-    headline = estimates[Key(optimizer=optimizer)]
-    if not headline.steps:
+    main = estimates[Key(optimizer=optimizer)]
+    if not main.steps:
         return {}
     values: Values = {}
     for key, estimate in estimates.items():
@@ -55,9 +64,10 @@ def optimizer_values(
             values[f"layer/{key.layer}"] = estimate.noise_scale
         elif key.geometry == "optimizer":
             values |= interval(name_of(key.geometry), estimate)
-    values |= interval("b_simple", headline)
-    values |= {"grad_sq": headline.signal, "trace": headline.noise}
-    values |= _costs(headline, in_use)
+    values |= interval("b_simple", main)
+    values["grad_sq"] = main.signal
+    values["trace"] = main.noise
+    values |= _costs(main, in_use)
     return _known(prefix(optimizer), values)
 
 
@@ -74,29 +84,59 @@ def _costs(estimate: NoiseEstimate, in_use: InUse) -> Values:
 
 
 def curvature_values(averages: Mapping[str, CurvatureAverage]) -> dict[str, float]:
-    """What is logged of curvatures, by key; eps_max and dl_max are of the first of them."""
+    """What is logged of curvatures, by key; eps_max and dl_max are those of the first one."""
     values: Values = {}
     for place, (geometry, average) in enumerate(averages.items()):
         if not average.probes:
             continue
         estimate = average.estimate()
         values |= interval(name_of(geometry), estimate)
-        values |= {f"{geometry}_grad_sq": estimate.signal, f"{geometry}_trace": estimate.noise}
+        values[f"{geometry}_grad_sq"] = estimate.signal
+        values[f"{geometry}_trace"] = estimate.noise
         values[f"{geometry}_indefinite"] = average.indefinite
         if place == 0:
-            values |= _ends("eps_max", *(average.eps_max() or (None, None, None)))
-            values |= _ends("dl_max", *(average.dl_max() or (None, None, None)))
+            values |= _bounded("eps_max", average.eps_max())
+            values |= _bounded("dl_max", average.dl_max())
     return _known(PREFIX, values)
+
+
+def _bounded(name: str, found: Bounded | None) -> Values:
+    if found is None:
+        return {}
+    return _ends(
+        name,
+        found.value,
+        found.low,
+        found.high,
+    )
 
 
 def interval(name: str, estimate: NoiseEstimate) -> Values:
     """A noise scale and both ends of its interval."""
-    return _ends(name, estimate.noise_scale, estimate.low, estimate.high)
+    return _ends(
+        name,
+        estimate.noise_scale,
+        estimate.low,
+        estimate.high,
+    )
 
 
-def _ends(name: str, value: float | None, low: float | None, high: float | None) -> Values:
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+def _ends(
+    name: str,
+    value: float | None,
+    low: float | None,
+    high: float | None,
+) -> Values:
+    return {
+        name: value,
+        f"{name}_low": low,
+        f"{name}_high": high,
+    }
 
 
 def _known(head: str, values: Values) -> dict[str, float]:
-    return {head + name: value for name, value in values.items() if value is not None}
+    known = {}
+    for name, value in values.items():
+        if value is not None:
+            known[head + name] = value
+    return known

@@ -11,12 +11,13 @@ def number(value: float | None) -> str:
         return "unbounded"
     if value != 0 and not 1e-3 <= abs(value) < 1e9:
         return f"{value:.3g}"
-    text = f"{float(f'{value:.3g}'):f}"
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:f}"
     return text.rstrip("0").rstrip(".")
 
 
 def count(value: float, noun: str) -> str:
-    """A number of things, rounded to a whole one, with its noun.
+    """A number of things, rounded to an integer, with its noun.
 
     >>> count(1, "step"), count(17.9, "step"), count(119951.6, "example"), count(0.3, "step")
     ('1 step', '18 steps', '119952 examples', 'less than 1 step')
@@ -24,7 +25,9 @@ def count(value: float, noun: str) -> str:
     whole = round(value)
     if whole == 0 < value:
         return f"less than 1 {noun}"
-    return f"{whole} {noun}" if whole == 1 else f"{whole} {noun}s"
+    if whole == 1:
+        return f"1 {noun}"
+    return f"{whole} {noun}s"
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -1,6 +1,6 @@
 """Checks of a study's arguments, where they are given."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -8,62 +8,81 @@ from lightning_noise.study.goal import Budget, Goal
 
 
 def check_count(name: str, value: object, least: int) -> None:
-    """Refuses what is not a whole number from ``least`` on."""
+    """Refuses what is not an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int >= {least}, got {value!r}.")
     if value < least:
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}.")
 
 
-def check_functions(make_module: Callable[..., Any], make_data: Callable[..., Any]) -> None:
+def all_are(
+    values: Iterable[object],
+    kind: type | tuple[type, ...],
+) -> bool:
+    """Whether every value is of this type, or of one of these types."""
+    return all(isinstance(value, kind) for value in values)
+
+
+def has_duplicates(values: Sequence[object]) -> bool:
+    """Whether a value occurs twice."""
+    return len(set(values)) < len(values)
+
+
+def check_functions(
+    make_module: Callable[..., Any],
+    make_data: Callable[..., Any],
+) -> None:
     """Refuses what cannot be called, before anything is trained."""
-    for name, rule, given in (
-        ("make_module", "from parameters to a LightningModule", make_module),
-        ("make_data", "(global_size, seed) -> loaders", make_data),
-    ):
-        if not callable(given):
-            raise TypeError(f"{name} must be a function {rule}, got {given!r}.")
+    if not callable(make_module):
+        rule = "from parameters to a LightningModule"
+        raise TypeError(f"make_module must be a function {rule}, got {make_module!r}.")
+    if not callable(make_data):
+        rule = "(global_size, seed) -> loaders"
+        raise TypeError(f"make_data must be a function {rule}, got {make_data!r}.")
 
 
-def check_space(search_space: Mapping[str, Any]) -> None:
-    """Refuses what is no mapping, and one without a learning rate."""
-    if not isinstance(search_space, Mapping):
-        rule = "a dict of ranges, such as {'learning_rate': (1e-3, 1.0)}"
-        raise TypeError(f"search_space must be {rule}, got {search_space!r}.")
-    if "learning_rate" not in search_space:
-        raise ValueError(
-            f"search_space must hold 'learning_rate', got {sorted(search_space)}: "
-            "steps at a learning rate that is not tuned determine no critical batch size."
-        )
+def as_goals(goal: Goal | Sequence[Goal]) -> tuple[Goal, ...]:
+    """One or several goals as a tuple.
 
-
-def check_names(goals: Sequence[Goal]) -> None:
-    """Refuses an empty sequence, what is no goal, and two goals of one name."""
-    if not goals or not all(isinstance(goal, Goal) for goal in goals):
+    Raises:
+        TypeError: there is none, or one is not a ``Goal``.
+        ValueError: two of them have the same name.
+    """
+    goals: tuple[Any, ...] = (goal,)
+    if isinstance(goal, (list, tuple)):
+        goals = tuple(goal)
+    if not goals or not all_are(goals, Goal):
         raise TypeError(f"goal must be a Goal or a sequence of them, got {goals!r}.")
     names = [goal.name for goal in goals]
-    if len(set(names)) < len(names):
+    if has_duplicates(names):
         fix = "Give them with Goal(name=...)"
         raise ValueError(f"the goals must have different names, got {names}. {fix}.")
+    return goals
 
 
-def check_sizes(batch_sizes: Sequence[int], budget: Budget) -> tuple[int, ...]:
+def check_sizes(
+    batch_sizes: Sequence[int],
+    budget: Budget,
+) -> tuple[int, ...]:
     """The sizes in ascending order, each of them once and within the budget.
 
-    NumPy's whole numbers are accepted.
+    Integers of NumPy are accepted.
     """
     if not isinstance(batch_sizes, Iterable):
         rule = "a sequence of ints >= 1, such as [16, 64, 256, 1024]"
         raise TypeError(f"batch_sizes must be {rule}, got {batch_sizes!r}.")
-    sizes = [_plain(size) for size in batch_sizes]
+    sizes = list(map(_plain, batch_sizes))
     for size in sizes:
         check_count("every one of batch_sizes", size, 1)
-    if not sizes or len(set(sizes)) < len(sizes):
+    if not sizes or has_duplicates(sizes):
         raise ValueError(f"batch_sizes must hold different sizes, one or more, got {sizes}.")
     if not isinstance(budget, Budget):
         example = "such as Budget(examples=100_000)"
         raise TypeError(f"budget must be a Budget, {example}, got {budget!r}.")
-    too_large = [size for size in sizes if budget.steps_at(size) < 1]
+    too_large = []
+    for size in sizes:
+        if budget.steps_at(size) < 1:
+            too_large.append(size)
     if too_large:
         given = f"the budget of {budget.examples} examples"
         raise ValueError(f"{given} does not hold one batch of the sizes {too_large}.")
@@ -71,7 +90,7 @@ def check_sizes(batch_sizes: Sequence[int], budget: Budget) -> tuple[int, ...]:
 
 
 def _plain(size: Any) -> Any:
-    """An int where it is a whole number of any kind; check_count refuses the rest."""
+    """An int where it is an integer of any type; check_count refuses the rest."""
     if isinstance(size, Integral) and not isinstance(size, bool):
         return int(size)
     return size

@@ -1,4 +1,4 @@
-"""What decides the result of a run besides a study's settings: the code and options it uses."""
+"""What determines the result of a run besides a study's settings: the code and options it uses."""
 
 import difflib
 import hashlib
@@ -19,7 +19,10 @@ def fingerprint(parts: Mapping[str, Any]) -> Fingerprint:
 
     The rest of a text beyond the bound counts by its hash.
     """
-    return {part: _bounded(definitions(value)) for part, value in parts.items()}
+    found = {}
+    for part, value in parts.items():
+        found[part] = _bounded(definitions(value))
+    return found
 
 
 def _bounded(texts: Mapping[str, str]) -> dict[str, str]:
@@ -48,21 +51,28 @@ def difference(stored: Fingerprint, present: Fingerprint) -> str:
     """Both sides of every definition that differs, as a short diff."""
     lines: list[str] = []
     for part in changed(stored, present):
-        before, now = stored.get(part, {}), present.get(part, {})
+        before = stored.get(part, {})
+        now = present.get(part, {})
         for name in dict.fromkeys([*before, *now]):
             if before.get(name) == now.get(name):
                 continue
-            title = f"{part}, {name}" if name else part
+            title = part
+            if name:
+                title = f"{part}, {name}"
             lines.append(f"{title} (- stored, + now):")
-            lines += _diff(before.get(name), now.get(name))
-    if len(lines) > SHOWN:
-        lines = [*lines[:SHOWN], f"… and {len(lines) - SHOWN} more lines"]
+            lines += _diff(before.get(name, ""), now.get(name, ""))
+    more = len(lines) - SHOWN
+    if more > 0:
+        lines = [*lines[:SHOWN], f"… and {more} more lines"]
     return "\n".join(lines)
 
 
-def _diff(before: str | None, now: str | None) -> list[str]:
-    stored = [] if before is None else before.splitlines()
-    present = [] if now is None else now.splitlines()
-    lines = list(difflib.unified_diff(stored, present, lineterm="", n=1))
-    content = lines[2:]  # the first two lines name files, of which there are none
+def _diff(before: str, now: str) -> list[str]:
+    lines = difflib.unified_diff(
+        before.splitlines(),
+        now.splitlines(),
+        lineterm="",
+        n=1,
+    )
+    content = list(lines)[2:]  # the first two lines name files, of which there are none
     return [f"  {line}" for line in content if line[:2] != "@@"]

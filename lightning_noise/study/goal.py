@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED
 
-FAR = 10.0  # times the way from the first reading to the target, in the wrong direction; for a
-# metric to be maximised, of the training loss, whose target is taken to be 0
+# Times the distance from the first reading to the target, in the wrong direction. For a metric to
+# be maximised it is that of the training loss, whose target is taken to be 0.
+FAR = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,11 @@ class Goal:
             rule = "a number of examples >= 0"
             raise ValueError(f"smoothing must be {rule}, got {self.smoothing!r}. 0: no smoothing.")
         if not self.name:
-            relation = "<=" if self.mode == "min" else ">="
-            object.__setattr__(self, "name", f"{self.metric} {relation} {self.target:g}")
+            relation = ">="
+            if self.mode == "min":
+                relation = "<="
+            name = f"{self.metric} {relation} {self.target:g}"
+            object.__setattr__(self, "name", name)
 
 
 def _is_finite(value: object) -> bool:
@@ -83,11 +87,16 @@ class Budget:
         if self.steps is None and self.examples is None:
             fix = "Give one, such as Budget(examples=100_000), or both"
             raise ValueError(f"Budget needs steps or examples, got neither. {fix}.")
-        for name, value in (("steps", self.steps), ("examples", self.examples)):
-            is_int = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and (not is_int or value < 1):
-                rule = "None or an int >= 1"
-                raise ValueError(f"{name} of a Budget must be {rule}, got {value!r}.")
+        self._check("steps", self.steps)
+        self._check("examples", self.examples)
+
+    def _check(self, name: str, value: int | None) -> None:
+        if value is None:
+            return
+        is_int = isinstance(value, int) and not isinstance(value, bool)
+        if not is_int or value < 1:
+            rule = "None or an int >= 1"
+            raise ValueError(f"{name} of a Budget must be {rule}, got {value!r}.")
 
     def steps_at(self, global_size: int) -> int:
         """Optimizer steps that a run at ``global_size`` may take.
@@ -103,14 +112,14 @@ class Budget:
 
 
 class GoalOutcome(NamedTuple):
-    """What came of one goal in one run.
+    """The result of one goal in one run.
 
     ``status`` is "reached", "incomplete" (the run ended first) or "diverged": a reading was not
-    finite, or worse than the first one by ten times the way from there to the target. A metric to
-    be maximised, such as an accuracy, cannot get that much worse, so there it is the training loss
-    that was not finite, or above its first reading by ten times its absolute value.
-    ``steps`` is the first crossing, linear between the readings around it; ``best_value`` the best
-    smoothed reading.
+    finite, or worse than the first one by ten times the distance from there to the target. A metric
+    to be maximised, such as an accuracy, cannot get that much worse. For such a metric it is the
+    training loss that was not finite, or above its first reading by ten times its absolute value.
+    ``steps`` is the first crossing, interpolated between the readings around it; ``best_value`` is
+    the best smoothed reading.
     """
 
     status: str
@@ -130,7 +139,9 @@ class GoalWatch:
 
     def __init__(self, goal: Goal) -> None:
         self.goal = goal
-        self._sign = 1.0 if goal.mode == "min" else -1.0
+        self._sign = 1.0
+        if goal.mode == "max":
+            self._sign = -1.0
         self._target = self._sign * goal.target
         self._start: float | None = None
         self._examples = 0.0
@@ -159,27 +170,36 @@ class GoalWatch:
             self._diverged = self._crossing is None
             return
         now = self._smooth(examples, self._sign * value)
-        self._start = now if self._start is None else self._start
-        if self._last is None and now <= self._target:
-            reading = f"{self._sign * now:.6g} at step {step:g}"
-            raise ValueError(
-                f"the goal {self.goal.name!r} already holds in the first reading ({reading}), so "
-                "no steps can be counted. Take a harder target, or validate more often."
-            )
-        self._best = now if self._best is None else min(self._best, now)
-        if self._crossing is None and now <= self._target and self._last is not None:
+        if self._last is None or self._start is None or self._best is None:
+            self._check_first(step, now)
+            self._start = now
+            self._best = now
+        elif self._crossing is None and now <= self._target:
             before, above = self._last
-            self._crossing = before + (step - before) * (above - self._target) / (above - now)
+            passed = (step - before) * (above - self._target) / (above - now)
+            self._crossing = before + passed
+        self._best = min(self._best, now)
         if self.goal.mode == "min":
             far = self._start + FAR * abs(self._start - self._target)
             self._diverged = self._crossing is None and now > far
         self._last = (step, now)
 
-    def update_loss(self, examples: float, loss: float) -> None:
-        """Takes the training loss of a step, before which the run had seen ``examples`` examples.
+    def _check_first(self, step: float, value: float) -> None:
+        if value > self._target:
+            return
+        reading = f"{self._sign * value:.6g} at step {step:g}"
+        raise ValueError(
+            f"the goal {self.goal.name!r} already holds in the first reading ({reading}), so no "
+            "steps can be counted. Choose a harder target, or validate more often."
+        )
 
-        A loss that is not finite ends every open goal, one that is far above the first one per goal
-        whose metric is to be maximised.
+    def update_loss(self, examples: float, loss: float) -> None:
+        """Takes the training loss of a step.
+
+        Before that step the run had seen ``examples`` examples.
+
+        A loss that is not finite ends every open goal. A loss far above the first one ends the
+        goals whose metric is to be maximised.
         """
         if self.decided:
             return
@@ -188,31 +208,39 @@ class GoalWatch:
             return
         if self.goal.mode == "min":
             return
-        passed, self._loss_examples = examples - self._loss_examples, examples
-        now = self._blend(self._loss, loss, passed)
-        self._loss = now
-        self._first_loss = now if self._first_loss is None else self._first_loss
+        passed = examples - self._loss_examples
+        self._loss_examples = examples
+        if self._loss is None or self._first_loss is None:
+            self._first_loss = loss
+            self._loss = loss
+        else:
+            self._loss = self._blend(self._loss, loss, passed)
         scale = abs(self._first_loss)
-        self._diverged = scale > 0 and now > self._first_loss + FAR * scale
+        self._diverged = scale > 0 and self._loss > self._first_loss + FAR * scale
 
     def _smooth(self, examples: float, value: float) -> float:
-        passed, self._examples = examples - self._examples, examples
-        before = None if self._last is None else self._last[1]
+        passed = examples - self._examples
+        self._examples = examples
+        if self._last is None:
+            return value
+        _, before = self._last
         return self._blend(before, value, passed)
 
-    def _blend(self, before: float | None, value: float, passed: float) -> float:
+    def _blend(self, before: float, value: float, passed: float) -> float:
         """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
-        if before is None or self.goal.smoothing == 0:
+        if self.goal.smoothing == 0:
             return value
         keep = math.exp(-passed / self.goal.smoothing)
         return keep * before + (1 - keep) * value
 
     def outcome(self) -> GoalOutcome:
-        """What is known now."""
+        """What is known so far."""
         status = INCOMPLETE
         if self._crossing is not None:
             status = REACHED
         elif self._diverged:
             status = DIVERGED
-        best = None if self._best is None else self._sign * self._best
+        best = self._best
+        if best is not None:
+            best *= self._sign
         return GoalOutcome(status, self._crossing, best)

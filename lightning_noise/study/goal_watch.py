@@ -1,4 +1,4 @@
-"""The callback that reads the goals' metrics and ends a run when nothing is left to find out."""
+"""The callback that reads the goals' metrics and ends a run when all goals are decided."""
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
@@ -31,18 +31,23 @@ class WatchGoals(Callback):
         early_stop: bool,
         last_step: int,
     ) -> None:
-        self.watches = {goal: GoalWatch(goal) for goal in goals}
+        self.watches = {}
+        for goal in goals:
+            self.watches[goal] = GoalWatch(goal)
         self.readings = 0
-        self.stopped = False  # before the steps were used up, because nothing was left to find out
+        self.stopped = False  # before the steps were used up, because all goals were decided
         self._global_size = global_size
         self._early_stop = early_stop
         self._last_step = last_step
-        self._losses: list[float] = []  # of the micro-batches of the present step
+        self._losses: list[float] = []  # of the micro-batches of the current step
         self._steps = 0
 
     def outcomes(self) -> dict[Goal, GoalOutcome]:
-        """What came of every goal."""
-        return {goal: watch.outcome() for goal, watch in self.watches.items()}
+        """The result of every goal."""
+        found = {}
+        for goal, watch in self.watches.items():
+            found[goal] = watch.outcome()
+        return found
 
     @property
     def all_diverged(self) -> bool:
@@ -57,14 +62,17 @@ class WatchGoals(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """A training reading belongs to the weights from before the step that it comes from."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        """Reads the training metrics: those of the weights before the step."""
+        loss = outputs
+        if isinstance(outputs, Mapping):
+            loss = outputs.get("loss")
         if isinstance(loss, torch.Tensor):
             self._losses.append(float(loss))
         if trainer.global_step == self._steps:
             return
         self._read(trainer, "train", self._steps)
-        self._steps, self._losses = trainer.global_step, []
+        self._steps = trainer.global_step
+        self._losses = []
         self._end_if_decided(trainer)
         if self._steps >= self._last_step:  # a validation that is due now still comes
             trainer.should_stop = True
@@ -84,7 +92,8 @@ class WatchGoals(Callback):
             if on == "train" and loss is not None:
                 watch.update_loss(examples, loss)
             if watch.goal.on == on:
-                watch.update(step, examples, self._value(trainer, watch.goal, loss))
+                value = self._value(trainer, watch.goal, loss)
+                watch.update(step, examples, value)
                 self.readings += 1
 
     def _value(self, trainer: L.Trainer, goal: Goal, loss: float | None) -> float:
@@ -92,14 +101,17 @@ class WatchGoals(Callback):
             return loss
         if goal.metric not in trainer.callback_metrics:
             logged = sorted(trainer.callback_metrics)
-            step = "training_step" if goal.on == "train" else "validation_step"
+            step = "validation_step"
+            if goal.on == "train":
+                step = "training_step"
             fix = f"Log it in {step} under that name"
             metric = f"the goal's metric {goal.metric!r}"
             raise ValueError(f"{metric} is not among the logged ones {logged}. {fix}.")
         return float(trainer.callback_metrics[goal.metric])
 
     def _end_if_decided(self, trainer: L.Trainer) -> None:
-        decided = all(watch.decided for watch in self.watches.values())
-        if self.all_diverged or (self._early_stop and decided):
+        open_goals = [watch for watch in self.watches.values() if not watch.decided]
+        decided = self._early_stop and not open_goals
+        if decided or self.all_diverged:
             self.stopped = True
             trainer.should_stop = True

@@ -1,7 +1,7 @@
 """Opens a storage for one process at a time, or for reading where it cannot be written.
 
-A journal file and a SQLite database have a lock file beside them, which the system releases when
-the process dies, however it dies. For everything else that several processes can reach see
+A journal file and a SQLite database have a lock file next to them, which the system releases when
+the process dies, however it dies. For every other storage that several processes can reach, see
 :mod:`lightning_noise.study.owner`.
 """
 
@@ -63,7 +63,10 @@ class Opened:
 
 
 @contextmanager
-def opened(storage: str | Path | BaseStorage | None, name: str) -> Iterator[Opened]:
+def opened(
+    storage: str | Path | BaseStorage | None,
+    name: str,
+) -> Iterator[Opened]:
     """The storage of study ``name``, which no other process can run in the meantime.
 
     Raises:
@@ -83,7 +86,7 @@ def opened(storage: str | Path | BaseStorage | None, name: str) -> Iterator[Open
 
 def _journal_path(storage: str | Path | None, name: str) -> Path:
     if storage is not None and not isinstance(storage, str | Path):
-        kinds = "a path, a URL of Optuna's or an Optuna storage"
+        kinds = "a path, a URL for Optuna or an Optuna storage"
         raise StorageError(f"storage must be {kinds}, got {storage!r}.")
     if storage is not None and Path(storage).is_dir():
         raise StorageError(
@@ -143,7 +146,7 @@ def _locked(path: Path) -> Iterator[str]:
     """Locks a file of finished runs; yields what prevents writing to it, "" where nothing does.
 
     Raises:
-        StorageError: another process has the lock; or there is no file and none can be made.
+        StorageError: another process has the lock; or there is no file and none can be created.
     """
     lock = Path(f"{path}.running")
     obstacle = _obstacle(path, lock)
@@ -157,7 +160,7 @@ def _locked(path: Path) -> Iterator[str]:
         held.acquire()
     except Timeout as error:
         in_use = f"storage {path} is in use by another run of a study"
-        raise StorageError(f"{in_use}. Wait for it, or take another file.") from error
+        raise StorageError(f"{in_use}. Wait for it, or use another file.") from error
     except OSError as error:  # a file system without locks
         yield f"storage {path} cannot be locked ({error})"
         return

@@ -1,9 +1,9 @@
 """One process per study on a storage that several can reach at once, such as a database.
 
-Optuna's storages have no compare-and-set, so it is Fischer's algorithm: write a name, wait, and
-continue if the name is still there. While the study runs, a thread increments a number beside the
-name. Another process that sees the number stand still takes the place of a killed owner; clocks of
-different machines are never compared.
+Optuna's storages have no compare-and-set, so this is Fischer's algorithm: write a name, wait, and
+continue if the name is still there. While the study runs, a thread increments a counter next to the
+name. Another process that sees the counter stop replaces a killed owner; clocks of different
+machines are never compared.
 """
 
 import logging
@@ -76,7 +76,11 @@ class Owner:
 
     def _write(self) -> None:
         process = f"process {os.getpid()} on {socket.gethostname()}"
-        value = {"token": self._token, "beats": self._beats, "process": process}
+        value = {
+            "token": self._token,
+            "beats": self._beats,
+            "process": process,
+        }
         self._record.set_user_attr("owner", value)
 
     def _wait_for_silence(self) -> None:

@@ -1,6 +1,6 @@
 """What to run next at one batch size, as a pure function of what has been run.
 
-So a study that is resumed gives the same table.
+Therefore a study that is resumed gives the same table.
 """
 
 import math
@@ -46,7 +46,8 @@ class SizePlan:
         """
         found = list(self._first)
         if self.search.refine and self._complete(self.search.trials, done):
-            for winner in dict.fromkeys(self._winners(self.search.trials, done).values()):
+            best = self._winners(self.search.trials, done)
+            for winner in dict.fromkeys(best.values()):
                 found += self._closer(winner)
         return found
 
@@ -72,46 +73,58 @@ class SizePlan:
     def best_steps(self, goal: Goal, done: Done) -> float | None:
         """The steps of the goal's winner; None where there is none yet."""
         trial = self.winners(done).get(goal)
-        return None if trial is None else self._steps(trial, goal, done)
+        if trial is None:
+            return None
+        return self._steps(trial, goal, done)
 
     def next_tasks(self, done: Done) -> list[Task]:
-        """Everything that can be run now and has not been run; empty when all is done."""
+        """Every task that can start and has not been done; empty when all is done."""
         settings = self.settings(done)
         for begin, end in self._waves(len(settings)):
             cap = self._cap(begin, done)
-            wave = [self._search_task(i, settings[i], cap) for i in range(begin, end)]
+            wave = []
+            for trial in range(begin, end):
+                wave.append(self._search_task(trial, settings[trial], cap))
             open_tasks = _not_in(done, wave)
             if open_tasks:
                 return open_tasks
         return _not_in(done, self._reruns(settings, done))
 
     def expected(self, done: Done) -> int:
-        """Number of runs of the whole protocol, as far as it is known yet."""
+        """Number of runs of the entire protocol, as far as it is known yet."""
         known = len(self.settings(done))
         winners = 1
         if self._complete(known, done):
-            winners = len(set(self._winners(known, done).values()))
+            best = self._winners(known, done)
+            winners = len(set(best.values()))
         closer = self.search.refine
         if known > self.search.trials or self._complete(self.search.trials, done):
             closer = 0
         return known + closer + self.search.seeds * winners
 
     def _waves(self, known: int) -> Iterator[tuple[int, int]]:
-        """First trial and end of each wave; the closer search starts a wave of its own."""
+        """First trial and end of each wave; the closer search starts a new wave."""
         trials = self.search.trials
-        for first, last in ((0, trials), (trials, known)):
-            for begin in range(first, last, WAVE):
-                yield begin, min(begin + WAVE, last)
+        for begin in range(0, trials, WAVE):
+            yield begin, min(begin + WAVE, trials)
+        for begin in range(trials, known, WAVE):
+            yield begin, min(begin + WAVE, known)
 
     def _search_task(self, trial: int, parameters: Parameters, cap: int) -> Task:
         key = self._search_key(trial)
-        return Task(*key, parameters=parameters, max_steps=cap, goals=self.goals)
+        return Task(
+            *key,
+            parameters=parameters,
+            max_steps=cap,
+            goals=self.goals,
+        )
 
     def _reruns(self, settings: list[Parameters], done: Done) -> list[Task]:
-        best = self._winners(len(settings), done)
+        won: dict[int, list[Goal]] = {}
+        for goal, trial in self._winners(len(settings), done).items():
+            won.setdefault(trial, []).append(goal)
         tasks = []
-        for winner in dict.fromkeys(best.values()):
-            goals = tuple(goal for goal, trial in best.items() if trial == winner)
+        for winner, goals in won.items():
             for fresh in range(1, self.search.seeds + 1):
                 task = Task(
                     global_size=self.global_size,
@@ -120,7 +133,7 @@ class SizePlan:
                     seed=self.search.seed + fresh,
                     parameters=settings[winner],
                     max_steps=self.budget_steps,
-                    goals=goals,
+                    goals=tuple(goals),
                 )
                 tasks.append(task)
         return tasks
@@ -133,16 +146,21 @@ class SizePlan:
         best = self._winners(known, done)
         if not self.search.prune or len(best) < len(self.goals):
             return self.budget_steps
-        slowest = max(self._steps(trial, goal, done) for goal, trial in best.items())
-        return min(self.budget_steps, (math.floor(slowest / self.every) + 2) * self.every)
+        slowest = 0.0
+        for goal, trial in best.items():
+            slowest = max(slowest, self._steps(trial, goal, done))
+        checks = math.floor(slowest / self.every) + 2
+        return min(self.budget_steps, checks * self.every)
 
     def _winners(self, known: int, done: Done) -> dict[Goal, int]:
         best = {}
         for goal in self.goals:
-            steps = [(self._steps(trial, goal, done), trial) for trial in range(known)]
-            fewest, winner = min(steps, default=(math.inf, 0))
-            if fewest < math.inf:
-                best[goal] = winner
+            fewest = math.inf
+            for trial in range(known):
+                steps = self._steps(trial, goal, done)
+                if steps < fewest:
+                    fewest = steps
+                    best[goal] = trial
         return best
 
     def _steps(self, trial: int, goal: Goal, done: Done) -> float:
@@ -151,13 +169,20 @@ class SizePlan:
         if outcome is None:
             return math.inf
         steps = outcome.goals[goal].steps
-        return math.inf if steps is None else steps
+        if steps is None:
+            return math.inf
+        return steps
 
     def _complete(self, number: int, done: Done) -> bool:
         return all(self._search_key(trial) in done for trial in range(number))
 
     def _search_key(self, trial: int) -> RunKey:
-        return RunKey(self.global_size, SEARCH, trial, self.search.seed)
+        return RunKey(
+            global_size=self.global_size,
+            phase=SEARCH,
+            trial=trial,
+            seed=self.search.seed,
+        )
 
     @property
     def _points_seed(self) -> int:

@@ -31,12 +31,18 @@ class Bar:
             return
         self._bar.total = max(expected, done)
         self._bar.n = done
-        found = " ".join(f"{size}:{steps:.0f}" for size, steps in best.items())
-        self._bar.set_postfix_str(f"best {found}", refresh=True)
+        texts = [f"{size}:{steps:.0f}" for size, steps in best.items()]
+        self._bar.set_postfix_str(f"best {' '.join(texts)}", refresh=True)
 
 
 @contextmanager
-def bar(name: str, done: int, expected: int, *, progress: bool | None) -> Iterator[Bar]:
+def bar(
+    name: str,
+    done: int,
+    expected: int,
+    *,
+    progress: bool | None,
+) -> Iterator[Bar]:
     """The bar of study ``name``, of which ``done`` runs were found in the storage.
 
     It is closed at the end of the context.

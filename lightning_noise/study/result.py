@@ -11,15 +11,15 @@ from lightning_noise.core.critical import CriticalBatchSize, NoFitError
 from lightning_noise.report import table as tables
 from lightning_noise.report.draw import draw_all
 from lightning_noise.report.fit_text import NO_FIT, fit_lines
-from lightning_noise.report.runs import Run, runs_of
+from lightning_noise.report.runs import Run, by_size, count_reached, runs_of, searches_of
 from lightning_noise.report.table import Row
-from lightning_noise.report.terms import RERUN, SEARCH
+from lightning_noise.report.terms import RERUN
 from lightning_noise.say.words import count, number
 from lightning_noise.study.doubts import doubts, measured
 
 
 class Comparison(NamedTuple):
-    """A goal's measured critical batch size beside a noise scale of the tuned runs.
+    """A goal's measured critical batch size and a noise scale of the tuned runs.
 
     ``start``, ``average`` and ``end`` are geometric means over the reruns at all batch sizes where
     the value was resolved, in examples; ``ratio`` is average / b_crit.
@@ -29,13 +29,13 @@ class Comparison(NamedTuple):
 
     goal: str
     noise_scale: str
-    b_crit: float | None
-    low: float | None
-    high: float | None
-    start: float | None
-    average: float | None
-    end: float | None
-    ratio: float | None
+    b_crit: float | None = None
+    low: float | None = None
+    high: float | None = None
+    start: float | None = None
+    average: float | None = None
+    end: float | None = None
+    ratio: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class StudyResult:
         fits: goal → :class:`CriticalBatchSize` from the reruns; a goal whose steps cannot be fitted
             is absent.
         warnings: every reason to distrust the result.
-        run_warnings: those of them that the runs themselves gave.
+        run_warnings: those among them that the runs themselves reported.
     """
 
     table: tuple[Row, ...]
@@ -64,21 +64,28 @@ class StudyResult:
     @classmethod
     def from_table(cls, table: Iterable[Row], warnings: Iterable[str] = ()) -> "StudyResult":
         """Fits every goal of a table."""
-        rows, given = tuple(table), tuple(warnings)
-        runs = runs_of(rows)
+        rows = tuple(table)
+        given = tuple(warnings)
         fits = {}
         found = list(given)
         for goal in tables.goals(rows):
-            of_goal = [run for run in runs if run.goal == goal]
-            steps = measured(of_goal)
-            found += [f"{goal}: {doubt}" for doubt in doubts(of_goal)]
+            runs = runs_of(tables.of_goal(rows, goal))
+            steps = measured(runs)
+            against = doubts(runs)
             try:
-                fits[goal] = CriticalBatchSize.fit(list(steps), list(steps.values()))
+                fit = CriticalBatchSize.fit(list(steps), list(steps.values()))
             except NoFitError as refusal:
-                found.append(f"{goal}: {NO_FIT}: {refusal}")
+                against.append(f"{NO_FIT}: {refusal}")
             else:
-                found += [f"{goal}: {doubt}" for doubt in fits[goal].warnings]
-        return cls(table=rows, fits=fits, warnings=tuple(found), run_warnings=given)
+                fits[goal] = fit
+                against += fit.warnings
+            found += [f"{goal}: {doubt}" for doubt in against]
+        return cls(
+            table=rows,
+            fits=fits,
+            warnings=tuple(found),
+            run_warnings=given,
+        )
 
     @property
     def goals(self) -> list[str]:
@@ -101,22 +108,30 @@ class StudyResult:
                 rates[run.global_size] = run.learning_rate
         return rates
 
-    def best_values(self, goal: str, *, mode: str | None = None) -> dict[float, float]:
+    def best_values(
+        self,
+        goal: str,
+        *,
+        mode: str | None = None,
+    ) -> dict[float, float]:
         """Batch size → best value of any search trial under the fixed budget.
 
         Sizes where a run was ended before its budget are absent: it might have come further.
-        ``Search(prune=False)`` gives every run its whole budget. ``mode`` is "min" or "max"; None:
+        ``Search(prune=False)`` gives every run its full budget. ``mode`` is "min" or "max"; None:
         that of the goal.
 
         Source: Shallue et al. 2018, figures 9 and 10.
         """
-        mode = mode or next((run.mode for run in self._runs(goal) if run.mode), "min")
-        best = min if mode == "min" else max
+        maximize = (mode or _mode_of(self._runs(goal))) != "min"
         found = {}
         for size, runs in self._searches(goal).items():
             values = [run.best_value for run in runs if run.best_value is not None]
-            if values and not any(run.pruned for run in runs):
-                found[size] = best(values)
+            if not values or _has_pruned(runs):
+                continue
+            if maximize:
+                found[size] = max(values)
+            else:
+                found[size] = min(values)
         return found
 
     def share_reached(self, goal: str) -> dict[float, float]:
@@ -130,34 +145,33 @@ class StudyResult:
         shares = {}
         for size, runs in self._searches(goal).items():
             even = [run for run in runs if not run.refined]
-            if not any(run.cut_short for run in even):
-                shares[size] = fmean(run.reached for run in even)
+            undecided = [run for run in even if run.cut_short]
+            if not undecided:
+                shares[size] = count_reached(even) / len(even)
         return shares
 
     def compare(self, goal: str, noise_scale: str = "b_simple") -> Comparison:
-        """The critical batch size beside a noise scale of the reruns ("b_simple", "b_noise", …)."""
-        reruns = [row for row in tables.of_goal(self.table, goal) if row["phase"] == RERUN]
-
-        def mean(when: str) -> float | None:
-            return _geometric_mean(row.get(f"{noise_scale}_{when}") for row in reruns)
-
-        average = mean("average")
-        fit = self.fits.get(goal)
-        b_crit = low = high = ratio = None
-        if fit is not None:
-            b_crit, low, high = fit.b_crit, fit.low, fit.high
-            ratio = None if average is None else average / fit.b_crit
-        return Comparison(
+        """The critical batch size and a noise scale of the reruns ("b_simple", "b_noise", …)."""
+        rows = tables.of_goal(self.table, goal)
+        reruns = [row for row in rows if row["phase"] == RERUN]
+        found = Comparison(
             goal=goal,
             noise_scale=noise_scale,
-            b_crit=b_crit,
-            low=low,
-            high=high,
-            start=mean("start"),
-            average=average,
-            end=mean("end"),
-            ratio=ratio,
+            start=_geometric_mean(reruns, f"{noise_scale}_start"),
+            average=_geometric_mean(reruns, f"{noise_scale}_average"),
+            end=_geometric_mean(reruns, f"{noise_scale}_end"),
         )
+        fit = self.fits.get(goal)
+        if fit is None:
+            return found
+        found = found._replace(
+            b_crit=fit.b_crit,
+            low=fit.low,
+            high=fit.high,
+        )
+        if found.average is None:
+            return found
+        return found._replace(ratio=found.average / fit.b_crit)
 
     def to_csv(self, path: str | Path) -> None:
         """Writes the table, for :func:`lightning_noise.report.table.read_table` and others."""
@@ -173,14 +187,19 @@ class StudyResult:
             ImportError: matplotlib is not installed.
             ValueError: no run reached a goal.
         """
-        return list(draw_all(self.table, Path(folder), fits=self.fits, kind=kind))
+        paths = draw_all(self.table, Path(folder), fits=self.fits, kind=kind)
+        return list(paths)
 
     def summary(self) -> str:
         """The findings as text."""
         lines = []
         for goal in self.goals:
-            lines += [f"goal {goal}", *self._fit_lines(goal), *self._size_lines(goal)]
-        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+            lines.append(f"goal {goal}")
+            lines += self._fit_lines(goal)
+            lines += self._size_lines(goal)
+        for text in self.warnings:
+            lines.append(f"warning: {text}")
+        return "\n".join(lines)
 
     def _fit_lines(self, goal: str) -> Iterator[str]:
         if goal not in self.fits:
@@ -190,24 +209,29 @@ class StudyResult:
             yield f"  {line}"
         for scale in self._noise_scales():
             found = self.compare(goal, scale)
-            if found.start is not None:
-                average = f"{number(found.average)} on average ({number(found.ratio)} b_crit)"
-                ends = f"{number(found.start)} at the start, {average}, {number(found.end)}"
-                yield f"  {scale} of the tuned runs: {ends} at the end"
+            if found.start is None:
+                continue
+            start = f"{number(found.start)} at the start"
+            average = f"{number(found.average)} on average ({number(found.ratio)} b_crit)"
+            end = f"{number(found.end)} at the end"
+            yield f"  {scale} of the tuned runs: {start}, {average}, {end}"
 
     def _noise_scales(self) -> list[str]:
         """Those that the table has columns of."""
         ending = "_average"
-        columns = dict.fromkeys(name for row in self.table for name in row)
-        averages = [name for name in columns if name.endswith(ending)]
-        return [name.removesuffix(ending) for name in averages]
+        found = []
+        for column in tables.columns(self.table):
+            if column.endswith(ending):
+                found.append(column.removesuffix(ending))
+        return found
 
     def _size_lines(self, goal: str) -> list[str]:
         rates = self.learning_rates(goal)
         lines = []
         for size, steps in self.steps(goal).items():
-            taken = f"{count(steps, 'step')}, {count(steps * size, 'example')}"
-            line = f"  {count(size, 'example'):>17} per step: {taken}"
+            per_step = count(size, "example")
+            examples = count(steps * size, "example")
+            line = f"  {per_step:>17} per step: {count(steps, 'step')}, {examples}"
             if size in rates:
                 line += f", learning rate {number(rates[size])}"
             lines.append(line)
@@ -217,13 +241,28 @@ class StudyResult:
         return runs_of(tables.of_goal(self.table, goal))
 
     def _searches(self, goal: str) -> dict[float, list[Run]]:
-        found: dict[float, list[Run]] = {}
-        for run in self._runs(goal):
-            if run.phase == SEARCH:
-                found.setdefault(run.global_size, []).append(run)
-        return found
+        return by_size(searches_of(self._runs(goal)))
 
 
-def _geometric_mean(values: Iterable[float | None]) -> float | None:
-    logs = [math.log(value) for value in values if value]
-    return math.exp(fmean(logs)) if logs else None
+def _mode_of(runs: Iterable[Run]) -> str:
+    """That of the goal of these runs; "min" in a table without the column."""
+    for run in runs:
+        if run.mode:
+            return run.mode
+    return "min"
+
+
+def _has_pruned(runs: Iterable[Run]) -> bool:
+    return any(run.pruned for run in runs)
+
+
+def _geometric_mean(rows: Iterable[Row], column: str) -> float | None:
+    """Over the rows that have a value in this column."""
+    logs = []
+    for row in rows:
+        value = row.get(column)
+        if value:
+            logs.append(math.log(value))
+    if not logs:
+        return None
+    return math.exp(fmean(logs))

@@ -11,12 +11,19 @@ from lightning_noise.study.task import Done, RunKey
 RATE = "learning_rate"
 
 
-def rows_of(plans: Sequence[SizePlan], goals: Sequence[Goal], done: Done) -> list[dict[str, Any]]:
+def rows_of(
+    plans: Sequence[SizePlan],
+    goals: Sequence[Goal],
+    done: Done,
+) -> list[dict[str, Any]]:
     """All rows, by goal, size, phase, trial and seed: the order in which runs ended does not show.
 
     A rerun has a row only for the goals whose winner it is.
     """
-    noise = sorted({name for outcome in done.values() for name in outcome.noise})
+    measured: set[str] = set()
+    for outcome in done.values():
+        measured.update(outcome.noise)
+    noise = sorted(measured)
     found: list[dict[str, Any]] = []
     for goal in goals:
         for plan in plans:
@@ -32,15 +39,21 @@ def _of_size(
 ) -> Iterable[dict[str, Any]]:
     settings = plan.settings(done)
     winner = plan.winners(done).get(goal)
-    here = [key for key in done if key.global_size == plan.global_size]
-    for key in sorted(here, key=_order):
+    for key in sorted(done, key=_order):
         outcome = done[key]
-        if goal not in outcome.goals:
+        if key.global_size != plan.global_size or goal not in outcome.goals:
             continue
         found = outcome.goals[goal]
         parameters = settings[key.trial]
-        searched = sorted(name for name in parameters if name != RATE)
-        examples = None if found.steps is None else found.steps * key.global_size
+        others = {}
+        for name in sorted(parameters):
+            if name != RATE:
+                others[f"param_{name}"] = parameters[name]
+        examples = None
+        if found.steps is not None:
+            examples = found.steps * key.global_size
+        noise_scales: dict[str, float | None] = dict.fromkeys(noise)
+        noise_scales.update(outcome.noise)
         yield {
             "goal": goal.name,
             "global_size": key.global_size,
@@ -48,7 +61,7 @@ def _of_size(
             "trial": key.trial,
             "phase": key.phase,
             "learning_rate": parameters.get(RATE),
-            **{f"param_{name}": parameters[name] for name in searched},
+            **others,
             "status": found.status,
             "steps": found.steps,
             "examples": examples,
@@ -59,7 +72,7 @@ def _of_size(
             "pruned": outcome.pruned,
             "refined": key.trial >= plan.search.trials and not key.is_rerun,
             "budget_steps": plan.budget_steps,
-            **{name: outcome.noise.get(name) for name in noise},
+            **noise_scales,
         }
 
 

@@ -21,7 +21,7 @@ from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
 from lightning_noise.study.trial import run
 
 PATIENCE = 10.0  # seconds that an idle worker has to end by itself
-ATTEMPTS = 3  # a task that has killed so many workers is not tried again
+ATTEMPTS = 3  # a task that has killed this many workers is not tried again
 
 
 class TrialError(RuntimeError):
@@ -33,7 +33,7 @@ class Runner(Protocol):
 
     @property
     def free(self) -> int:
-        """How many more tasks it can take now."""
+        """How many more tasks it can take."""
         ...
 
     def submit(self, task: Task) -> None:
@@ -79,22 +79,29 @@ class Here:
 
     def wait(self) -> list[tuple[Task, Outcome]]:
         """Runs it."""
-        task, self._task = self._task, None
+        task = self._task
+        self._task = None
         if task is None:
             return []
         try:
-            return [(task, run(self._recipe, task))]
+            outcome = run(self._recipe, task)
         except Exception as error:
-            raise TrialError(_failed(task, f"{type(error).__name__}: {error}")) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise TrialError(_failed(task, reason)) from error
+        return [(task, outcome)]
 
 
 class Worker:
-    """A process, the pipe to it, and its present task."""
+    """A process, the pipe to it, and its current task."""
 
     def __init__(self, payload: bytes) -> None:
         context = get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process: SpawnProcess = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process: SpawnProcess = context.Process(
+            target=_work,
+            args=(theirs,),
+            daemon=True,
+        )
         self.process.start()
         theirs.close()
         self.task: Task | None = None
@@ -122,20 +129,29 @@ class Pool:
                 f"({error})."
             ) from error
         self._attempts: dict[RunKey, int] = {}
-        self._workers = [Worker(self._payload) for _ in range(workers)]
+        self._workers = []
+        for _ in range(workers):
+            self._workers.append(Worker(self._payload))
+
+    def _idle(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.task is None]
 
     @property
     def free(self) -> int:
-        """Workers without a task."""
-        return sum(worker.task is None for worker in self._workers)
+        """Number of workers without a task."""
+        return len(self._idle())
 
     def submit(self, task: Task) -> None:
         """Gives a task to a worker without one."""
-        next(worker for worker in self._workers if worker.task is None).give(task)
+        worker = self._idle()[0]
+        worker.give(task)
 
     def wait(self) -> list[tuple[Task, Outcome]]:
         """Waits until a worker answers or dies; a dead one is replaced."""
-        busy = {worker.pipe: worker for worker in self._workers if worker.task is not None}
+        busy = {}
+        for worker in self._workers:
+            if worker.task is not None:
+                busy[worker.pipe] = worker
         done = []
         for pipe in connection.wait(list(busy)):
             worker = busy[pipe]  # type: ignore[index]  # wait() gives back what it got
@@ -168,7 +184,7 @@ class Pool:
             raise TrialError(
                 f"{_failed(task, reason)}. Out of memory, or a script that runs the study outside "
                 "of `if __name__ == '__main__':`? Finished runs are kept; run the study again to "
-                "go on."
+                "continue."
             )
         fresh = Worker(self._payload)
         fresh.give(task)

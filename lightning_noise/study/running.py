@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_noise.report.table import Row
+from lightning_noise.study.checks import all_are, has_duplicates
 from lightning_noise.study.loading import StudyFileError, load
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.study import BatchSizeStudy
@@ -41,8 +43,10 @@ def run_file(
         raise StudyFileError(f"{needs}, but there is only a fixed study.")
     else:
         study = getattr(module, "study", None)
-    studies = study if isinstance(study, list) else [study]
-    if not studies or not all(isinstance(one, BatchSizeStudy) for one in studies):
+    studies = [study]
+    if isinstance(study, list):
+        studies = study
+    if not studies or not all_are(studies, BatchSizeStudy):
         rule = "must define study = BatchSizeStudy(...) or make_study(quick)"
         raise StudyFileError(f"{path} {rule}, got {study!r}.")
     return run_all(studies, storage=storage, accept_changes=accept_changes)
@@ -61,14 +65,21 @@ def run_all(
     Raises:
         ValueError: two of them have the same name, or goals of the same name.
     """
-    for what, names in (
-        ("names", [study.name for study in studies]),
-        ("names of their goals", [goal.name for study in studies for goal in study.goals]),
-    ):
-        if len(set(names)) < len(names):
-            rule = f"studies that are run together must differ in the {what}"
-            raise ValueError(f"{rule}, got {names}.")
-    results = [study.run(storage=storage, accept_changes=accept_changes) for study in studies]
-    table = [row for result in results for row in result.table]
-    warnings = dict.fromkeys(text for result in results for text in result.run_warnings)
+    goal_names = []
+    for study in studies:
+        goal_names += [goal.name for goal in study.goals]
+    _check_different("names", [study.name for study in studies])
+    _check_different("names of their goals", goal_names)
+    table: list[Row] = []
+    warnings: dict[str, None] = {}
+    for study in studies:
+        result = study.run(storage=storage, accept_changes=accept_changes)
+        table += result.table
+        warnings.update(dict.fromkeys(result.run_warnings))
     return StudyResult.from_table(table, warnings)
+
+
+def _check_different(what: str, names: Sequence[str]) -> None:
+    if has_duplicates(names):
+        rule = f"studies that are run together must differ in the {what}"
+        raise ValueError(f"{rule}, got {names}.")

@@ -16,8 +16,8 @@ class Search:
         seeds: reruns of each winner with fresh seeds.
         seed: of all runs of the search; the reruns have the following ones.
         prune: ends runs whose goals are decided or can no longer be won, which never changes a
-            winner. False gives every run its whole budget, which the best value under a fixed
-            budget and the share of the space that reaches the goal need.
+            winner. False gives every run its full budget, which the best value under a fixed budget
+            and the share of the space that reaches the goal need.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -42,8 +42,8 @@ class Workers:
 
     Args:
         count: processes that train; 0 trains in this one.
-        threads: of torch in each process. Another number changes rounding alone, so a study may go
-            on with it.
+        threads: of torch in each process. Changing it changes only rounding, so a study may
+            continue with another number.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -58,7 +58,7 @@ class Workers:
 
 
 def check_records(search: object, workers: object, unknown: Mapping[str, object]) -> None:
-    """Refuses what is no record, and arguments that belong to one.
+    """Refuses what is no such record, and arguments that belong inside of one.
 
     Args:
         search: as given to the study.
@@ -73,9 +73,11 @@ def check_records(search: object, workers: object, unknown: Mapping[str, object]
         given["count"] = workers
         raise TypeError(f"workers must be a Workers, got {workers!r}: {_call(Workers, given)}.")
     for record in (Search, Workers):
-        names = [name for name in _names(record) if name in given]
+        names = _names(record, given)
         if names:
-            verb = "is an argument" if len(names) == 1 else "are arguments"
+            verb = "are arguments"
+            if len(names) == 1:
+                verb = "is an argument"
             text = f"{' and '.join(names)} {verb} of {record.__name__}"
             raise TypeError(f"{text}: {_call(record, given)}.")
     for name in given:
@@ -86,11 +88,18 @@ def check_records(search: object, workers: object, unknown: Mapping[str, object]
         raise TypeError(f"workers must be a Workers, such as Workers(count=2), got {workers!r}.")
 
 
-def _call(record: type[Search | Workers], given: Mapping[str, object]) -> str:
-    names = [name for name in _names(record) if name in given]
-    arguments = ", ".join(f"{name}={given[name]!r}" for name in names)
-    return f"BatchSizeStudy({record.__name__.lower()}={record.__name__}({arguments}))"
+def _call(
+    record: type[Search | Workers],
+    given: Mapping[str, object],
+) -> str:
+    name = record.__name__
+    arguments = [f"{argument}={given[argument]!r}" for argument in _names(record, given)]
+    return f"BatchSizeStudy({name.lower()}={name}({', '.join(arguments)}))"
 
 
-def _names(record: type[Search | Workers]) -> list[str]:
-    return [field.name for field in fields(record)]
+def _names(
+    record: type[Search | Workers],
+    given: Mapping[str, object],
+) -> list[str]:
+    """The arguments of ``record`` among the given ones, in the order of its fields."""
+    return [field.name for field in fields(record) if field.name in given]

@@ -94,20 +94,25 @@ class _Reader:
     def _follow(self, function: FunctionType) -> None:
         """Everything that the body of ``function`` refers to."""
         codes = list(_nested(function.__code__))
-        names = dict.fromkeys(name for code in codes for name in code.co_names)
+        names: dict[str, None] = {}
+        for code in codes:
+            names.update(dict.fromkeys(code.co_names))
         state = set(_assigned(codes))
         for name in names:
             if name not in state:
-                self._meet(name, function.__globals__.get(name, _MISSING), names)
+                value = function.__globals__.get(name, _MISSING)
+                self._meet(name, value, names)
         for module in _imported(codes, function.__globals__):
             self._meet(module.__name__, module, names)
         cells = function.__closure__ or ()
         for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+            if name in state:
+                continue
             with suppress(ValueError):  # an empty cell
-                if name not in state:
-                    self._meet(name, cell.cell_contents, names)
-        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        for value in defaults:
+                self._meet(name, cell.cell_contents, names)
+        for value in function.__defaults__ or ():
+            self._text(value, DEPTH)
+        for value in (function.__kwdefaults__ or {}).values():
             self._text(value, DEPTH)
 
     def _meet(self, name: str, value: object, names: Mapping[str, None]) -> None:
@@ -139,57 +144,71 @@ class _Reader:
             self._add(value)
             return value.__qualname__
         if isinstance(value, functools.partial):
-            inner = (value.func, value.args, value.keywords)
-            return f"partial({', '.join(self._text(one, depth) for one in inner)})"
+            function = self._text(value.func, depth)
+            arguments = self._text(value.args, depth)
+            keywords = self._text(value.keywords, depth)
+            return f"partial({function}, {arguments}, {keywords})"
         if isinstance(value, MethodType):
             self._text(value.__func__, depth)
-            return f"{self._text(value.__self__, depth)}.{value.__name__}"
+            owner = self._text(value.__self__, depth)
+            return f"{owner}.{value.__name__}"
         if isinstance(value, ModuleType):
             return value.__name__
         if isinstance(value, torch.Tensor):
             return of_tensor(value)
         if isinstance(value, torch.nn.Module):
             self._add(type(value))
-            return f"{value!r} {self._text(value.state_dict(), depth)}"
+            weights = self._text(value.state_dict(), depth)
+            return f"{value!r} {weights}"
         if depth == 0:
             return type(value).__qualname__
         if isinstance(value, Mapping):
-            return "{" + ", ".join(self._pairs(value, depth)) + "}"
+            return "{" + self._pairs(value, depth) + "}"
         if isinstance(value, list | tuple | set | frozenset):
-            return f"{type(value).__name__}({', '.join(self._items(value, depth))})"
+            return f"{type(value).__name__}({self._items(value, depth)})"
         return self._object(value, depth)
 
-    def _pairs(self, value: Mapping[Any, Any], depth: int) -> Iterator[str]:
-        pairs = sorted((self._text(key, depth - 1), key) for key in list(value)[:MOST_ITEMS])
-        for text, key in pairs:
-            yield f"{text}: {self._text(value[key], depth - 1)}"
+    def _pairs(self, value: Mapping[Any, Any], depth: int) -> str:
+        keys = []
+        for key in list(value)[:MOST_ITEMS]:
+            keys.append((self._text(key, depth - 1), key))
+        found = []
+        for text, key in sorted(keys):
+            found.append(f"{text}: {self._text(value[key], depth - 1)}")
         if len(value) > MOST_ITEMS:
-            yield f"{len(value)} in all"
+            found.append(f"{len(value)} in all")
+        return ", ".join(found)
 
-    def _items(self, value: Any, depth: int) -> list[str]:
-        found = [self._text(one, depth - 1) for one in list(value)[:MOST_ITEMS]]
+    def _items(self, value: Any, depth: int) -> str:
+        found = []
+        for one in list(value)[:MOST_ITEMS]:
+            found.append(self._text(one, depth - 1))
         if isinstance(value, set | frozenset):
             found.sort()
         if len(value) > MOST_ITEMS:
             found.append(f"{len(value)} in all")
-        return found
+        return ", ".join(found)
 
     def _object(self, value: Any, depth: int) -> str:
         kind = type(value)
         self._add(kind)
         with suppress(TypeError, ValueError):
-            return f"{kind.__qualname__}({digest(memoryview(value).cast('B')[:MOST_BYTES])})"
+            content = memoryview(value).cast("B")
+            return f"{kind.__qualname__}({digest(content[:MOST_BYTES])})"
         if not isinstance(getattr(value, "__dict__", None), dict):
             return without_address(value)
         state = vars(value)
         if not _is_own(kind.__module__):  # private attributes there often change with every use
             state = _public(state)
-        return f"{kind.__qualname__}({', '.join(self._pairs(state, depth))})"
+        return f"{kind.__qualname__}({self._pairs(state, depth)})"
 
 
 def _public(state: Mapping[str, Any]) -> dict[str, Any]:
-    names = [name for name in state if not name.startswith("_")]
-    return {name: state[name] for name in names}
+    found = {}
+    for name, value in state.items():
+        if not name.startswith("_"):
+            found[name] = value
+    return found
 
 
 def _unwrapped(value: Any) -> Any:
@@ -201,18 +220,22 @@ def _unwrapped(value: Any) -> Any:
 
 def _is_own(module: str | None) -> bool:
     """Whether a module is the user's: neither of the standard library nor installed."""
-    root = (module or "builtins").partition(".")[0]
+    module = module or "builtins"
+    root = module.partition(".")[0]
     if root == "__main__":
         return True
     if root in sys.stdlib_module_names or root == "lightning_noise":
         return False
-    file = getattr(sys.modules.get(module or ""), "__file__", None)
-    return file is None or not _is_installed(Path(file))
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return True
+    return not _is_installed(Path(file))
 
 
 def _is_installed(file: Path) -> bool:
-    inside = any(file.is_relative_to(folder) for folder in _LIBRARIES)
-    return inside or not _PACKAGES.isdisjoint(file.parts)
+    if not _PACKAGES.isdisjoint(file.parts):
+        return True
+    return any(file.is_relative_to(folder) for folder in _LIBRARIES)
 
 
 def _functions(found: type) -> Iterator[FunctionType]:
@@ -252,13 +275,19 @@ def _imported(codes: list[CodeType], names: Mapping[str, Any]) -> Iterator[Modul
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME":
                 with suppress(Exception):  # the run itself reports what cannot be imported
-                    yield from _own_module("." * (before[-2] or 0) + step.argval, names)
+                    level = before[-2] or 0
+                    name = "." * level + step.argval
+                    yield from _own_module(name, names)
             before.append(step.argval)
 
 
 def _own_module(name: str, names: Mapping[str, Any]) -> Iterator[ModuleType]:
     full = importlib.util.resolve_name(name, names.get("__package__"))
     root = full.partition(".")[0]
-    spec = importlib.util.find_spec(root) if root not in sys.stdlib_module_names else None
-    if spec is not None and spec.origin is not None and not _is_installed(Path(spec.origin)):
+    if root in sys.stdlib_module_names:
+        return
+    spec = importlib.util.find_spec(root)
+    if spec is None or spec.origin is None:
+        return
+    if not _is_installed(Path(spec.origin)):
         yield importlib.import_module(full)

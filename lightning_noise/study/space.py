@@ -12,6 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from lightning_noise.core.tradeoff import eps_opt
+from lightning_noise.study.checks import all_are
 
 PLAIN = (str, int, float, bool, type(None))
 EDGE = 0.1  # the outer tenth of a range, in the scale that is searched, is its boundary
@@ -22,7 +23,7 @@ Distributions = dict[str, BaseDistribution]
 
 @dataclass(frozen=True)
 class LogUniform:
-    """Numbers from ``low`` to ``high``, searched evenly in their logarithm.
+    """Values from ``low`` to ``high``, searched evenly in their logarithm.
 
     A pair (low, high) is short for it.
     """
@@ -31,7 +32,7 @@ class LogUniform:
     high: float
 
     def __post_init__(self) -> None:
-        if not _numbers(self.low, self.high) or not 0 < self.low < self.high < math.inf:
+        if not _are_numbers(self.low, self.high) or not 0 < self.low < self.high < math.inf:
             given = f"({self.low!r}, {self.high!r})"
             fix = "A range that holds 0: Uniform(low, high)"
             raise ValueError(f"LogUniform needs 0 < low < high, got {given}. {fix}.")
@@ -43,13 +44,14 @@ class LogUniform:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Numbers from ``low`` to ``high``, searched evenly."""
+    """Values from ``low`` to ``high``, searched evenly."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        if not _numbers(self.low, self.high) or not -math.inf < self.low < self.high < math.inf:
+        in_order = _are_numbers(self.low, self.high) and self.low < self.high
+        if not in_order or math.isinf(self.low) or math.isinf(self.high):
             given = f"({self.low!r}, {self.high!r})"
             raise ValueError(f"Uniform needs finite low < high, got {given}.")
 
@@ -65,7 +67,7 @@ class Choice:
     values: tuple[Any, ...]
 
     def __post_init__(self) -> None:
-        if not self.values or not all(isinstance(value, PLAIN) for value in self.values):
+        if not self.values or not all_are(self.values, PLAIN):
             rule = "one or more plain values (str, int, float, bool, None)"
             raise ValueError(f"Choice needs {rule}, got {self.values!r}.")
 
@@ -94,34 +96,67 @@ class CentredLearningRate:
     spread: float = 10.0
 
     def __post_init__(self) -> None:
-        for name, value in (("eps_max", self.eps_max), ("b", self.b), ("alpha", self.alpha)):
-            if not 0 < value < math.inf:
-                rule = "must be a number > 0"
-                raise ValueError(f"{name} of CentredLearningRate {rule}, got {value!r}.")
+        self._check_positive("eps_max", self.eps_max)
+        self._check_positive("b", self.b)
+        self._check_positive("alpha", self.alpha)
         if not 1 < self.spread < math.inf:
             rule = "must be a factor > 1"
             raise ValueError(f"spread of CentredLearningRate {rule}, got {self.spread!r}.")
 
+    def _check_positive(self, name: str, value: float) -> None:
+        if not 0 < value < math.inf:
+            rule = "must be a number > 0"
+            raise ValueError(f"{name} of CentredLearningRate {rule}, got {value!r}.")
+
     def at(self, global_size: int) -> BaseDistribution:
         """The range at this size as an Optuna distribution."""
         centre = self.eps_max * eps_opt(global_size, self.b, 1.0) ** self.alpha
-        return FloatDistribution(centre / self.spread, centre * self.spread, log=True)
+        return FloatDistribution(
+            centre / self.spread,
+            centre * self.spread,
+            log=True,
+        )
 
 
-def _numbers(*values: object) -> bool:
-    return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+def _are_numbers(low: object, high: object) -> bool:
+    are_bool = isinstance(low, bool) or isinstance(high, bool)
+    return all_are((low, high), Real) and not are_bool
 
 
 def distributions(space: Mapping[str, Any], global_size: int) -> Distributions:
     """Every parameter's range at ``global_size``, as Optuna distributions, sorted by name."""
-    return {name: range_of(name, given).at(global_size) for name, given in sorted(space.items())}
+    found = {}
+    for name in sorted(space):
+        found[name] = range_of(name, space[name]).at(global_size)
+    return found
+
+
+def as_ranges(search_space: Mapping[str, Any]) -> dict[str, Any]:
+    """The ranges of a search space as the user gave it.
+
+    Raises:
+        TypeError: it is not a mapping, or one of its values is not a range.
+        ValueError: it has no learning rate.
+    """
+    if not isinstance(search_space, Mapping):
+        rule = "a dict of ranges, such as {'learning_rate': (1e-3, 1.0)}"
+        raise TypeError(f"search_space must be {rule}, got {search_space!r}.")
+    if "learning_rate" not in search_space:
+        raise ValueError(
+            f"search_space must hold 'learning_rate', got {sorted(search_space)}: "
+            "steps at a learning rate that is not tuned determine no critical batch size."
+        )
+    ranges = {}
+    for name, given in search_space.items():
+        ranges[name] = range_of(name, given)
+    return ranges
 
 
 def range_of(name: str, given: Any) -> Any:
     """A range from what the user gave.
 
     Raises:
-        TypeError: it is no range.
+        TypeError: it is not a range.
     """
     if isinstance(given, tuple) and len(given) == 2:
         return LogUniform(*given)
@@ -141,8 +176,8 @@ def points(space: Distributions, number: int, seed: int) -> list[Parameters]:
 
     They depend on nothing but the arguments.
     """
-    # the sampler takes a parameter of a single value, as in the closer search, for a condition,
-    # and warns at every point
+    # the sampler mistakes a parameter with a single value, as in the closer search, for one of a
+    # conditional space, and warns at every point
     with quiet(optuna.logging.ERROR), warnings.catch_warnings():
         # QMCSampler is marked as experimental since Optuna 3.0
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -180,7 +215,8 @@ def around(space: Distributions, centre: Parameters, searched: int) -> Distribut
     it would leave is cut at its end.
     """
     ranges = _ranges(space)
-    width = 2 / searched ** (1 / max(1, len(ranges)))
+    dimensions = max(1, len(ranges))
+    width = 2 / searched ** (1 / dimensions)
     near: Distributions = {}
     for name, value in centre.items():
         near[name] = CategoricalDistribution((value,))
@@ -193,7 +229,11 @@ def around(space: Distributions, centre: Parameters, searched: int) -> Distribut
 
 
 def _ranges(space: Distributions) -> dict[str, FloatDistribution]:
-    return {name: dist for name, dist in space.items() if isinstance(dist, FloatDistribution)}
+    ranges = {}
+    for name, dist in space.items():
+        if isinstance(dist, FloatDistribution):
+            ranges[name] = dist
+    return ranges
 
 
 def position(dist: FloatDistribution, value: float) -> float:
@@ -216,6 +256,9 @@ def _value(dist: FloatDistribution, u: float) -> float:
 
 
 def on_boundary(space: Distributions, parameters: Parameters) -> bool:
-    """Whether any number lies in the outer tenth of its range: the best may lie outside."""
-    positions = [position(dist, parameters[name]) for name, dist in _ranges(space).items()]
-    return any(not EDGE <= u <= 1 - EDGE for u in positions)
+    """Whether any parameter lies in the outer tenth of its range: the best may lie outside."""
+    for name, dist in _ranges(space).items():
+        u = position(dist, parameters[name])
+        if not EDGE <= u <= 1 - EDGE:
+            return True
+    return False

@@ -1,12 +1,13 @@
 """Where finished runs are kept: an Optuna storage.
 
-Each batch size has one Optuna study for its search and one for its reruns. A run is written once,
-whole, when it has ended. So whatever is killed and whenever, the storage holds finished runs only.
+Each batch size has one Optuna study for its search and one for its reruns. A run is written in a
+single step, when it has ended. So whatever is killed, and whenever, the storage holds only finished
+runs.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -24,8 +25,8 @@ CODE = "code:"  # before the parts of a fingerprint in the attributes of a study
 ACCEPTED = "accepted_changes"
 UNKNOWN_CODE = (
     "the stored runs are from a version of lightning-noise that did not record make_module, "
-    "make_data and the options they were made with, so it cannot be checked that these are the "
-    "present ones"
+    "make_data and the options they were made with, so it cannot be checked whether these have "
+    "changed"
 )
 
 
@@ -36,7 +37,7 @@ class Shelf:
         opened: the storage.
         name: of the study.
         plan: the protocol at this batch size.
-        settings: what decides what a run gives and is part of the study itself, as plain values.
+        settings: those of the study that determine the result of a run, as plain values.
 
     Raises:
         StorageError: the storage holds a study of this name with other settings.
@@ -55,28 +56,29 @@ class Shelf:
         ranges = {}
         for parameter, distribution in plan.space.items():
             ranges[parameter] = optuna.distributions.distribution_to_json(distribution)
-        own = {**settings, "search_space": ranges}
+        all_settings = {**settings, "search_space": ranges}
         base = f"{name}/global_size={plan.global_size}"
-        self._search = _study(opened, base, own)
-        self._reruns = _study(opened, f"{base}/{RERUN}", own)
+        self._search = _study(opened, base, all_settings)
+        self._reruns = _study(opened, f"{base}/{RERUN}", all_settings)
 
     def agree(self, present: Fingerprint, *, accept_changes: bool) -> list[str]:
-        """Compares the code and options behind the stored runs with the present ones.
+        """Compares the code and options behind the stored runs with the current ones.
 
         Returns notes for the reader of the result. Where nothing is stored yet, or changes are
-        accepted, the present ones are stored.
+        accepted, the current ones are stored.
 
         Raises:
             StorageError: they differ, and ``accept_changes`` is False.
         """
         study = self._search
-        runs = any(True for _ in self._runs())
+        runs = self._runs()
         stored = _stored_fingerprint(study)
-        accepted: list[str] = study.user_attrs.get(ACCEPTED, [])
-        parts = changed(stored, present) if stored and runs else []
+        parts = []
+        if stored and runs:
+            parts = changed(stored, present)
         if parts and not accept_changes:
             raise StorageError(_other_code(study.study_name, parts, stored, present))
-        accepted = sorted({*accepted, *parts})
+        accepted = sorted({*study.user_attrs.get(ACCEPTED, []), *parts})
         if stored != present and not self._opened.read_only:
             _store_fingerprint(self._opened, study, present, accepted)
         notes = []
@@ -88,14 +90,19 @@ class Shelf:
         return notes
 
     def load(self) -> dict[RunKey, Outcome]:
-        """All runs kept."""
-        return dict(_unpack(run, self._goals) for run in self._runs())
+        """All stored runs."""
+        found = {}
+        for run in self._runs():
+            key, outcome = _unpack(run, self._goals)
+            found[key] = outcome
+        return found
 
-    def _runs(self) -> Iterator[dict[str, Any]]:
-        for study in (self._search, self._reruns):
-            for trial in study.get_trials(deepcopy=False):
-                if "run" in trial.user_attrs:
-                    yield trial.user_attrs["run"]
+    def _runs(self) -> list[dict[str, Any]]:
+        trials = [
+            *self._search.get_trials(deepcopy=False),
+            *self._reruns.get_trials(deepcopy=False),
+        ]
+        return [trial.user_attrs["run"] for trial in trials if "run" in trial.user_attrs]
 
     def keep(self, task: Task, outcome: Outcome) -> None:
         """Writes a finished run.
@@ -107,18 +114,27 @@ class Shelf:
         """
         self._opened.check_writing()
         steps = outcome.goals[task.goals[0]].steps
+        state = TrialState.COMPLETE
+        if steps is None:
+            state = TrialState.PRUNED
         trial = create_trial(
-            state=TrialState.PRUNED if steps is None else TrialState.COMPLETE,
+            state=state,
             value=steps,
             params=task.parameters,
             distributions=self._space,
             user_attrs={"run": _pack(task, outcome, self._goals)},
         )
-        study = self._reruns if task.key.is_rerun else self._search
-        study.add_trial(trial)
+        if task.key.is_rerun:
+            self._reruns.add_trial(trial)
+        else:
+            self._search.add_trial(trial)
 
 
-def _study(opened: Opened, name: str, settings: Mapping[str, Any]) -> optuna.Study:
+def _study(
+    opened: Opened,
+    name: str,
+    settings: Mapping[str, Any],
+) -> optuna.Study:
     try:
         study = optuna.load_study(storage=opened.storage, study_name=name)
     except KeyError:
@@ -137,10 +153,14 @@ def _study(opened: Opened, name: str, settings: Mapping[str, Any]) -> optuna.Stu
     return study
 
 
-def _settings_changed(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _settings_changed(
+    found: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+) -> str:
     texts = []
     for key in sorted({*found, *wanted}):
-        before, now = found.get(key), wanted.get(key)
+        before = found.get(key)
+        now = wanted.get(key)
         if before != now:
             texts.append(f"{key} was {before!r} and is {now!r}")
     return "; ".join(texts)
@@ -148,7 +168,8 @@ def _settings_changed(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> st
 
 def as_setting(options: Mapping[str, Any]) -> str:
     """Options as text, without the addresses of functions, which differ in every process."""
-    return re.sub(" at 0x[0-9a-fA-F]+", "", repr(sorted(options.items())))
+    text = repr(sorted(options.items()))
+    return re.sub(" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _stored_fingerprint(study: optuna.Study) -> Fingerprint:
@@ -182,9 +203,16 @@ def _other_code(name: str, parts: list[str], stored: Fingerprint, present: Finge
     )
 
 
-def _pack(task: Task, outcome: Outcome, goals: tuple[Goal, ...]) -> dict[str, Any]:
+def _pack(
+    task: Task,
+    outcome: Outcome,
+    goals: tuple[Goal, ...],
+) -> dict[str, Any]:
     """A run as JSON. Its goals are stored by their position in the study."""
-    found = {str(goals.index(goal)): list(one) for goal, one in outcome.goals.items()}
+    found = {}
+    for goal, one in outcome.goals.items():
+        position = str(goals.index(goal))
+        found[position] = list(one)
     return {
         "key": list(task.key),
         "goals": found,
@@ -194,6 +222,18 @@ def _pack(task: Task, outcome: Outcome, goals: tuple[Goal, ...]) -> dict[str, An
     }
 
 
-def _unpack(run: Mapping[str, Any], goals: tuple[Goal, ...]) -> tuple[RunKey, Outcome]:
-    found = {goals[int(i)]: GoalOutcome(*one) for i, one in run["goals"].items()}
-    return RunKey(*run["key"]), Outcome(found, run["pruned"], run["noise"], run["warning"])
+def _unpack(
+    run: Mapping[str, Any],
+    goals: tuple[Goal, ...],
+) -> tuple[RunKey, Outcome]:
+    found = {}
+    for position, one in run["goals"].items():
+        goal = goals[int(position)]
+        found[goal] = GoalOutcome(*one)
+    outcome = Outcome(
+        goals=found,
+        pruned=run["pruned"],
+        noise=run["noise"],
+        warning=run["warning"],
+    )
+    return RunKey(*run["key"]), outcome

@@ -11,11 +11,9 @@ import lightning as L
 from optuna.storages import BaseStorage
 
 from lightning_noise.study.checks import (
-    check_count,
+    as_goals,
     check_functions,
-    check_names,
     check_sizes,
-    check_space,
 )
 from lightning_noise.study.fingerprint import Fingerprint, fingerprint
 from lightning_noise.study.goal import Budget, Goal
@@ -25,8 +23,9 @@ from lightning_noise.study.progress import bar
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.rows import rows_of
 from lightning_noise.study.runner import Runner, started
+from lightning_noise.study.schedule import make_schedule
 from lightning_noise.study.settings import Search, Workers, check_records
-from lightning_noise.study.space import distributions, range_of
+from lightning_noise.study.space import as_ranges, distributions
 from lightning_noise.study.storage import UNKNOWN_CODE, Shelf, as_setting
 from lightning_noise.study.task import Done, Outcome, Recipe, RunKey, Task
 
@@ -46,9 +45,9 @@ class BatchSizeStudy:
         make_data: from (global_size, seed) to a loader, a pair of loaders (training, validation)
             or a ``LightningDataModule`` whose batches make up ``global_size`` examples per step.
             Use ``drop_last``: every step counts as ``global_size`` examples.
-        goal: one :class:`Goal`, or several that are read from the same runs.
+        goal: one :class:`Goal`, or several that are all read from the same runs.
         batch_sizes: global batch sizes to train at, in examples.
-        search_space: ``"learning_rate"`` and what else is searched; for each
+        search_space: ``"learning_rate"`` and what else is searched, with a range for each:
             ``LogUniform(low, high)`` or ``(low, high)``, ``Uniform(low, high)``, ``Choice((...))``
             or a list; for the learning rate also :class:`CentredLearningRate`, a range that moves
             with the batch size.
@@ -66,7 +65,7 @@ class BatchSizeStudy:
         trainer_options: more arguments of ``Trainer``, such as ``{"accelerator": "gpu"}``; CPU by
             default.
         progress: shows a bar; None: on a terminal, not in continuous integration.
-        unknown: nothing else is accepted; an argument of ``search`` or ``workers`` is named.
+        unknown: not accepted; the error names the record that an argument belongs to.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -96,45 +95,31 @@ class BatchSizeStudy:
     ) -> None:
         check_records(search, workers, unknown)
         check_functions(make_module, make_data)
-        self.goals = tuple(goal) if isinstance(goal, (list, tuple)) else (goal,)
-        check_names(self.goals)
+        self.goals = as_goals(goal)
         self.batch_sizes = check_sizes(batch_sizes, budget)
-        check_space(search_space)
-        self.search_space = {key: range_of(key, given) for key, given in search_space.items()}
+        self.search_space = as_ranges(search_space)
         self.search = search
         self.workers = workers
         self.storage = storage
         self.name = name
         self.progress = progress
-        steps = {size: budget.steps_at(size) for size in self.batch_sizes}
-        every = self._validate_every(validate_every, steps)
+        schedule = make_schedule(
+            self.goals,
+            self.batch_sizes,
+            budget,
+            validate_every,
+        )
         self.recipe = Recipe(
             make_module=make_module,
             make_data=make_data,
             goals=self.goals,
-            validate_every=every,
-            budget_steps={size: n // every[size] * every[size] for size, n in steps.items()},
+            validate_every=schedule.validate_every,
+            budget_steps=schedule.budget_steps,
             early_stop=search.prune,
             noise_scale=_noise_arguments(noise_scale),
             trainer_options=dict(trainer_options or {}),
             threads=workers.threads,
         )
-
-    def _validate_every(self, examples: int | None, budgets: Mapping[int, int]) -> dict[int, int]:
-        """Optimizer steps between validations at each size; 1 where nothing is validated."""
-        if examples is not None:
-            check_count("validate_every", examples, 1)
-        every = {}
-        for size, budget in budgets.items():
-            wanted = budget // 100 if examples is None else examples // size
-            every[size] = max(1, wanted)
-        if all(goal.on == "train" for goal in self.goals):
-            return dict.fromkeys(every, 1)
-        short = [size for size in self.batch_sizes if every[size] > budgets[size]]
-        if short:
-            rule = "validate_every must not exceed the budget"
-            raise ValueError(f"{rule}, got {examples!r}, which does at global sizes {short}.")
-        return every
 
     def run(
         self,
@@ -156,15 +141,18 @@ class BatchSizeStudy:
             TrialError: a run raised an error, or its process died three times. Finished runs are
                 kept.
         """
-        plans = [self._plan(size) for size in self.batch_sizes]
+        if storage is None:
+            storage = self.storage
+        plans = list(map(self._plan, self.batch_sizes))
         done: dict[RunKey, Outcome] = {}
-        place = self.storage if storage is None else storage
-        with opened(place, self.name) as found:
-            shelves = {plan.global_size: self._shelf(found, plan) for plan in plans}
+        with opened(storage, self.name) as found:
+            shelves = {}
+            for plan in plans:
+                shelves[plan.global_size] = self._shelf(found, plan)
             notes = self._agree(shelves.values(), accept_changes=accept_changes)
             for shelf in shelves.values():
                 done |= shelf.load()
-            if any(plan.next_tasks(done) for plan in plans):
+            if _next_tasks(plans, done):
                 found.check_writing()
                 self._work(plans, done, shelves)
         table = rows_of(plans, self.goals, done)
@@ -205,9 +193,17 @@ class BatchSizeStudy:
             for task, outcome in _outcomes(runner, plans, done):
                 shelves[task.global_size].keep(task, outcome)
                 done[task.key] = outcome
-                shown.show(len(done), _expected(plans, done), self._best(plans, done))
+                shown.show(
+                    len(done),
+                    _expected(plans, done),
+                    self._best(plans, done),
+                )
 
-    def _best(self, plans: Sequence[SizePlan], done: Done) -> dict[int, float]:
+    def _best(
+        self,
+        plans: Sequence[SizePlan],
+        done: Done,
+    ) -> dict[int, float]:
         """Batch size → fewest steps to the first goal so far."""
         found = {}
         for plan in plans:
@@ -227,12 +223,14 @@ class BatchSizeStudy:
         )
 
     def _shelf(self, storage: Opened, plan: SizePlan) -> Shelf:
-        noise = self.recipe.noise_scale
+        noise_scale = None
+        if self.recipe.noise_scale is not None:
+            noise_scale = as_setting(self.recipe.noise_scale)
         settings = {
-            "goals": [asdict(goal) for goal in self.goals],
+            "goals": list(map(asdict, self.goals)),
             "budget_steps": plan.budget_steps,
             "validate_every": plan.every,
-            "noise_scale": None if noise is None else as_setting(noise),
+            "noise_scale": noise_scale,
             **asdict(self.search),
         }
         return Shelf(storage, self.name, plan, settings)
@@ -242,11 +240,20 @@ def _noise_arguments(noise_scale: bool | Mapping[str, Any]) -> dict[str, Any] | 
     """Arguments of the callback; None where the noise scale is not measured."""
     if isinstance(noise_scale, Mapping):
         return dict(noise_scale)
-    return {} if noise_scale else None
+    if noise_scale:
+        return {}
+    return None
 
 
 def _expected(plans: Sequence[SizePlan], done: Done) -> int:
     return sum(plan.expected(done) for plan in plans)
+
+
+def _next_tasks(plans: Sequence[SizePlan], done: Done) -> list[Task]:
+    tasks: list[Task] = []
+    for plan in plans:
+        tasks += plan.next_tasks(done)
+    return tasks
 
 
 def _outcomes(
@@ -260,7 +267,7 @@ def _outcomes(
     """
     running: set[RunKey] = set()
     while True:
-        tasks = [task for plan in plans for task in plan.next_tasks(done)]
+        tasks = _next_tasks(plans, done)
         waiting = [task for task in tasks if task.key not in running]
         for task in waiting[: runner.free]:
             running.add(task.key)

@@ -1,4 +1,4 @@
-"""What travels between the rooms of a study: which run to do, and what came of it. Pure records."""
+"""Records that the modules of a study exchange: which run to do, and its result."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class RunKey(NamedTuple):
 
     @property
     def is_rerun(self) -> bool:
-        """Whether it is a rerun of a winner, and no search trial."""
+        """Whether it is a rerun of a winner, not a search trial."""
         return self.phase == RERUN
 
 
@@ -51,14 +51,19 @@ class Task(NamedTuple):
     @property
     def key(self) -> RunKey:
         """What distinguishes this run from all others of the study."""
-        return RunKey(self.global_size, self.phase, self.trial, self.seed)
+        return RunKey(
+            global_size=self.global_size,
+            phase=self.phase,
+            trial=self.trial,
+            seed=self.seed,
+        )
 
 
 class Outcome(NamedTuple):
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        goals: what came of each goal of its task.
+        goals: the result for each goal of its task.
         pruned: it was ended before its budget.
         noise: noise scales that it measured, by column of the table.
         warning: what it reports to the user, if anything.

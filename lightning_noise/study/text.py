@@ -25,10 +25,12 @@ def of_code(code: CodeType) -> str:
 def _of_lambda(code: CodeType) -> str:
     """The lambdas that begin on the line of this one, without the text around them."""
     lines, _ = inspect.findsource(code)
-    nodes = ast.walk(ast.parse("".join(lines)))
-    lambdas = [node for node in nodes if isinstance(node, ast.Lambda)]
-    here = [node for node in lambdas if node.lineno == code.co_firstlineno]
-    return "\n".join(map(ast.unparse, here))
+    tree = ast.parse("".join(lines))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda) and node.lineno == code.co_firstlineno:
+            found.append(ast.unparse(node))
+    return "\n".join(found)
 
 
 def of_class(found: type, functions: Sequence[FunctionType]) -> str:
@@ -36,7 +38,8 @@ def of_class(found: type, functions: Sequence[FunctionType]) -> str:
     try:
         return _plain_source(inspect.getsource(found))
     except (OSError, TypeError):  # as in a notebook, where the methods can still be read
-        return "\n".join(of_code(function.__code__) for function in functions)
+        texts = [of_code(function.__code__) for function in functions]
+        return "\n".join(texts)
 
 
 def _plain_source(text: str) -> str:
@@ -56,8 +59,10 @@ def _plain_source(text: str) -> str:
 def _bytecode(code: CodeType) -> bytes:
     parts = [code.co_code, repr(code.co_names).encode()]
     for constant in code.co_consts:
-        inner = isinstance(constant, CodeType)
-        parts.append(_bytecode(constant) if inner else repr(constant).encode())
+        if isinstance(constant, CodeType):
+            parts.append(_bytecode(constant))
+        else:
+            parts.append(repr(constant).encode())
     return b"\0".join(parts)
 
 
@@ -66,18 +71,22 @@ def of_tensor(value: torch.Tensor) -> str:
     shape = f"{tuple(value.shape)}, {value.dtype}"
     try:
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        return f"tensor({shape}, {digest(flat[:MOST_BYTES].numpy().tobytes())})"
+        content = flat[:MOST_BYTES].numpy().tobytes()
+        return f"tensor({shape}, {digest(content)})"
     except (RuntimeError, TypeError):  # sparse, quantized, or of a meta device
         return f"tensor({shape})"
 
 
 def without_address(value: object) -> str:
     """``repr`` where it is the same in every process, otherwise the name of the type."""
+    kind = type(value).__qualname__
     try:
         text = repr(value)
     except Exception:  # whatever a foreign __repr__ raises must not stop a study
-        text = " at 0x"
-    return type(value).__qualname__ if " at 0x" in text else text
+        return kind
+    if " at 0x" in text:
+        return kind
+    return text
 
 
 def digest(content: bytes | memoryview) -> str:

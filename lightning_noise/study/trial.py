@@ -36,8 +36,9 @@ def run(recipe: Recipe, task: Task) -> Outcome:
     """
     if recipe.noise_scale is None or task.phase != RERUN:
         return _run(recipe, task, None)
+    arguments = {**recipe.noise_scale, "verbose": False}
     try:
-        return _run(recipe, task, GradientNoiseScale(**{**recipe.noise_scale, "verbose": False}))
+        return _run(recipe, task, GradientNoiseScale(**arguments))
     except MisconfigurationException as refusal:
         outcome = _run(recipe, task, None)
         return outcome._replace(warning=f"the noise scale was not measured: {refusal}")
@@ -56,7 +57,8 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcom
         callbacks = [*recipe.trainer_options.get("callbacks", ()), watch]
         if noise is not None:
             callbacks.append(noise)
-        _trainer(recipe, task, callbacks, module).fit(module, **_data_arguments(data))
+        trainer = _trainer(recipe, task, callbacks, module)
+        trainer.fit(module, **_data_arguments(data))
     if not watch.readings:
         metrics = [goal.metric for goal in task.goals]
         raise ValueError(
@@ -64,7 +66,14 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcom
             "make_data gives no batch of that size, or nothing was validated."
         )
     cut = watch.stopped or task.max_steps < recipe.budget_steps[task.global_size]
-    return Outcome(watch.outcomes(), cut and not watch.all_diverged, _trajectory(noise))
+    noise_scales = {}
+    if noise is not None:
+        noise_scales = _trajectory(noise)
+    return Outcome(
+        goals=watch.outcomes(),
+        pruned=cut and not watch.all_diverged,
+        noise=noise_scales,
+    )
 
 
 def _trainer(
@@ -83,7 +92,8 @@ def _trainer(
         "max_epochs": -1,
         "check_val_every_n_epoch": None,
     }
-    if any(goal.on == "validation" for goal in task.goals):
+    validated = [goal for goal in task.goals if goal.on == "validation"]
+    if validated:
         settings["num_sanity_val_steps"] = -1
         settings["val_check_interval"] = recipe.validate_every[task.global_size]
     else:
@@ -110,36 +120,41 @@ def _data_arguments(data: Any) -> dict[str, Any]:
     return {"train_dataloaders": data}
 
 
-def _trajectory(noise: GradientNoiseScale | None) -> dict[str, float]:
-    """Noise scales at the start (first resolved), on average and at the end, in examples; what was
-    not resolved is absent.
+def _trajectory(noise: GradientNoiseScale) -> dict[str, float]:
+    """Noise scales at the start (first resolved), on average and at the end, in examples.
+
+    What was not resolved is absent.
     """
     found: dict[str, float] = {}
-    for key, way in (noise.trajectories() if noise is not None else {}).items():
-        name = name_of(key.geometry) + (f"_{key.optimizer}" if key.optimizer else "")
-        if way.first is not None and way.mean is not None and way.last is not None:
-            found |= {
-                f"{name}_start": way.first.noise_scale,
-                f"{name}_average": way.mean,
-                f"{name}_end": way.last.noise_scale,
-            }
+    for key, trajectory in noise.trajectories().items():
+        first = trajectory.first
+        last = trajectory.last
+        if first is None or last is None or trajectory.mean is None:
+            continue
+        name = name_of(key.geometry)
+        if key.optimizer:
+            name += f"_{key.optimizer}"
+        found[f"{name}_start"] = first.noise_scale
+        found[f"{name}_average"] = trajectory.mean
+        found[f"{name}_end"] = last.noise_scale
     return found
 
 
 @contextmanager
 def _seeded(seed: int, threads: int) -> Iterator[None]:
-    before, named = torch.get_num_threads(), os.environ.get("PL_GLOBAL_SEED")
+    threads_before = torch.get_num_threads()
+    seed_before = os.environ.get("PL_GLOBAL_SEED")
     with isolate_rng():
         try:
             torch.set_num_threads(threads)
             L.seed_everything(seed, verbose=False)
             yield
         finally:
-            torch.set_num_threads(before)
-            if named is None:
+            torch.set_num_threads(threads_before)
+            if seed_before is None:
                 os.environ.pop("PL_GLOBAL_SEED", None)
             else:
-                os.environ["PL_GLOBAL_SEED"] = named
+                os.environ["PL_GLOBAL_SEED"] = seed_before
 
 
 LOGGERS = (
@@ -153,7 +168,7 @@ LOGGERS = (
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Lightning's notes on devices and loaders, which come once per run."""
+    """Silences Lightning's messages about devices and loaders, which come once per run."""
     with ExitStack() as stack:
         for name in LOGGERS:
             logger = logging.getLogger(name)
@@ -161,7 +176,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(logging.WARNING)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", PossibleUserWarning)
-        # a message of Lightning 2.6's own
+        # a warning that Lightning 2.6 itself causes
         leaf = ".isinstance.treespec, LeafSpec"
         warnings.filterwarnings("ignore", message=leaf, category=FutureWarning)
         yield

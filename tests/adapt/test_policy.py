@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 CASES = [
-    # ---- the interval must exclude the size in use
+    # ---- the interval must exclude the current size
     Case(
         "grows",
         TrackNoiseScale(),
@@ -148,7 +148,7 @@ CASES = [
         seen(1e3),
         1,
         1,
-        "keep: b_simple is 1000 [900, 1100], but there is no whole",
+        "keep: b_simple is 1000 [900, 1100], but there is no integer",
     ),
     Case(
         "a slow climb still counts its goal",
@@ -173,7 +173,7 @@ CASES = [
         seen(1e4),
         100,
         100,
-        "keep: b_simple is 10000 [9000, 11000], but the size in use is at the",
+        "keep: b_simple is 10000 [9000, 11000], but the current size is at the",
     ),
     Case("above greatest", TrackNoiseScale(greatest=64), seen(1e4), 100, 100, "keep: "),
     Case(
@@ -191,7 +191,7 @@ CASES = [
         seen(1.0),
         100,
         100,
-        "keep: b_simple is 1 [0.9, 1.1], but the size in use is at the",
+        "keep: b_simple is 1 [0.9, 1.1], but the current size is at the",
     ),
     Case("grows to least", TrackNoiseScale(least=90), seen(80.0), 48, 90, "grow: "),
     Case("least 1", TrackNoiseScale(shrink=True, **WIDE), seen(0.2), 8, 1, "shrink: "),

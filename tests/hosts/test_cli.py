@@ -94,7 +94,7 @@ def test_yaml(program, name):
     done = program("fit", "--config", "config.yaml", name=name)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
-        "probe examples: single examples are the groups, as asked for; 4 steps measured"
+        "probe examples: single examples are the groups, as requested; 4 steps measured"
         in done.stdout
     )
     assert "(pairs)" in done.stdout

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from lightning_noise import Decision, GradientNoiseScale, Key, MicroBatches
-from lightning_noise.measure.curvature_channel import split
+from lightning_noise.measure.pieces import split
 from lightning_noise.probes.preconditioner import Preconditioner
 from lightning_noise.probes.probe import Offer
 from testing import toys

@@ -223,14 +223,14 @@ class RawParameter(Regression):
 def test_what_is_not_covered_is_named_in_the_verdict(capsys):
     alone(RawParameter(), data())
     out = capsys.readouterr().out
-    assert "the number covers" in out and "left out: token (no rule for RawParameter)" in out
+    assert "the estimate covers" in out and "left out: token (no rule for RawParameter)" in out
 
 
 def test_too_little_coverage_is_refused_before_training():
     run = trainer(GradientNoiseScale(), accumulate=1)
     with pytest.raises(
         MisconfigurationException,
-        match=r"covers less than min_coverage=0.9 .*\n  token \(100 numbers\)",
+        match=r"covers less than min_coverage=0.9 .*\n  token \(100 parameters\)",
     ):
         run.fit(RawParameter(100), data())
     assert run.global_step == 0

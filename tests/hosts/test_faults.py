@@ -32,7 +32,7 @@ def test_steps_without_a_loss_leave_the_batch_size_as_it_was(probe, capsys):
     callback = GradientNoiseScale(probe=probe)
     accumulate = 2 if probe == "micro_batches" else 1
     fit(Skipping(), data(examples=80 * accumulate), callback, accumulate=accumulate)
-    assert f"batch size in use {4 * accumulate} at" in capsys.readouterr().out
+    assert f"batch size {4 * accumulate} at" in capsys.readouterr().out
 
 
 class SAM(torch.optim.SGD):
@@ -146,7 +146,7 @@ def test_a_finished_adaptive_run_resumes_from_its_last_batch(tmp_path, capsys):
 
     saver = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{step}", every_n_train_steps=1)
     noise, told = go(saver)
-    assert "batch size in use 8 at" in told
+    assert "batch size 8 at" in told
     resumed, told_again = go(resume=tmp_path / "step=24.ckpt")
     assert told_again.split("noise scale:")[1] == told.split("noise scale:")[1]
     assert resumed.estimate() == noise.estimate()

@@ -183,7 +183,7 @@ def test_verdict_of_a_resolved_run():
         and "at the end (examples" in first
     )
     assert (
-        costs.strip() == "batch size in use 32 at learning rate 0.1: 4 times the minimum number of "
+        costs.strip() == "batch size 32 at learning rate 0.1: 4 times the minimum number of "
         "steps, 1.33 times the minimum number of examples"
     )
     assert (
@@ -210,7 +210,7 @@ def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
     assert "96 on average while the learning rate was at least a third of its peak" in first
     assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
     assert costs.strip() == (
-        "batch size in use 32 while the learning rate was at least a third of its peak, that is "
+        "batch size 32 while the learning rate was at least a third of its peak, that is "
         "until measured step 40, where the "
         "noise scale was 96 [90, 100]: 4 times the minimum number of steps, 1.33 "
         "times the minimum number of examples"
@@ -242,10 +242,7 @@ def test_a_short_last_batch_is_not_the_batch_size(capsys):
 
     loader = data(examples=77, local_size=8, shuffle=True)
     fit(Regression(falling), loader, GradientNoiseScale(), accumulate=1, epochs=4)
-    assert (
-        "batch size in use 8 while the learning rate was at least a third"
-        in capsys.readouterr().out
-    )
+    assert "batch size 8 while the learning rate was at least a third" in capsys.readouterr().out
 
 
 def test_a_bound_above_the_average_is_what_the_costs_rest_on():

@@ -227,7 +227,7 @@ def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys)
     out = capsys.readouterr().out
     assert (
         f"({case.unit}" in out.splitlines()[0]
-        and f"batch size in use {statistics.median_high(used)} " in out
+        and f"batch size {statistics.median_high(used)} " in out
     )
 
 

@@ -36,7 +36,7 @@ def test_micro_batches_where_there_are_two():
 def test_single_examples_where_there_is_one_group():
     assert chosen("auto")[0] == "examples"
     _, offer = chosen("examples", ranks=2, accumulation=4)
-    assert offer.reason == "single examples are the groups, as asked for"
+    assert offer.reason == "single examples are the groups, as requested"
 
 
 def test_a_probe_of_the_user_s_own_is_taken():

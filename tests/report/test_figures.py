@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lightning_noise.report import figures
+from lightning_noise.report import figures, rate_figures
 from lightning_noise.report.curves import frontier, steps_curve
 from lightning_noise.report.rates import rate_map, rate_rule
 from testing.synthetic_studies import SIZES, study
@@ -84,7 +84,7 @@ def test_rate_map_tells_the_ends_of_trials_apart_without_colour():
     for row in rows:
         row["pruned"] = row["global_size"] > 64
     found = rate_map(rows)
-    figure = figures.draw_rate_map(found)
+    figure = rate_figures.draw_rate_map(found)
     boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert len(boxes) == len(found.cells)
     hatches = {cell.status: set() for cell in found.cells}
@@ -104,7 +104,7 @@ def test_rate_map_tells_the_ends_of_trials_apart_without_colour():
 
 def test_rate_rule():
     rows = study()
-    figure = figures.draw_rate_rule(rate_rule(rows, steps_curve(rows)))
+    figure = rate_figures.draw_rate_rule(rate_rule(rows, steps_curve(rows)))
     said = texts(figure)
     assert "\\alpha" in said[0] and "95 %" in said[0]
     assert "linear rule" in said[1] and "square-root rule" in said[2]
@@ -112,10 +112,10 @@ def test_rate_rule():
     short = study(sizes=(8, 16, 32, 64))
     for row in short:
         row["boundary"] = False
-    slope = figures.draw_rate_rule(rate_rule(short, steps_curve(short)._replace(fit=None)))
+    slope = rate_figures.draw_rate_rule(rate_rule(short, steps_curve(short)._replace(fit=None)))
     assert "\\propto B^\\alpha" in texts(slope)[0]
     few = study(sizes=(8, 16))
-    assert texts(figures.draw_rate_rule(rate_rule(few, steps_curve(few)))) == [
+    assert texts(rate_figures.draw_rate_rule(rate_rule(few, steps_curve(few)))) == [
         "best trial",
         "best trial on the edge of the search, not in the fit",
     ]

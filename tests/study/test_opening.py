@@ -103,7 +103,8 @@ def test_a_damaged_journal_names_the_line_and_keeps_its_content(tmp_path):
     lines = journal.read_bytes().splitlines(keepends=True)
     content = b"".join([*lines[:5], lines[5][:20] + b"\n", *lines[6:]])
     journal.write_bytes(content)
-    with pytest.raises(StorageError, match=r"is damaged: line 6 is no .* \(head -n 5 .*a\.journal"):
+    damage = r"is damaged: line 6 is not an entry .* \(head -n 5 .*a\.journal"
+    with pytest.raises(StorageError, match=damage):
         small(journal).run()
     assert journal.read_bytes() == content
 
@@ -111,14 +112,14 @@ def test_a_damaged_journal_names_the_line_and_keeps_its_content(tmp_path):
 @pytest.mark.parametrize("content", [b"goal,steps\na,3", b"SQLite format 3\0", b"[1]\n", b"3"])
 def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(StorageError, match=r"Give another storage: .*a\.csv is no journal"):
+    with pytest.raises(StorageError, match=r"Give another storage: .*a\.csv is not a journal"):
         small(tmp_path / "a.csv").run()
     assert (tmp_path / "a.csv").read_bytes() == content
 
 
 def test_json_that_is_not_optunas_is_no_journal(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1}\n')
-    with pytest.raises(StorageError, match=r"Give another storage: .*a\.json holds no journal"):
+    with pytest.raises(StorageError, match=r"Give another storage: .*a\.json is not a journal"):
         small(tmp_path / "a.json").run()
 
 

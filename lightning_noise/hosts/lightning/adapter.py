@@ -1,4 +1,4 @@
-"""Lightning's events in, what the machine that adapts asks for performed on the trainer."""
+"""Passes Lightning's events to the adaptation and performs the actions that it returns."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -119,8 +119,9 @@ class Adapter(Adapting):
 
     def begin_epoch(self, trainer: L.Trainer) -> None:
         self._controls.settle()
-        epoch, batches = trainer.current_epoch, trainer.num_training_batches
-        self._perform(trainer, self._adaptation.begin_epoch(epoch, batches))
+        batches = trainer.num_training_batches
+        actions = self._adaptation.begin_epoch(trainer.current_epoch, batches)
+        self._perform(trainer, actions)
 
     def prepare_loaders(self, trainer: L.Trainer) -> None:
         if self._adaptation.waits:
@@ -143,14 +144,16 @@ class Adapter(Adapting):
             self._decide(trainer, self._adaptation.inside_epoch)
         if self._adaptation.windows_align(trainer_facts.batches_done(trainer)):
             measured.read()
-            self._perform(trainer, self._adaptation.align(self._source.measurement()))
+            actions = self._adaptation.align(self._source.measurement())
+            self._perform(trainer, actions)
 
     def values(self) -> dict[str, float]:
         values = {}
         if not self._settings.advise_only:
             values[f"{PREFIX}learning_rate_factor"] = self.factor
-        if self._adaptation.state.decided is not None:
-            values[f"{PREFIX}decided_global_size"] = self._adaptation.state.decided
+        decided = self._adaptation.state.decided
+        if decided is not None:
+            values[f"{PREFIX}decided_global_size"] = decided
         return values
 
     def story(self) -> list[str]:
@@ -169,14 +172,15 @@ class Adapter(Adapting):
             self._adaptation.forget()
             return
         self._adaptation.load_state_dict(saved)
-        for action in self._adaptation.in_force():  # a strategy may restore inside of a fit
+        for action in self._adaptation.in_force():  # a strategy may restore within a fit
             self._controls.perform(action)
 
     def _decide(self, trainer: L.Trainer, event: Decide) -> None:
-        """An event that asks the policy happens on rank 0; all ranks take what follows from it."""
+        """An event that asks the policy happens on rank 0; all ranks perform its actions."""
 
         def decide() -> tuple[list[Action], State]:
-            actions = event(self._source.measurement(), self._limits(trainer))
+            measurement = self._source.measurement()
+            actions = event(measurement, self._limits(trainer))
             return actions, self._adaptation.state
 
         actions, self._adaptation.state = from_rank_zero(trainer, decide)
@@ -191,7 +195,7 @@ class Adapter(Adapting):
         )
 
     def _perform(self, trainer: L.Trainer, actions: Iterable[Action]) -> None:
-        """In their order. Without a hold of the trainer, as for advice, all but words is void."""
+        """In their order. While no trainer is held, as for advice, only messages have an effect."""
         for action in actions:
             match action:
                 case Say(text):
@@ -214,7 +218,11 @@ class Adapter(Adapting):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave out what belongs to a fit."""
         machine = self._adaptation
-        return {"settings": machine.settings, "unit": machine.unit, "state": machine.state}
+        return {
+            "settings": machine.settings,
+            "unit": machine.unit,
+            "state": machine.state,
+        }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(saved["settings"], saved["unit"])  # type: ignore[misc]  # as if built anew
@@ -226,5 +234,7 @@ def _alpha(trainer: L.Trainer) -> Alpha:
 
 
 def _or_endless(limit: int | None) -> float:
-    """Lightning's limits of a training: ``None`` and -1 stand for none."""
-    return math.inf if limit is None or limit < 0 else limit
+    """One of Lightning's limits on training, where ``None`` and -1 mean that there is none."""
+    if limit is None or limit < 0:
+        return math.inf
+    return limit

@@ -1,4 +1,4 @@
-"""What a callback calls to let the batch size of a fit adapt, and what it must show for it."""
+"""What a callback calls to let the batch size of a fit adapt, and what it must provide for it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,14 +10,14 @@ from lightning_noise.core.estimate import NoiseEstimate
 
 
 class Measured(Protocol):
-    """What adapting needs to know of the measurement; the same numbers on all ranks."""
+    """What adapting needs to know of the measurement; the same on all ranks."""
 
     def read(self) -> object:
-        """Reads the steps that wait, so that the numbers are of all steps so far. A collective."""
+        """Reads the steps that wait, so that all steps so far are counted. A collective."""
         ...
 
     def resized(self) -> None:
-        """Steps use another number of examples from here on. A collective."""
+        """From here on, steps use a different number of examples. A collective."""
         ...
 
     @property
@@ -52,12 +52,12 @@ class Adapting(ABC):
     @property
     @abstractmethod
     def decides(self) -> bool:
-        """Whether decisions are taken, be it for advice alone."""
+        """Whether decisions are taken, even if only for advice."""
 
     @property
     @abstractmethod
     def factor(self) -> float:
-        """The factor that is on the learning rate now."""
+        """The factor that the learning rate has now."""
 
     @abstractmethod
     def open(
@@ -76,7 +76,7 @@ class Adapting(ABC):
             module: of the fit.
             measured: of the fit.
             forget: whether this is a fit of another module, without a checkpoint.
-            estimate: from a confidence to the noise scale that the policy goes by.
+            estimate: from a confidence to the noise scale that the policy follows.
 
         Raises:
             MisconfigurationException: the batch size of this set-up cannot adapt; names the fix.
@@ -97,7 +97,7 @@ class Adapting(ABC):
 
     @abstractmethod
     def prepare_loaders(self, trainer: L.Trainer) -> None:
-        """Has the training loaders prepared again at once, where a decided change waits."""
+        """Prepares the training loaders again, immediately, if a decided change waits."""
 
     @abstractmethod
     def end_epoch(self, trainer: L.Trainer) -> None:
@@ -105,7 +105,7 @@ class Adapting(ABC):
 
     @abstractmethod
     def end_training(self) -> None:
-        """A run ends without a further decision."""
+        """A run ends without another decision."""
 
     @abstractmethod
     def after_batch(self, trainer: L.Trainer) -> None:
@@ -113,7 +113,7 @@ class Adapting(ABC):
 
     @abstractmethod
     def values(self) -> dict[str, float]:
-        """What is logged beside the estimates, by key."""
+        """What is logged along with the estimates, by key."""
 
     @abstractmethod
     def story(self) -> list[str]:
@@ -121,7 +121,7 @@ class Adapting(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives the trainer and the loaders back as they were; may be called twice."""
+        """Restores the trainer and the loaders; may be called twice."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -129,10 +129,11 @@ class Adapting(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict` out of the state of the whole callback, at once in a fit.
+        """Restores :meth:`state_dict` from the state of the callback, immediately within a fit.
 
         Raises:
-            KeyError, TypeError: a part is missing or damaged.
+            KeyError: a part is missing.
+            TypeError: a part is damaged.
         """
 
 

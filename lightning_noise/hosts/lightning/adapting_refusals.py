@@ -9,9 +9,9 @@ from lightning_noise.hosts.lightning.trainer_facts import scheduled_accumulation
 from lightning_noise.hosts.lightning.two_packages import MisconfigurationException
 
 FLAG = "`GradientNoiseScale(adaptive_batch_size=...)`:"
-WAY_OUT = (
-    "Leave adaptive_batch_size out, or AdaptiveBatchSize(advise_only=True) to be told what it "
-    "would do."
+FIX = (
+    "Leave adaptive_batch_size out, or use AdaptiveBatchSize(advise_only=True), which only reports "
+    "what it would do."
 )
 
 SEVERAL = Refusal(
@@ -19,8 +19,8 @@ SEVERAL = Refusal(
     lambda trainer, _: len(trainer.optimizers) > 1,
     lambda trainer, _: (
         f"configure_optimizers returned {len(trainer.optimizers)} optimizers, each with a noise "
-        f"scale of its own, and one "
-        "batch size cannot follow them all. Leave adaptive_batch_size out."
+        "scale of its own, and one batch size cannot follow them all. Leave adaptive_batch_size "
+        "out."
     ),
 )
 REFUSALS = (
@@ -29,8 +29,7 @@ REFUSALS = (
         lambda _, module: not module.automatic_optimization,
         lambda _, module: (
             f"{type(module).__name__}.automatic_optimization is False: the module itself decides "
-            f"when it steps, so its "
-            "accumulation cannot be changed from outside."
+            "when it steps, so its accumulation cannot be changed from outside."
         ),
     ),
     Refusal(
@@ -38,8 +37,7 @@ REFUSALS = (
         lambda trainer, _: bool(scheduled_accumulation(trainer)),
         lambda _, __: (
             "GradientAccumulationScheduler sets accumulate_grad_batches by a plan of its own. "
-            "Remove it, and give "
-            "Trainer(accumulate_grad_batches=...) as the start."
+            "Remove it, and give Trainer(accumulate_grad_batches=...) as the start."
         ),
     ),
     Refusal(
@@ -55,27 +53,29 @@ REFUSALS = (
         lambda trainer, _: bool(getattr(trainer.strategy.model, "static_graph", False)),
         lambda _, __: (
             "DDP(static_graph=True) fails inside torch once gradients are accumulated, which "
-            "adapting may begin to do. Leave "
-            "static_graph out."
+            "adapting may begin to do. Leave static_graph out."
         ),
     ),
 )
 
 
 def refuse_adapting(trainer: L.Trainer, module: L.LightningModule, *, advise_only: bool) -> None:
-    """Raises for the first set-up of the table that holds; advice is refused only where there is no
-    one noise scale.
+    """Raises for the first set-up of the table that holds; advice is refused only where there are
+    several noise scales.
 
     Raises:
         MisconfigurationException: names the set-up, the reason and the fix.
     """
     if SEVERAL.holds(trainer, module):
-        raise MisconfigurationException(f"{FLAG} {SEVERAL.message(trainer, module)}")
-    for refusal in () if advise_only else REFUSALS:
+        reason = SEVERAL.message(trainer, module)
+        raise MisconfigurationException(f"{FLAG} {reason}")
+    if advise_only:
+        return
+    for refusal in REFUSALS:
         if refusal.holds(trainer, module):
             raise cannot_adapt(refusal.message(trainer, module))
 
 
 def cannot_adapt(reason: str) -> MisconfigurationException:
     """The error for a reason, with the fix."""
-    return MisconfigurationException(f"{FLAG} {reason} {WAY_OUT}")
+    return MisconfigurationException(f"{FLAG} {reason} {FIX}")

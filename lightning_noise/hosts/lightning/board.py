@@ -1,16 +1,16 @@
 """TensorBoard's page *custom scalars*: B_simple, its interval and the batch size, on a log10 axis.
 
-TensorBoard (2.21) decides the form of what is written here:
+The form of what is written here follows from how TensorBoard (2.21) works:
 
-- A chart of bands takes whole series only, all at the same steps. So where B_simple is not resolved
-  the line goes on along the lower end, which is valid there too, and the band is ``OPEN`` times as
-  high as the line.
+- A chart of bands takes complete series only, all at the same steps. So where B_simple is not
+  resolved the line continues along the lower end, which is valid there too, and the band is
+  ``OPEN`` times as high as the line.
 - It drops the points of a polygon whose *upper* margin is off the axis, and fits the axis to the
   inner 90 % of all values. So the band is two polygons, and the upper margin of both is the point
-  of the interval that is nearest to the batch size: while the batch size is on the axis, that point
-  is too wherever any part of the band is.
-- Colors belong to runs. So the batch size is a run of its own, in a folder below the logger's,
-  under the tag of the line.
+  of the interval that is nearest to the batch size: while the batch size is on the axis, so is that
+  point wherever any part of the band is.
+- Colors belong to runs. So the batch size is a separate run, in a folder below the logger's, under
+  the tag of the line.
 - A run has one layout, the last one written, and the layouts of different runs are merged. So this
   one is in that folder too: it neither replaces a layout that the user writes with
   ``add_custom_scalars`` nor is replaced by it.
@@ -67,9 +67,15 @@ def tags(optimizer: str) -> Tags:
     >>> tags("").line, tags("Adam-1").low
     ('noise_scale_band/log10', 'noise_scale_band/Adam-1/log10_low')
     """
-    head = f"{BAND}{optimizer}/" if optimizer else BAND
-    line = f"{head}log10"
-    return Tags(line, f"{line}_low", f"{line}_high", f"{line}_nearest")
+    line = f"{BAND}log10"
+    if optimizer:
+        line = f"{BAND}{optimizer}/log10"
+    return Tags(
+        line=line,
+        low=f"{line}_low",
+        high=f"{line}_high",
+        nearest=f"{line}_nearest",
+    )
 
 
 def points(interval: Interval) -> Points:
@@ -82,11 +88,20 @@ def points(interval: Interval) -> Points:
     >>> [round(10**point) for point in points(unresolved)]
     [50, 50, 5000, 64]
     """
-    line = interval.low if interval.noise_scale is None else interval.noise_scale
-    high = line * OPEN if interval.high is None else min(interval.high, line * OPEN)
+    line = interval.low
+    if interval.noise_scale is not None:
+        line = interval.noise_scale
+    high = line * OPEN
+    if interval.high is not None:
+        high = min(interval.high, high)
     size = interval.global_size or line
     nearest = min(max(size, interval.low), high)
-    return Points(log10(line), log10(interval.low), log10(high), log10(nearest))
+    return Points(
+        line=log10(line),
+        low=log10(interval.low),
+        high=log10(high),
+        nearest=log10(nearest),
+    )
 
 
 def show(writer: Any, intervals: Mapping[str, Interval | None], step: int) -> None:
@@ -97,11 +112,13 @@ def show(writer: Any, intervals: Mapping[str, Interval | None], step: int) -> No
     for name, interval in intervals.items():
         if interval is None:
             continue
-        for tag, point in zip(tags(name), points(interval), strict=True):
+        names = tags(name)
+        for tag, point in zip(names, points(interval), strict=True):
             writer.add_scalar(tag, point, step)
         run = _batch_size_run(writer, list(intervals))
         if interval.global_size:
-            _add_size(run, tags(name), log10(interval.global_size), step)
+            size = log10(interval.global_size)
+            _add_size(run, names, size, step)
 
 
 def _add_size(run: Any, names: Tags, size: float, step: int) -> None:
@@ -120,8 +137,9 @@ def _batch_size_run(writer: Any, optimizers: list[str]) -> Any:
 
     folder = f"{writer.get_logdir()}/{FOLDER}"
     if folder not in writer.all_writers:
-        writer.all_writers[folder] = FileWriter(folder)
-        writer.all_writers[folder].add_summary(layout(optimizers))
+        run = FileWriter(folder)
+        run.add_summary(layout(optimizers))
+        writer.all_writers[folder] = run
     return writer.all_writers[folder]
 
 
@@ -131,17 +149,22 @@ def layout(optimizers: list[str]) -> Any:
     A category holds one optimizer: TensorBoard then finds the same chart in categories of the same
     name, and shows it once.
     """
-    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]  # ships no types
+    # tensorboard ships no types
+    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
     from torch.utils.tensorboard.summary import custom_scalars
 
     categories = []
     for name in optimizers:
-        bands = [one._asdict() for one in series(tags(name))]
-        whole = layout_pb2.Chart(title=TITLE, margin={"series": bands})
-        line = f"{re.escape(tags(name).low)}$"
-        lower = layout_pb2.Chart(title=LOWER, multiline={"tag": [line]})
-        title = f"noise scale of {name}" if name else "noise scale"
-        categories.append(layout_pb2.Category(title=title, chart=[whole, lower]))
+        names = tags(name)
+        bands = [one._asdict() for one in series(names)]
+        band_chart = layout_pb2.Chart(title=TITLE, margin={"series": bands})
+        lower_end = re.escape(names.low)
+        lower_chart = layout_pb2.Chart(title=LOWER, multiline={"tag": [f"{lower_end}$"]})
+        title = "noise scale"
+        if name:
+            title = f"noise scale of {name}"
+        category = layout_pb2.Category(title=title, chart=[band_chart, lower_chart])
+        categories.append(category)
     summary = custom_scalars({})
     text = layout_pb2.Layout(category=categories).SerializeToString()
     summary.value[0].tensor.string_val[0] = text
@@ -159,7 +182,7 @@ class Series(NamedTuple):
 def series(names: Tags) -> list[Series]:
     """The batch size, then B_simple with the band below, and the lower end with the band above.
 
-    The first two have one name: where there is an interval, the second replaces the first.
+    The first two have the same name: where there is an interval, the second replaces the first.
     """
     return [
         Series(value=names.line, lower=names.line, upper=names.line),

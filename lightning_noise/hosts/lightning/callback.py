@@ -24,7 +24,7 @@ from lightning_noise.say.verdict import Verdict
 class GradientNoiseScale(Callback):
     """Measures how large a batch size pays off: the noise scale B_simple = tr(Σ)/|G|².
 
-    Reads gradients only: weights, gradients and random state stay what they would be without it.
+    Reads gradients only: weights, gradients and random state stay as they would be without it.
     The value and its interval are logged under ``noise_scale/…`` through the trainer's loggers at
     its log interval, and a verdict is printed at the end of ``fit``.
 
@@ -75,8 +75,9 @@ class GradientNoiseScale(Callback):
         loss_fn: Callable[[Any, Any], Any] | str | None = None,
         verbose: bool = True,
     ) -> None:
-        arguments = {**locals()}
-        self.settings = Settings(**{name: arguments[name] for name in Settings.names()})
+        given = {**locals()}
+        arguments = {name: given[name] for name in Settings.names()}
+        self.settings = Settings(**arguments)
         self._fits = Fits(self.settings)
 
     @property
@@ -98,7 +99,7 @@ class GradientNoiseScale(Callback):
         return self._fits.trajectories()
 
     def verdict(self, optimizer: str = "") -> Verdict:
-        """What the latest ``fit`` says about its batch size; ``str()`` of it is printed."""
+        """The verdict of the latest ``fit`` on its batch size; ``str()`` of it is printed."""
         return self._fits.verdict(optimizer)
 
     @property
@@ -107,11 +108,11 @@ class GradientNoiseScale(Callback):
         return self._fits.session
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses what cannot be right, and takes up earlier averages of the same module."""
+        """Refuses what cannot be right, and continues earlier averages of the same module."""
         self._fits.begin(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Looks at the loaders, which are there now."""
+        """Looks at the loaders, which exist by now."""
         self._fits.of(trainer).train_starts()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
@@ -123,11 +124,11 @@ class GradientNoiseScale(Callback):
         self._fits.of(trainer).batch_starts(batch)
 
     def on_before_backward(self, trainer: L.Trainer, _: Any, loss: Tensor) -> None:
-        """The graph of the loss is there."""
+        """The graph of the loss exists."""
         self._fits.of(trainer).before_backward(loss)
 
     def on_after_backward(self, trainer: L.Trainer, *_: Any) -> None:
-        """Gradients are there, still scaled and not yet clipped."""
+        """The gradients exist, still scaled and not yet clipped."""
         self._fits.of(trainer).after_backward()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, _: Any, optimizer: Optimizer) -> None:
@@ -165,5 +166,7 @@ class GradientNoiseScale(Callback):
         self._fits.load_state_dict(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        lightning_s = {"log", "log_dict"}  # the trainer puts the module's methods here
-        return {name: value for name, value in self.__dict__.items() if name not in lightning_s}
+        state = dict(self.__dict__)
+        for of_module in ("log", "log_dict"):  # the trainer sets the module's methods here
+            state.pop(of_module, None)
+        return state

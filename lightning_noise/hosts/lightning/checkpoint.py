@@ -20,9 +20,8 @@ class CheckpointError(NoiseScaleError, ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             "`GradientNoiseScale`: the state that this callback has in the checkpoint cannot be "
-            "read. To resume without what "
-            "it measured before, delete checkpoint['callbacks']['GradientNoiseScale'] (torch.load, "
-            "del, torch.save). "
+            "read. To resume without what it measured before, delete "
+            "checkpoint['callbacks']['GradientNoiseScale'] (torch.load, del, torch.save). "
             f"Reason: {reason}"
         )
 
@@ -44,45 +43,65 @@ def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"it is of version {version}, and this lightning-noise reads versions up to {VERSION}."
         )
-    for name, kind in (PARTS if version == VERSION else OLD_PARTS).items():
+    if version == VERSION:
+        _check_parts(state, PARTS)
+        return dict(state)
+    _check_parts(state, OLD_PARTS)
+    kept = dict(state)
+    kept.pop("monitors")
+    kept.pop("curvature", None)
+    return {
+        "open_epoch": None,
+        **kept,
+        "version": VERSION,
+        "session": _session_of(state),
+    }
+
+
+def _check_parts(state: Mapping[str, Any], parts: Mapping[str, type]) -> None:
+    for name, kind in parts.items():
         if not isinstance(state.get(name), kind):
             raise CheckpointError(f"its part {name!r} is missing or damaged.")
-    if version == VERSION:
-        return dict(state)
-    kept = {name: part for name, part in state.items() if name not in ("monitors", "curvature")}
-    return {"open_epoch": None, **kept, "version": VERSION, "session": _session_of(state)}
 
 
 def _session_of(old: Mapping[str, Any]) -> dict[str, Any]:
     """One dictionary of averages, from one monitor per optimizer and the curvatures beside them."""
-    averages, tallies, steps = [], {}, {}
+    averages: list[dict[str, Any]] = []
+    tallies: dict[str, dict[str, Any]] = {}
+    steps: dict[str, int] = {}
     for optimizer, monitor in old["monitors"].items():
         steps[optimizer] = monitor["optimizer_steps"]
         tallies[optimizer] = {name: monitor[name] for name in TALLY}
         for saved in monitor["keys"]:
             geometry, _, layer = saved["key"]
-            key = [geometry, optimizer, layer]
-            averages.append(
-                {"key": key, "average": saved["windows"], "trajectory": saved["trajectory"]}
-            )
+            average = {
+                "key": [geometry, optimizer, layer],
+                "average": saved["windows"],
+                "trajectory": saved["trajectory"],
+            }
+            averages.append(average)
     for geometry, average in old.get("curvature", {}).items():
-        averages.append({"key": [geometry, "", ""], "average": average, "trajectory": None})
+        curvature = {
+            "key": [geometry, "", ""],
+            "average": average,
+            "trajectory": None,
+        }
+        averages.append(curvature)
     return {"steps": steps, "tallies": tallies, "averages": averages}
 
 
 @contextmanager
 def reading_checkpoint(state: Mapping[str, Any] | None) -> Iterator[None]:
-    """Turns what goes wrong on reading ``state`` into a :class:`CheckpointError`."""
+    """Turns an error that reading ``state`` raises into a :class:`CheckpointError`."""
     try:
         yield
     except CheckpointError:
         raise
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except KeyError as error:
         if not state:
             raise
-        what = (
-            f"its part {error} is missing"
-            if isinstance(error, KeyError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise CheckpointError(f"{what}.") from error
+        raise CheckpointError(f"its part {error} is missing.") from error
+    except (TypeError, IndexError, AttributeError, ValueError) as error:
+        if not state:
+            raise
+        raise CheckpointError(f"{type(error).__name__}: {error}.") from error

@@ -4,6 +4,7 @@ verdict.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import starmap
 from typing import Any
 
 import lightning as L
@@ -31,7 +32,7 @@ UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely
 
 
 class Fit:
-    """What is measured in one fit, and what has been said about it.
+    """What is measured in one fit, and what has been reported about it.
 
     Args:
         trainer, module: of the fit.
@@ -46,12 +47,10 @@ class Fit:
         self, trainer: L.Trainer, module: L.LightningModule, settings: Settings, adapting: Adapting
     ) -> None:
         refuse(trainer, module)
-        self.trainer, self.module, self._settings, self._adapting = (
-            trainer,
-            module,
-            settings,
-            adapting,
-        )
+        self.trainer = trainer
+        self.module = module
+        self._settings = settings
+        self._adapting = adapting
         names = trainer_facts.optimizer_names(trainer)
         self._optimizers = dict(zip(names, trainer.optimizers, strict=True))
         with refusing(trainer):
@@ -64,10 +63,7 @@ class Fit:
                 warn=lambda text: rank_zero_warn(f"GradientNoiseScale: {text}"),
             )
         for track in self.session.tracks:
-            of = f" of {track.name}" if track.name else ""
-            rank_zero_info(
-                f"GradientNoiseScale: probe{of} {track.probe.name}, because {track.offer.reason}."
-            )
+            _announce_probe(track)
         self._size_check = SizeCheck(trainer, given=settings.batch_size_fn is not None)
         self._twins_reported = False
         self._published = 0  # measured steps
@@ -88,8 +84,9 @@ class Fit:
         )
 
     def driving_estimate(self, confidence: float) -> NoiseEstimate:
-        """What a policy goes by: the noise scale in the first geometry named."""
-        return self.session.estimate(Key(self._settings.geometries[0]), confidence)
+        """What a policy follows: the noise scale in the first geometry named."""
+        first = Key(self._settings.geometries[0])
+        return self.session.estimate(first, confidence)
 
     @property
     def is_running(self) -> bool:
@@ -99,49 +96,51 @@ class Fit:
     # Epochs
 
     def train_starts(self) -> None:
-        """Compares the loaders, which are there now, with the batch size that a checkpoint asks
-        for.
-        """
+        """Compares the loaders, which exist by now, with the batch size of a checkpoint."""
         for caution in order_cautions(self.trainer):
             rank_zero_warn(f"GradientNoiseScale: {caution}.")
-        if trainer_facts.training_is_over(
-            self.trainer
-        ):  # resumed from the last checkpoint of a finished fit
+        # resumed from the last checkpoint of a finished fit
+        if trainer_facts.training_is_over(self.trainer):
             if self._open_epoch is not None:
                 self._adapting.end_training()
             self._open_epoch = None
             return
         self._adapting.check(self.trainer)
-        if self._open_epoch is not None and self._open_epoch < self.trainer.current_epoch:
+        unended = self._open_epoch
+        if unended is not None and unended < self.trainer.current_epoch:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """A checkpoint saved after an epoch's last batch: Lightning calls neither the hook that
-        ends it nor the next one's.
+        """For a checkpoint that was saved after an epoch's last batch: Lightning calls neither the
+        hook at the end of that epoch nor the one at the start of the next.
         """
         self.epoch_ends()
         self._adapting.prepare_loaders(self.trainer)
         self.epoch_starts()
 
     def epoch_starts(self) -> None:
-        """Notes the size of a finite data set once it has been seen whole, and looks for parameters
-        (un)frozen since.
+        """Notes the size of a finite data set after a complete epoch, and looks for parameters that
+        were frozen or unfrozen since.
         """
-        self.session.next_epoch(whole=self._epoch_whole and trainer_facts.finite_data(self.trainer))
-        self._epoch_whole, self._open_epoch = False, self.trainer.current_epoch
+        data_seen = self._epoch_whole and trainer_facts.finite_data(self.trainer)
+        self.session.next_epoch(whole=data_seen)
+        self._epoch_whole = False
+        self._open_epoch = self.trainer.current_epoch
         self._adapting.begin_epoch(self.trainer)
 
     def epoch_ends(self) -> None:
-        """Decides on the batch size, and logs once more: a fit shorter than the log interval shows
-        its number too.
+        """Decides on the batch size, and logs once more, so that a fit shorter than the log
+        interval logs its noise scale too.
         """
         self.session.read()
-        self._epoch_whole, self._open_epoch = trainer_facts.epoch_is_whole(self.trainer), None
+        self._epoch_whole = trainer_facts.epoch_is_whole(self.trainer)
+        self._open_epoch = None
         self._adapting.end_epoch(self.trainer)
-        if self.session.steps_read != self._published or self._adapting.decides:
-            self._publish(
-                trainer_facts.log_index(self.trainer) - 1
-            )  # where Lightning puts the metrics of the epoch
+        has_news = self.session.steps_read != self._published
+        if has_news or self._adapting.decides:
+            # where Lightning puts the metrics of the epoch
+            last_step = trainer_facts.log_index(self.trainer) - 1
+            self._publish(last_step)
 
     # Batches
 
@@ -155,16 +154,15 @@ class Fit:
             self.session.tracks[0].notes.add(caution)
 
     def before_backward(self, loss: Tensor) -> None:
-        """The graph of the loss is there."""
+        """The graph of the loss exists, and its backward pass comes next."""
         with refusing(self.trainer):
             self.session.backward(loss, loss_scale=self._loss_scale())
 
     def after_backward(self) -> None:
         """After the last micro-batch the gradient is read, still scaled and not yet clipped."""
         with refusing(self.trainer):
-            self.session.backward_done(
-                last=trainer_facts.ends_step(self.trainer), loss_scale=self._loss_scale()
-            )
+            last = trainer_facts.ends_step(self.trainer)
+            self.session.backward_done(last=last, loss_scale=self._loss_scale())
 
     def _loss_scale(self) -> Tensor | None:
         return trainer_facts.loss_scale(self.trainer, self.module.device)
@@ -183,7 +181,7 @@ class Fit:
             self.session.read()
         self._adapting.after_batch(self.trainer)
 
-    # What is said
+    # What is reported
 
     def _publish(self, step: int) -> None:
         self.session.read()
@@ -193,30 +191,36 @@ class Fit:
             rank_zero_warn(f"GradientNoiseScale: {twins_text(twins)}")
         self._published = self.session.steps_read
         values: dict[str, float] = {}
-        estimates = {key: self.session.estimate(key) for key in self.session.readings.averages}
+        keys = self.session.readings.averages
+        estimates = {key: self.session.estimate(key) for key in keys}
         for track in self.session.tracks:
-            values |= optimizer_values(estimates, track.name, self._in_use(track))
+            in_use = self._in_use(track)
+            values |= optimizer_values(estimates, track.name, in_use)
         values |= curvature_values(self.session.curvatures)
-        if values:
-            values |= self._adapting.values()
-            names = [track.name for track in self.session.tracks]
-            publish(self.trainer, values, step, optimizers=names, prog_bar=self._settings.prog_bar)
+        if not values:
+            return
+        values |= self._adapting.values()
+        publish(
+            self.trainer,
+            values,
+            step,
+            optimizers=list(self._optimizers),
+            prog_bar=self._settings.prog_bar,
+        )
 
     def _in_use(self, track: Track) -> InUse:
-        rate = trainer_facts.learning_rate(self._optimizers[track.name]) * self._adapting.factor
-        return InUse(rate, self.session.readings.tallies[track.name].global_size)
+        rate = trainer_facts.learning_rate(self._optimizers[track.name])
+        tally = self.session.readings.tallies[track.name]
+        return InUse(rate * self._adapting.factor, tally.global_size)
 
     def verdicts(self) -> list[Verdict]:
         """One per optimizer."""
         return [self._verdict(track) for track in self.session.tracks]
 
     def _verdict(self, track: Track) -> Verdict:
-        readings, headline = self.session.readings, Key(optimizer=track.name)
-        tally, metric = readings.tallies[track.name], Key("optimizer", track.name)
-        own = [optimizer_line(readings.estimate(metric))] if metric in readings.averages else []
-        curved = [
-            curvature_line(name, average) for name, average in self.session.curvatures.items()
-        ]
+        readings = self.session.readings
+        tally = readings.tallies[track.name]
+        headline = Key(optimizer=track.name)
         return Verdict(
             estimate=readings.estimate(headline),
             average=readings.windows(headline).current(),
@@ -231,7 +235,7 @@ class Fit:
             unit=self._settings.unit,
             optimizer=track.name,
             story=tuple(self._adapting.story()),
-            geometries=(*own, *curved),
+            geometries=self._geometry_lines(track),
             warnings=(
                 *trainer_facts.cautions(self.trainer, self.module),
                 *track.probe.remarks(),
@@ -239,8 +243,16 @@ class Fit:
             ),
         )
 
+    def _geometry_lines(self, track: Track) -> tuple[str, ...]:
+        readings = self.session.readings
+        metric = Key("optimizer", track.name)
+        curved = starmap(curvature_line, self.session.curvatures.items())
+        if metric not in readings.averages:
+            return tuple(curved)
+        return (optimizer_line(readings.estimate(metric)), *curved)
+
     def say_verdicts(self) -> None:
-        """Prints the verdict on rank 0, where it is wanted."""
+        """Prints the verdict on rank 0, unless the callback was told not to."""
         if self._settings.verbose and self.trainer.is_global_zero:
             for verdict in self.verdicts():
                 print_lines(self.trainer, str(verdict))
@@ -248,9 +260,7 @@ class Fit:
     # The end
 
     def close(self) -> None:
-        """Removes every hook, and gives trainer and loaders back as they were; may be
-        called twice.
-        """
+        """Removes every hook and restores the trainer and the loaders; may be called twice."""
         self._adapting.close()
         self.session.close()
 
@@ -260,17 +270,14 @@ class Fit:
         if self.trainer.world_size > 1:
             self.session.forget_unread()  # reading is a collective, and another rank may be gone
         else:
-            with suppress(
-                RuntimeError
-            ):  # a device that failed cannot be read; the error on the way is the one to show
+            # a device that failed cannot be read; the error to show is the one that ended the fit
+            with suppress(RuntimeError):
                 self.session.read()
         if isinstance(error, KeyboardInterrupt):
             self.say_verdicts()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything measured, as plain Python values; reads what waits, so call it on
-        all ranks.
-        """
+        """Everything measured, as plain Python values; reads what waits: call it on all ranks."""
         return {
             "session": self.session.state_dict(),
             "epoch_whole": self._epoch_whole,
@@ -279,5 +286,14 @@ class Fit:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict`."""
-        self._epoch_whole, self._open_epoch = state["epoch_whole"], state["open_epoch"]
+        self._epoch_whole = state["epoch_whole"]
+        self._open_epoch = state["open_epoch"]
         self.session.load_state_dict(state["session"])
+
+
+def _announce_probe(track: Track) -> None:
+    subject = "probe"
+    if track.name:
+        subject = f"probe of {track.name}"
+    chosen = f"{track.probe.name}, because {track.offer.reason}"
+    rank_zero_info(f"GradientNoiseScale: {subject} {chosen}.")

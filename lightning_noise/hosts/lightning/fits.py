@@ -18,13 +18,12 @@ from lightning_noise.say.verdict import Verdict
 
 NESTED = (
     "`GradientNoiseScale`: give the inner Trainer a callback of its own. This one measures another "
-    "fit, which is still "
-    "running, and one callback measures one fit at a time."
+    "fit, which is still running, and one callback measures one fit at a time."
 )
 
 
 class Fits:
-    """Begins and ends fits; a fit of the same module goes on with what the one before has measured.
+    """Begins and ends fits; a fit of the same module continues the averages of the previous fit.
 
     Args:
         settings: the callback's arguments.
@@ -35,9 +34,8 @@ class Fits:
         self._adapting = adapting_by(settings.adaptive, settings.unit)
         self._fit: Fit | None = None  # the latest one
         self._running = False
-        self._state: Mapping[str, Any] | None = (
-            None  # restored, to be taken up at the start of the next fit
-        )
+        # restored, for the start of the next fit
+        self._state: Mapping[str, Any] | None = None
 
     def begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins.
@@ -46,21 +44,25 @@ class Fits:
             MisconfigurationException: the set-up cannot give a right number, or another fit is
                 still running.
         """
-        latest = self._fit
-        if (
-            self._running
-            and latest is not None
-            and latest.trainer is not trainer
-            and latest.is_running
-        ):
+        if self._is_nested(trainer):
             raise MisconfigurationException(NESTED)
         state = self._state
-        if not state and latest is not None and latest.module is module:
+        if not state and self._continues(module):
             state = self.state_dict()
         fit = Fit(trainer, module, self._settings, self._adapting)
-        self._fit, self._state, self._running = fit, None, True
+        self._fit = fit
+        self._state = None
+        self._running = True
         with reading_checkpoint(state):
             fit.begin(state)
+
+    def _is_nested(self, trainer: L.Trainer) -> bool:
+        if self._fit is None or not self._running:
+            return False
+        return self._fit.trainer is not trainer and self._fit.is_running
+
+    def _continues(self, module: L.LightningModule) -> bool:
+        return self._fit is not None and self._fit.module is module
 
     def of(self, trainer: L.Trainer) -> Fit:
         """The fit of ``trainer``.
@@ -82,15 +84,19 @@ class Fits:
         fit.say_verdicts()
 
     def close(self, trainer: L.Trainer) -> None:
-        """Removes every hook; may be called twice, and for a fit of another callback's."""
-        if self._fit is not None and self._fit.trainer is trainer:
-            self._fit.close()
+        """Removes every hook; may be called twice, and for a trainer that this callback does not
+        measure.
+        """
+        fit = self._fit
+        if fit is not None and fit.trainer is trainer:
+            fit.close()
             self._running = False
 
     def fail(self, trainer: L.Trainer, error: BaseException) -> None:
         """The fit has ended with an error: after it Lightning calls no ``teardown``."""
-        if self._fit is not None and self._fit.trainer is trainer:
-            self._fit.fail(error)
+        fit = self._fit
+        if fit is not None and fit.trainer is trainer:
+            fit.fail(error)
             self._running = False
 
     # What is asked for
@@ -107,16 +113,16 @@ class Fits:
         return self._fit.session
 
     def estimate(self, key: Key) -> NoiseEstimate | None:
-        """The estimate of a key; ``None`` before the first fit, and where the key is
-        not measured.
-        """
+        """The estimate of a key; ``None`` before the first fit, and if the key is not measured."""
         if self._fit is None or key not in self.session.readings.averages:
             return None
         return self.session.estimate(key)
 
     def trajectories(self) -> dict[Key, Trajectory]:
         """By key; empty before the first fit."""
-        return {} if self._fit is None else dict(self._fit.session.trajectories)
+        if self._fit is None:
+            return {}
+        return dict(self._fit.session.trajectories)
 
     def verdict(self, optimizer: str) -> Verdict:
         """The verdict on one optimizer.
@@ -127,7 +133,10 @@ class Fits:
         """
         if self._fit is None:
             raise RuntimeError("GradientNoiseScale.verdict() needs a fit: call Trainer.fit first.")
-        return {one.optimizer: one for one in self._fit.verdicts()}[optimizer]
+        for verdict in self._fit.verdicts():
+            if verdict.optimizer == optimizer:
+                return verdict
+        raise KeyError(optimizer)
 
     # State
 
@@ -135,11 +144,12 @@ class Fits:
         """Everything measured and decided, as plain Python values."""
         if self._fit is None:
             return dict(self._state or {})
-        return {"version": VERSION, **self._fit.state_dict(), **self._adapting.state_dict()}
+        measured = self._fit.state_dict()
+        decided = self._adapting.state_dict()
+        return {"version": VERSION, **measured, **decided}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up a state at the start of the next fit, or at once where it is restored in
-        mid-fit.
+        """Restores a state at the start of the next fit, or immediately in the middle of a fit.
 
         Raises:
             CheckpointError: it is damaged, or of a later version.
@@ -147,16 +157,18 @@ class Fits:
         with reading_checkpoint(state):
             state = upgraded(state)
             self._state = state
-            if (
-                self._running and self._fit is not None and state
-            ):  # a search within fit, or a strategy that restores late
+            # in mid-fit: a search within fit, or a strategy that restores late
+            if self._running and self._fit is not None and state:
                 self._fit.load_state_dict(state)
                 self._state = None
             self._adapting.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was measured travels; the fit itself, with its hooks and its trainer, does not."""
-        return {"settings": self._settings, "state": self.state_dict() or None}
+        """Copies and pickles hold what was measured, but not the fit with its hooks and trainer."""
+        return {
+            "settings": self._settings,
+            "state": self.state_dict() or None,
+        }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__init__(saved["settings"])  # type: ignore[misc]  # as if built anew

@@ -1,4 +1,4 @@
-"""What training loaders say about their batches: of what size, and in what order examples come."""
+"""What training loaders reveal about their batches: their size and the order of the examples."""
 
 import math
 from typing import Any
@@ -11,23 +11,27 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Seque
 
 def loader_sizes(trainer: L.Trainer) -> list[int]:
     """Batch sizes of the training loaders, as far as they have one."""
-    sizes = [_batch_size(loader) for loader in _loaders(trainer)]
-    return [size for size in sizes if size is not None]
+    sizes: list[int] = []
+    for loader in _loaders(trainer):
+        size = _batch_size(loader)
+        if size is not None:
+            sizes.append(size)
+    return sizes
 
 
 def size_caution(measured: float, sizes: list[int]) -> str:
-    """The warning that a batch seems to hold another number of examples than its loader gives; ""
-    where they agree.
+    """The warning that a batch seems to hold more or fewer examples than its loader's batch size;
+    "" where they agree.
     """
     if not sizes or measured in sizes:
         return ""
-    named = " and ".join(str(size) for size in sorted(set(sizes)))
+    different = sorted(set(sizes))
+    named = " and ".join(map(str, different))
     return (
         f"the first tensor of a batch has {measured:g} rows, but the training loader has a batch "
-        f"size of {named}. If a batch "
-        f"does not hold {measured:g} examples, every noise scale is wrong by that factor: pass "
-        f"batch_size_fn, a function from "
-        "the batch to its number of examples (or tokens)"
+        f"size of {named}. If a batch does not hold {measured:g} examples, every noise scale is "
+        "wrong by that factor: pass batch_size_fn, a function from the batch to its number of "
+        "examples (or tokens)"
     )
 
 
@@ -37,8 +41,8 @@ class SizeCheck:
 
     Args:
         trainer: of the fit.
-        given: whether the user says how many examples a batch holds, so that there is nothing to
-            compare.
+        given: whether the user gives the number of examples in a batch, so that there is nothing
+            to compare.
     """
 
     def __init__(self, trainer: L.Trainer, *, given: bool) -> None:
@@ -54,26 +58,28 @@ class SizeCheck:
 
 
 def order_cautions(trainer: L.Trainer) -> list[str]:
-    """A warning for every training loader that does not shuffle a data set of more than
-    one batch.
-    """
-    return [text for loader in _loaders(trainer) if (text := _order_caution(loader))]
+    """A warning for every training loader that does not shuffle a data set of several batches."""
+    cautions = map(_order_caution, _loaders(trainer))
+    return list(filter(None, cautions))
 
 
 def _order_caution(loader: Any) -> str:
-    if not isinstance(loader, DataLoader) or type(loader.batch_sampler) is not BatchSampler:
+    if not isinstance(loader, DataLoader):
         return ""
-    sampler = loader.batch_sampler.sampler
+    batches = loader.batch_sampler
+    if type(batches) is not BatchSampler:
+        return ""
+    sampler = batches.sampler
     in_order = isinstance(sampler, SequentialSampler)
     if isinstance(sampler, DistributedSampler):
         in_order = not sampler.shuffle
-    if not in_order or (sized_len(sampler) or math.inf) <= loader.batch_sampler.batch_size:
+    examples = sized_len(sampler) or math.inf
+    if not in_order or examples <= batches.batch_size:
         return ""
     return (
         f"the training loader does not shuffle ({type(sampler).__name__}). If neighbouring "
-        f"examples of the data set are "
-        "alike, as where it is sorted by class, the noise scale is wrong with no other sign: use "
-        "DataLoader(shuffle=True). "
+        "examples of the data set are alike, as where it is sorted by class, the noise scale is "
+        "wrong with no other sign: use DataLoader(shuffle=True). "
         "Where the order of the data set is random, this is fine"
     )
 
@@ -83,10 +89,10 @@ def _loaders(trainer: L.Trainer) -> list[Any]:
 
 
 def _batch_size(loader: Any) -> int | None:
-    sampler = getattr(loader, "batch_sampler", None)
-    size = (
-        getattr(sampler, "batch_size", None)
-        if sampler is not None
-        else getattr(loader, "batch_size", None)
-    )
-    return size if isinstance(size, int) and not isinstance(size, bool) else None
+    holder = getattr(loader, "batch_sampler", None)
+    if holder is None:
+        holder = loader
+    size = getattr(holder, "batch_size", None)
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size
+    return None

@@ -1,4 +1,4 @@
-"""Another batch size for the training loaders: given as Lightning prepares them, taken back at the
+"""Another batch size for the training loaders: set when Lightning prepares them, restored at the
 end.
 """
 
@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.fabric.utilities.data import sized_len
@@ -21,28 +21,34 @@ class LoaderError(ValueError):
     """A loader whose batch size cannot be changed; the message says why and what to do."""
 
 
+class _Original(NamedTuple):
+    """A loader and the batch size that the user gave it."""
+
+    loader: weakref.ref[Any]
+    size: int
+
+
 class Resizer:
     """Multiplies the batch size of every training loader by ``ratio`` when the trainer prepares it.
 
     A sampler reads its batch size when an epoch begins, but a trainer counts the batches when it
     prepares the loader. So the size is set inside ``strategy.process_dataloader``, and
-    :meth:`reload_next_epoch` makes the trainer prepare its loaders again. The loaders are the
-    user's own where no strategy copies them: their sizes are noted, by weak reference because a
-    loader that is kept keeps its worker processes, and come back in :meth:`remove`.
+    :meth:`reload_next_epoch` makes the trainer prepare its loaders again. Unless a strategy copies
+    the loaders, they are the user's own: their sizes are kept, by weak reference because a loader
+    that is kept alive keeps its worker processes, and are restored in :meth:`remove`.
     """
 
     def __init__(self) -> None:
         self.ratio = Fraction(1)
-        self._originals: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self._trainer: Any = (
-            None  # while installed; L.Trainer does not declare the setting that is changed here
-        )
+        self._originals: dict[int, _Original] = {}
+        # while installed; L.Trainer does not declare the setting that is changed here
+        self._trainer: Any = None
         self._reload_every: int | None = None
 
     # ---- in and out of the trainer --------------------------------------------------------------
 
     def install(self, trainer: L.Trainer) -> None:
-        """Wraps ``process_dataloader`` of the trainer's strategy, whatever class it is of."""
+        """Wraps ``process_dataloader`` of the trainer's strategy, whatever its class."""
         self.remove()
         self._trainer = trainer
         strategy: Any = trainer.strategy
@@ -50,14 +56,9 @@ class Resizer:
 
         def process_dataloader(dataloader: Any) -> Any:
             prepared = inner(dataloader)
-            if (
-                not trainer.training
-            ):  # validation loaders, which may be prepared between training batches
-                return (
-                    _apart(prepared, self.original_size(prepared))
-                    if self._holds(prepared)
-                    else prepared
-                )
+            # validation loaders may be prepared between training batches
+            if not trainer.training:
+                return self._for_validation(prepared)
             if _validates(trainer, prepared):
                 prepared = _apart(prepared, local_size(prepared))
             self.resize(prepared)
@@ -65,20 +66,24 @@ class Resizer:
 
         strategy.process_dataloader = process_dataloader
 
+    def _for_validation(self, loader: Any) -> Any:
+        if not self._holds(loader):
+            return loader
+        return _apart(loader, self.original_size(loader))
+
     def remove(self) -> None:
-        """Gives the strategy its method, the trainer its setting and the loaders their sizes back;
-        may be called twice.
+        """Restores the strategy's method, the trainer's setting and the loaders' sizes; may be
+        called twice.
         """
         if self._trainer is not None:
             self.settle()
-            vars(self._trainer.strategy).pop(
-                "process_dataloader", None
-            )  # the class's own is visible again
+            # the method of the class is visible again
+            vars(self._trainer.strategy).pop("process_dataloader", None)
             self._trainer = None
-        for reference, size in self._originals.values():
-            loader = reference()
+        for original in self._originals.values():
+            loader = original.loader()
             if loader is not None:
-                _set_size(loader, size)
+                _set_size(loader, original.size)
         self._originals.clear()
         self.ratio = Fraction(1)
 
@@ -93,7 +98,7 @@ class Resizer:
             self._trainer.reload_dataloaders_every_n_epochs = 1
 
     def settle(self) -> None:
-        """Gives the trainer its own reload setting back."""
+        """Restores the trainer's own reload setting."""
         if self._trainer is not None and self._reload_every is not None:
             self._trainer.reload_dataloaders_every_n_epochs = self._reload_every
             self._reload_every = None
@@ -108,23 +113,27 @@ class Resizer:
         if fault(loader) is not None:
             return
         size = self.original_size(loader)
-        self._originals.setdefault(id(loader), (weakref.ref(loader), size))
+        original = _Original(weakref.ref(loader), size)
+        self._originals.setdefault(id(loader), original)
         _set_size(loader, self.wanted_size(loader))
 
     def wanted_size(self, loader: DataLoader[Any]) -> int:
         """The batch size that a loader has once it is prepared."""
-        return max(1, int(self.original_size(loader) * self.ratio))
+        size = int(self.original_size(loader) * self.ratio)
+        return max(1, size)
 
     def _holds(self, loader: Any) -> bool:
-        reference, _ = self._originals.get(id(loader), (None, 0))
-        return reference is not None and reference() is loader
+        original = self._originals.get(id(loader))
+        return original is not None and original.loader() is loader
 
     def original_size(self, loader: DataLoader[Any]) -> int:
         """The batch size that the user gave the loader."""
-        self._originals = {
-            key: kept for key, kept in self._originals.items() if kept[0]() is not None
-        }
-        return self._originals[id(loader)][1] if self._holds(loader) else local_size(loader)
+        for key, original in list(self._originals.items()):
+            if original.loader() is None:
+                del self._originals[key]
+        if self._holds(loader):
+            return self._originals[id(loader)].size
+        return local_size(loader)
 
 
 def local_size(loader: DataLoader[Any]) -> int:
@@ -139,27 +148,29 @@ def _set_size(loader: DataLoader[Any], size: int) -> None:
     if isinstance(loader.batch_sampler, BatchSampler):
         loader.batch_sampler.batch_size = size
     if loader.batch_size is not None:  # it is None beside a batch_sampler of the user's own
-        object.__setattr__(
-            loader, "batch_size", size
-        )  # DataLoader forbids the plain way; its length depends on it
+        _set_attribute(loader, "batch_size", size)  # the loader's length depends on it
+
+
+def _set_attribute(loader: DataLoader[Any], name: str, value: object) -> None:
+    """DataLoader forbids plain assignment."""
+    object.__setattr__(loader, name, value)
 
 
 def _validates(trainer: L.Trainer, loader: Any) -> bool:
     """Whether a loader for training is also, the very same object, one for validation."""
     if trainer.val_dataloaders is None or fault(loader) is not None:
         return False
-    return any(other is loader for other in CombinedLoader(trainer.val_dataloaders).flattened)
+    validating = CombinedLoader(trainer.val_dataloaders).flattened
+    return any(other is loader for other in validating)
 
 
 def _apart(loader: DataLoader[Any], size: int) -> DataLoader[Any]:
-    """A loader of its own over the same data, of batch size ``size``; a shallow copy does for
+    """A separate loader over the same data, of batch size ``size``; a shallow copy works for
     subclasses too.
     """
     own = copy.copy(loader)
-    own._iterator = None  # its workers are the other one's
-    object.__setattr__(
-        own, "batch_sampler", copy.copy(loader.batch_sampler)
-    )  # DataLoader forbids the plain way
+    own._iterator = None  # its workers belong to the other loader
+    _set_attribute(own, "batch_sampler", copy.copy(loader.batch_sampler))
     _set_size(own, size)
     return own
 
@@ -179,54 +190,71 @@ def fault(loader: Any) -> str | None:
     if type(loader.batch_sampler) is not BatchSampler:
         return (
             f"the batch sampler {type(loader.batch_sampler).__name__} composes batches by rules of "
-            f"its own, which a new size "
-            "could break. Use batch_size and sampler of the DataLoader, or torch's BatchSampler."
+            "its own, which a new size could break. Use batch_size and sampler of the DataLoader, "
+            "or torch's BatchSampler."
         )
     return None
 
 
 def epoch_examples(loader: DataLoader[Any]) -> int | None:
-    """Examples that a loader hands out in an epoch on this rank; ``None`` where that is
-    not known.
-    """
+    """Examples that a loader yields in an epoch on this rank; ``None`` where that is not known."""
     sampler = getattr(loader.batch_sampler, "sampler", None)
     found = sized_len(sampler)
-    return sized_len(loader.dataset) if found is None else found
+    if found is None:
+        return sized_len(loader.dataset)
+    return found
 
 
 def bounds(
-    trainer: L.Trainer, loaders: list[DataLoader[Any]], sizes: list[int], max_local_size: int | None
+    trainer: L.Trainer,
+    loaders: list[DataLoader[Any]],
+    sizes: list[int],
+    max_local_size: int | None,
 ) -> Bounds:
     """What the loaders and the trainer allow, counted in examples of the first loader.
 
     ``sizes`` are the loaders' own batch sizes, whose proportions stay.
     """
-    known = [(epoch_examples(loader), size) for loader, size in zip(loaders, sizes, strict=True)]
-    lengths = [Fraction(length * sizes[0], size) for length, size in known if length is not None]
-    multiple = sizes[0] // math.gcd(
-        *sizes
-    )  # else the loader whose size is rounded down has more batches, and others repeat
+    lengths: list[Fraction] = []
+    for loader, size in zip(loaders, sizes, strict=True):
+        length = epoch_examples(loader)
+        if length is not None:
+            in_first = Fraction(length * sizes[0], size)
+            lengths.append(in_first)
+    # else the loader whose size is rounded down has more batches, and others repeat
+    multiple = sizes[0] // math.gcd(*sizes)
     limit = trainer.limit_train_batches
-    fixed = limit if isinstance(limit, int) else None
+    fixed: int | None = None
+    share = Fraction(1)
+    if isinstance(limit, int):
+        fixed = limit
+    elif isinstance(limit, float):
+        share = Fraction(limit)
     if not lengths:
         return Bounds(max_local_size, epoch_batches=fixed, multiple=multiple)
-    share = Fraction(limit) if isinstance(limit, float) else Fraction(1)
+    shortest = min(lengths)
     batches = math.ceil(_least_batches(trainer) / share)
-    examples, local = max(sizes[0], int(min(lengths) * share)), max(1, int(min(lengths) / batches))
-    return Bounds(max_local_size, examples, local, fixed, multiple)
+    examples = int(shortest * share)
+    local = int(shortest / batches)
+    return Bounds(
+        max_local_size,
+        max(sizes[0], examples),
+        max(1, local),
+        fixed,
+        multiple,
+    )
 
 
 def _least_batches(trainer: L.Trainer) -> int:
     """An epoch with fewer batches than an integer ``val_check_interval`` is an error in Lightning,
-    in mid-run.
+    in the middle of the run.
     """
     every = trainer.val_check_interval
-    per_epoch = (
-        isinstance(every, int)
-        and trainer.check_val_every_n_epoch is not None
-        and trainer.limit_val_batches > 0
-    )
-    return int(every) if per_epoch else 1
+    if trainer.check_val_every_n_epoch is None or trainer.limit_val_batches <= 0:
+        return 1
+    if isinstance(every, int):
+        return every
+    return 1
 
 
 def training_loaders(trainer: L.Trainer) -> list[DataLoader[Any]]:

@@ -20,25 +20,22 @@ def publish(
     optimizers: Sequence[str] = ("",),
     prog_bar: bool = False,
 ) -> None:
-    """Hands the values to every logger and to ``callback_metrics``; ``step`` is on the x-axis of
+    """Passes the values to every logger and to ``callback_metrics``; ``step`` is on the x-axis of
     ``LightningModule.log``.
 
-    Not through ``LightningModule.log``: that repeats the last value of a key that is absent from
-    then on.
+    ``LightningModule.log`` itself is not used, because it repeats the last value of a key that is
+    absent later.
     """
     for logger in trainer.loggers:
         logger.log_metrics(dict(values), step=step)
         if isinstance(logger, either(TensorBoardLogger)) and trainer.is_global_zero:
             intervals = {name: _interval(values, prefix(name)) for name in optimizers}
             show(logger.experiment, intervals, step)
-    _replace(
-        trainer.callback_metrics, {name: torch.tensor(value) for name, value in values.items()}
-    )
+    tensors = {name: torch.tensor(value) for name, value in values.items()}
+    _replace(trainer.callback_metrics, tensors)
     if prog_bar:
-        _replace(
-            trainer.progress_bar_metrics,
-            {name: v for name, v in values.items() if name.endswith("/b_simple")},
-        )
+        shown = {name: value for name, value in values.items() if name.endswith("/b_simple")}
+        _replace(trainer.progress_bar_metrics, shown)
 
 
 def _interval(values: Mapping[str, float], head: str) -> Interval | None:
@@ -54,6 +51,7 @@ def _interval(values: Mapping[str, float], head: str) -> Interval | None:
 
 
 def _replace(metrics: dict[str, Any], values: Mapping[str, Any]) -> None:
-    for stale in [name for name in metrics if name.startswith(PREFIX) and name not in values]:
-        del metrics[stale]
+    for name in list(metrics):
+        if name.startswith(PREFIX) and name not in values:
+            del metrics[name]
     metrics.update(values)

@@ -25,7 +25,7 @@ class MeasuredBySession(Measured):
 
     @property
     def examples(self) -> float:
-        """Used so far, by all ranks."""
+        """Examples used so far, by all ranks."""
         return self._session.tally.examples
 
     @property

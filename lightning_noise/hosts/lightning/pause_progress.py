@@ -29,16 +29,18 @@ class PauseProgress:
     """
 
     def __init__(self, plan: Plan, bar: Any) -> None:
-        self._plan, self._bar = plan, bar
+        self._plan = plan
+        self._bar = bar
         self._announced = False
         self._had_forecast = False
 
     def probe_done(self) -> None:
         """Moves the bar to the examples used."""
-        self._bar.update(round(self._plan.used) - self._bar.n)
+        used = round(self._plan.used)
+        self._bar.update(used - self._bar.n)
 
     def stage_done(self) -> None:
-        """Takes up the latest forecast; prints it after the pilot, or later when there is one."""
+        """Shows the latest forecast; prints it after the pilot, or later when there is one."""
         self._bar.total = expected_examples(self._plan)
         has_forecast = self._plan.needed is not None
         if not self._announced or (has_forecast and not self._had_forecast):
@@ -50,10 +52,15 @@ class PauseProgress:
 
 @contextmanager
 def show_progress(plan: Plan, *, shown: bool) -> Iterator[PauseProgress]:
-    """The bar of a plan; it goes away at the end."""
-    look = {"desc": "noise scale", "unit": " examples", "dynamic_ncols": True, "leave": False}
-    # smoothing=0: the mean speed since the start. The speed of the latest probes, which are of
-    # different sizes, misjudges the time left.
+    """The bar of a plan; it is removed at the end."""
+    look = {
+        "desc": "noise scale",
+        "unit": " examples",
+        "dynamic_ncols": True,
+        "leave": False,
+    }
+    # smoothing=0: the mean speed since the start. The latest probes are of different sizes, so
+    # their speed would misjudge the time left.
     with tqdm(**look, smoothing=0, disable=not shown) as bar:
         yield PauseProgress(plan, bar)
 
@@ -68,8 +75,9 @@ def expected_examples(plan: Plan) -> int | None:
     """
     if plan.needed is None:
         return None
-    expected = max(plan.needed, plan.used + plan.stage_examples)
-    return round(max(plan.used, min(expected, plan.max_examples)))
+    next_stage = plan.used + plan.stage_examples
+    expected = min(max(plan.needed, next_stage), plan.max_examples)
+    return round(max(plan.used, expected))
 
 
 def forecast_text(plan: Plan) -> str:
@@ -81,9 +89,13 @@ def forecast_text(plan: Plan) -> str:
     'a relative error of 0.1 % needs about 370000 examples; at most 50000 are used.'
     """
     if plan.needed is None:
-        wish = "a noise scale is not resolved, so the number of examples needed is not known yet"
+        need = "a noise scale is not resolved, so the number of examples needed is not known yet"
     else:
-        needed = number(float(f"{plan.needed:.2g}"))  # a forecast has no more digits
-        wish = f"a relative error of {number(100 * plan.target)} % needs about {needed} examples"
-    limit = f"; at most {plan.max_examples:.0f} are used" if plan.max_examples < math.inf else ""
-    return f"after {plan.used:.0f} examples, {wish}{limit}."
+        two_digits = f"{plan.needed:.2g}"  # a forecast has no more
+        needed = number(float(two_digits))
+        percent = number(100 * plan.target)
+        need = f"a relative error of {percent} % needs about {needed} examples"
+    forecast = f"after {plan.used:.0f} examples, {need}"
+    if plan.max_examples == math.inf:
+        return f"{forecast}."
+    return f"{forecast}; at most {plan.max_examples:.0f} are used."

@@ -1,5 +1,5 @@
-"""Set-ups in which the number would be wrong, refused before training starts and alike on all
-ranks.
+"""Set-ups in which the noise scale would be wrong, refused before training starts and on all ranks
+alike.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,7 @@ from lightning_noise.hosts.lightning.two_packages import (
 
 
 class Refusal(NamedTuple):
-    """One reason not to measure: when it holds, and what to tell the user (what, why,
-    the fix).
-    """
+    """One reason not to measure: when it holds, and the message (what, why, the fix)."""
 
     name: str
     holds: Callable[[L.Trainer, L.LightningModule], bool]
@@ -37,17 +35,42 @@ def _of_two_packages(trainer: L.Trainer) -> str:
     data = trainer_facts.data_module(trainer)
     return (
         f"{type(data).__name__} is a LightningDataModule of {package_of(data)}, but the Trainer is "
-        f"of {package_of(trainer)}. "
-        "Import both from one of the two packages."
+        f"of {package_of(trainer)}. Import both from one of the two packages."
     )
+
+
+def _mixes_packages(trainer: L.Trainer) -> bool:
+    package = package_of(trainer_facts.data_module(trainer))
+    return package not in ("", package_of(trainer))
+
+
+def _has_lbfgs(trainer: L.Trainer) -> bool:
+    return any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers)
+
+
+def _sync_batch_norms(module: L.LightningModule) -> list[str]:
+    return [name for name, part in module.named_modules() if isinstance(part, SyncBatchNorm)]
+
+
+def _averages_in_part(trainer: L.Trainer) -> bool:
+    state = getattr(trainer.strategy, "_ddp_comm_state", None)
+    return type(state).__name__ == "PostLocalSGDState"
+
+
+def _accumulates_static_graph(trainer: L.Trainer) -> bool:
+    is_static = bool(getattr(trainer.strategy.model, "static_graph", False))
+    return is_static and trainer.accumulate_grad_batches > 1
+
+
+def _is_supported(strategy: object) -> bool:
+    supported = either(SingleDeviceStrategy) + either(DDPStrategy)
+    return isinstance(strategy, supported)
 
 
 REFUSALS = (
     Refusal(
         "two packages",
-        lambda trainer, _: (
-            package_of(trainer_facts.data_module(trainer)) not in ("", package_of(trainer))
-        ),
+        lambda trainer, _: _mixes_packages(trainer),
         lambda trainer, _: _of_two_packages(trainer),
     ),
     Refusal(
@@ -67,66 +90,47 @@ REFUSALS = (
     ),
     Refusal(
         "LBFGS",
-        lambda trainer, _: any(
-            isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers
-        ),
+        lambda trainer, _: _has_lbfgs(trainer),
         lambda _, __: (
             "torch.optim.LBFGS evaluates the loss several times within one step, so the gradients "
-            "of a step do not belong "
-            "to one point. Use a first-order optimizer."
+            "of a step do not belong to one point. Use a first-order optimizer."
         ),
     ),
     Refusal(
         "SyncBatchNorm",
-        lambda trainer, module: (
-            trainer.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in module.modules())
-        ),
+        lambda trainer, module: trainer.world_size > 1 and bool(_sync_batch_norms(module)),
         lambda _, module: (
-            f"SyncBatchNorm ({_names(module, SyncBatchNorm)}) ties the examples of all ranks "
-            f"together, so their gradients "
-            "are not independent. Use BatchNorm that is local to a rank, GroupNorm or LayerNorm."
+            f"SyncBatchNorm ({', '.join(_sync_batch_norms(module))}) ties the examples of all "
+            "ranks together, so their gradients are not independent. Use BatchNorm that is local "
+            "to a rank, GroupNorm or LayerNorm."
         ),
     ),
     Refusal(
         "post-local SGD",
-        lambda trainer, _: (
-            type(getattr(trainer.strategy, "_ddp_comm_state", None)).__name__ == "PostLocalSGDState"
-        ),
+        lambda trainer, _: _averages_in_part(trainer),
         lambda _, __: (
             "post-local SGD averages gradients within a sub-group of ranks only, so there is no "
-            "gradient of the whole step. "
-            "Use another communication hook or none."
+            "gradient of the whole step. Use another communication hook or none."
         ),
     ),
     Refusal(
         "static_graph with accumulation",
-        lambda trainer, _: (
-            bool(getattr(trainer.strategy.model, "static_graph", False))
-            and trainer.accumulate_grad_batches > 1
-        ),
+        lambda trainer, _: _accumulates_static_graph(trainer),
         lambda trainer, _: (
             "DDP(static_graph=True) with accumulate_grad_batches="
             f"{trainer.accumulate_grad_batches} fails inside torch (INTERNAL ASSERT in the "
-            f"reducer), with this callback or "
-            "without. Leave static_graph out, or do not accumulate."
+            "reducer), with this callback or without. Leave static_graph out, or do not accumulate."
         ),
     ),
     Refusal(
         "strategy",
-        lambda trainer, _: (
-            not isinstance(trainer.strategy, (*either(SingleDeviceStrategy), *either(DDPStrategy)))
-        ),
+        lambda trainer, _: not _is_supported(trainer.strategy),
         lambda trainer, _: (
             f"strategy {type(trainer.strategy).__name__} is not supported: it shards or moves "
-            f"gradients before they can be "
-            "seen. Use one device or DDP."
+            "gradients before they can be seen. Use one device or DDP."
         ),
     ),
 )
-
-
-def _names(module: L.LightningModule, kind: type) -> str:
-    return ", ".join(name for name, part in module.named_modules() if isinstance(part, kind))
 
 
 def refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -137,6 +141,5 @@ def refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
     """
     for refusal in REFUSALS:
         if refusal.holds(trainer, module):
-            raise MisconfigurationException(
-                f"`GradientNoiseScale`: {refusal.message(trainer, module)}"
-            )
+            reason = refusal.message(trainer, module)
+            raise MisconfigurationException(f"`GradientNoiseScale`: {reason}")

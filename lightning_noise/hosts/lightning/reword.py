@@ -30,8 +30,7 @@ FIXES = {  # by code of the reason
     "no_pass": "Call self.manual_backward(loss) in place of loss.backward(), before the step.",
     "curvature_groups": (
         "Use Trainer(accumulate_grad_batches=3) or more, or pass loss_fn, (module, batch) -> mean "
-        "loss, by which a batch can "
-        "be taken to pieces; or measure_noise_scale at a checkpoint."
+        "loss, with which a batch can be split into pieces; or measure_noise_scale at a checkpoint."
     ),
     "curvature_pieces": "Use Trainer(accumulate_grad_batches=3) or more.",
 }
@@ -53,20 +52,21 @@ def reworded(reason: Reason, trainer: L.Trainer) -> Reason:
 
 
 def as_text(error: NoiseScaleError, trainer: L.Trainer) -> str:
-    """What an error says, in these words."""
+    """The text of an error, in Lightning's words."""
     if not isinstance(error, CannotMeasureError):
         return str(error)
-    first, *others = [reworded(reason, trainer) for reason in error.reasons]
+    reasons = [reworded(reason, trainer) for reason in error.reasons]
+    first, *others = reasons
     if first.code == NO_EXAMPLES:
         fix, otherwise = _fixes(first)
-        return f"{fix}: {first.text}. {otherwise}".rstrip()
+        text = f"{fix}: {first.text}. {otherwise}"
+        return text.rstrip()
     texts = [str(first)]
     for reason in others:
         if reason.code == NO_EXAMPLES:
             _, otherwise = _fixes(reason)
-            texts.append(
-                f"Single examples cannot be told apart here: {reason.text}. {otherwise}".rstrip()
-            )
+            text = f"Single examples cannot be told apart here: {reason.text}. {otherwise}"
+            texts.append(text.rstrip())
     return " ".join(texts)
 
 
@@ -84,6 +84,6 @@ def refusing(trainer: L.Trainer) -> Iterator[None]:
     except MisconfigurationException:
         raise
     except NoiseScaleError as error:
-        raise MisconfigurationException(
-            f"`GradientNoiseScale`: {as_text(error, trainer)}"
-        ) from None  # the same once more, in words for a loop
+        text = f"`GradientNoiseScale`: {as_text(error, trainer)}"
+        # the original error would repeat it, in words for a loop
+        raise MisconfigurationException(text) from None

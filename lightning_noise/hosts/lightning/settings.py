@@ -1,14 +1,12 @@
 """The callback's arguments, checked where they are given."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
 
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize, adaptive_settings
 from lightning_noise.adapt.policy import BatchSizePolicy
-from lightning_noise.measure.batches import resolve
-from lightning_noise.measure.what import What
+from lightning_noise.measure.batches import BatchSizeFn, resolve
+from lightning_noise.measure.what import LossFn, What
 from lightning_noise.probes.catalogue import NAMES
 from lightning_noise.probes.probe import Probe
 
@@ -28,10 +26,10 @@ class Settings:
     every_n_steps: int | None
     decay: float
     adaptive_batch_size: bool | BatchSizePolicy | AdaptiveBatchSize
-    batch_size_fn: Callable[[Any], Any] | str | None
+    batch_size_fn: BatchSizeFn | str | None
     per_layer: bool | int
     prog_bar: bool
-    loss_fn: Callable[[Any, Any], Any] | str | None = None
+    loss_fn: LossFn | str | None = None
     verbose: bool = True
 
     @classmethod
@@ -47,29 +45,12 @@ class Settings:
         _check_type("decay", self.decay, (int, float), "a number")
         if not 0 < self.decay < 1:
             raise ValueError(
-                f"decay must lie strictly between 0 and 1, got {self.decay!r}. 0.99 averages about "
-                f"200 steps."
+                f"decay must lie strictly between 0 and 1, got {self.decay!r}. "
+                "0.99 averages about 200 steps."
             )
         adaptive_settings(self.adaptive_batch_size)
-        if (
-            self.batch_size_fn is not None
-            and not isinstance(self.batch_size_fn, str)
-            and not callable(self.batch_size_fn)
-        ):
-            raise TypeError(
-                f"batch_size_fn must be None, a callable or a dotted path, got "
-                f"{self.batch_size_fn!r}."
-            )
-        resolve(self.batch_size_fn)
-        if (
-            self.loss_fn is not None
-            and not isinstance(self.loss_fn, str)
-            and not callable(self.loss_fn)
-        ):
-            raise TypeError(
-                f"loss_fn must be None, a callable or a dotted path, got {self.loss_fn!r}."
-            )
-        resolve(self.loss_fn, "loss_fn")
+        _check_function("batch_size_fn", self.batch_size_fn)
+        _check_function("loss_fn", self.loss_fn)
         if "gauss_newton" in self.geometries and self.loss_fn is None:
             raise ValueError(
                 "geometry 'gauss_newton' needs loss_fn, (module, batch) -> (loss, outputs), but it "
@@ -103,7 +84,9 @@ class Settings:
     @property
     def geometries(self) -> tuple[str, ...]:
         """By name; the Euclidean one is always measured too, as the others share its gradients."""
-        return (self.geometry,) if isinstance(self.geometry, str) else tuple(self.geometry)
+        if isinstance(self.geometry, str):
+            return (self.geometry,)
+        return tuple(self.geometry)
 
     @property
     def unit(self) -> str:
@@ -112,19 +95,16 @@ class Settings:
         """
         if self.batch_size_fn is None:
             return "examples"
-        path = (
-            self.batch_size_fn
-            if isinstance(self.batch_size_fn, str)
-            else getattr(self.batch_size_fn, "__name__", "")
-        )
+        is_path = isinstance(self.batch_size_fn, str)
+        path = str(self.batch_size_fn)
+        if not is_path:
+            path = getattr(self.batch_size_fn, "__name__", "")
         counted = re.fullmatch(r"(?:.*[.:])?(?:count|number_of|num|n)_([a-z]\w*)", path)
         if counted:
             return counted[1].replace("_", " ")
-        return (
-            f"units of {path}"
-            if path.isidentifier() or isinstance(self.batch_size_fn, str)
-            else "units of batch_size_fn"
-        )
+        if is_path or path.isidentifier():
+            return f"units of {path}"
+        return "units of batch_size_fn"
 
     def _check_probe(self) -> None:
         names = list(NAMES)
@@ -137,21 +117,25 @@ class Settings:
             )
 
     def _check_geometry(self) -> None:
-        named = (self.geometry,) if isinstance(self.geometry, str) else self.geometry
-        named = tuple(named) if isinstance(named, list) else named  # YAML knows lists only
-        if (
-            not isinstance(named, tuple)
-            or not named
-            or any(not isinstance(name, str) for name in named)
-        ):
+        if not isinstance(self.geometry, (str, tuple, list)):  # YAML knows lists only
             raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
-        unknown = [name for name in named if name not in GEOMETRIES]
-        if unknown or len(set(named)) < len(named):
+        names = self.geometries
+        if not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"geometry must be a name or a tuple of names, got {self.geometry!r}.")
+        different = set(names)
+        if len(different) < len(names) or not different.issubset(GEOMETRIES):
             raise ValueError(
                 f"geometry must hold different names out of {list(GEOMETRIES)}, got "
-                f"{self.geometry!r}. Leave it out to use the "
-                "Euclidean metric."
+                f"{self.geometry!r}. Leave it out to use the Euclidean metric."
             )
+
+
+def _check_function(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) and not callable(value):
+        raise TypeError(f"{name} must be None, a callable or a dotted path, got {value!r}.")
+    resolve(value, name)
 
 
 def _check_count(name: str, value: object, also: str) -> None:
@@ -164,5 +148,6 @@ def _check_count(name: str, value: object, also: str) -> None:
 def _check_type(
     name: str, value: object, types: tuple[type, ...], rule: str, *, allow_bool: bool = False
 ) -> None:
-    if not isinstance(value, types) or (isinstance(value, bool) and not allow_bool):
+    is_stray_bool = isinstance(value, bool) and not allow_bool
+    if is_stray_bool or not isinstance(value, types):
         raise TypeError(f"{name} must be {rule}, got {value!r}.")

@@ -20,8 +20,8 @@ class NoiseStrategyMixin(_Base):
 
     ``class Mine(NoiseStrategyMixin, MyDDPStrategy): ...`` then ``Trainer(strategy=Mine(...))``,
     with the mixin first. The strategy's own communication hook, its state and its wrapper run
-    behind the tap as they are, and on every device (Lightning skips hooks on CPU). Without
-    one, gradients are averaged as DDP does it, bit for bit.
+    unchanged behind the tap, and on every device (Lightning skips hooks on CPU). Without a hook,
+    gradients are averaged as DDP does it, bit for bit.
 
     ``noise_tap`` is the :class:`~lightning_noise.probes.ranks.BucketTap` that
     ``GradientNoiseScale`` listens to.
@@ -33,11 +33,14 @@ class NoiseStrategyMixin(_Base):
 
     def __repr__(self) -> str:
         """Lightning quotes it where a strategy of its twin package is refused."""
-        own, other = package_of(self), next(name for name in PACKAGES if name != package_of(self))
+        own = package_of(self)
+        other = PACKAGES[0]
+        if own == other:
+            other = PACKAGES[1]
         return (
             f"<{type(self).__name__}, for a Trainer of {own}; with {other} write "
-            f"strategy='ddp_noise' or derive a class from "
-            f"NoiseStrategyMixin and {other}.strategies.DDPStrategy>"
+            "strategy='ddp_noise' or derive a class from NoiseStrategyMixin and "
+            f"{other}.strategies.DDPStrategy>"
         )
 
     def _register_ddp_hooks(self) -> None:
@@ -49,23 +52,29 @@ class NoiseStrategyMixin(_Base):
             super()._register_ddp_hooks()
             return
         wanted: list[tuple[Any, CommHook]] = []
-        model.register_comm_hook = lambda state, hook: wanted.append((state, hook))  # type: ignore[method-assign]
+
+        def note(state: Any, hook: CommHook) -> None:
+            wanted.append((state, hook))
+
+        model.register_comm_hook = note  # type: ignore[method-assign]  # for the next call only
         try:
             super()._register_ddp_hooks()
         finally:
-            del model.register_comm_hook  # the class's own is visible again
-        state, hook = wanted[-1] if wanted else self._own_hook(model)
+            del model.register_comm_hook  # the method of the class is visible again
+        if not wanted:
+            wanted.append(self._own_hook(model))
+        state, hook = wanted[-1]
         model.register_comm_hook(state, self.noise_tap.before(hook))
 
     def _own_hook(self, model: DistributedDataParallel) -> tuple[Any, CommHook]:
-        """The hook given to the strategy (Lightning registers none on CPU), else DDP's
-        own average.
-        """
+        """The hook given to the strategy (Lightning registers none on CPU), else DDP's average."""
         hook: CommHook | None = self._ddp_comm_hook
         if hook is None:
             return None, mean_hook(model.process_group)
         wrapper = self._ddp_comm_wrapper
-        return self._ddp_comm_state, hook if wrapper is None else wrapper(hook)
+        if wrapper is not None:
+            hook = wrapper(hook)
+        return self._ddp_comm_state, hook
 
 
 class _Named(NoiseStrategyMixin):
@@ -74,7 +83,7 @@ class _Named(NoiseStrategyMixin):
         """Registers every variant that Lightning has of "ddp" under "ddp_noise"; once, however
         often it is called.
         """
-        # all that it is asked for
+        # Lightning calls nothing else of it
         super().register_strategies(_Renaming(strategy_registry))  # type: ignore[arg-type]
 
 
@@ -99,12 +108,8 @@ class _Renaming:
     ) -> None:
         name = name.replace("ddp", "ddp_noise", 1)
         if name not in self._registry:
-            self._registry.register(
-                name,
-                strategy,
-                description=f"{description}, showing per-rank gradients",
-                **arguments,
-            )
+            description = f"{description}, showing per-rank gradients"
+            self._registry.register(name, strategy, description=description, **arguments)
 
 
 NoiseDDPStrategy.register_strategies(StrategyRegistry)
@@ -112,7 +117,7 @@ NoiseDDPStrategy.register_strategies(StrategyRegistry)
 if INSTALLED:
     from pytorch_lightning import strategies as twin
 
-    # that base is the twin of _Named's, by mypy's lights
+    # mypy takes that base for the twin of _Named's
     class TwinNoiseDDPStrategy(_Named, twin.DDPStrategy):  # type: ignore[misc]  # an optional base
         """What "ddp_noise" is in ``pytorch_lightning``."""
 

@@ -1,4 +1,4 @@
-"""The parts of a trainer that adapting changes, held during a fit and given back after it."""
+"""The parts of a trainer that adapting changes, held during a fit and restored after it."""
 
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class TrainerControls:
         self._held = _Held(trainer, rate, trainer.accumulate_grad_batches)
 
     def release(self) -> None:
-        """Gives the trainer and the loaders back as they were; may be called twice."""
+        """Restores the trainer and the loaders; may be called twice."""
         self._resizer.remove()
         if self._held is not None:
             self._held.trainer.accumulate_grad_batches = self._held.own_accumulation
@@ -71,7 +71,8 @@ class TrainerControls:
         if self._held is None:
             return None
         trainer = self._held.trainer
-        size = self._resizer.original_size(training_loaders(trainer)[0])
+        first = training_loaders(trainer)[0]
+        size = self._resizer.original_size(first)
         return BatchPlan(size, self._held.own_accumulation, trainer.world_size)
 
     def bounds(self, max_local_size: int | None) -> Bounds:
@@ -87,13 +88,15 @@ class TrainerControls:
         return bounds(self._held.trainer, loaders, sizes, max_local_size)
 
     def prepare_before_start(self) -> None:
-        """Before the first epoch of a fit: loaders that have another size are prepared again."""
-        if self._held is not None and self._is_stale(self._held.trainer):
-            trainer_facts.forget_training_loaders(self._held.trainer)
+        """Before the first epoch of a fit: loaders of another batch size are prepared again."""
+        held = self._held
+        if held is not None and self._is_stale(held.trainer):
+            trainer_facts.forget_training_loaders(held.trainer)
 
     def prepare_between_epochs(self) -> None:
-        """Loaders that have another size are prepared again before the next epoch."""
-        if self._held is not None and self._is_stale(self._held.trainer):
+        """Loaders of another batch size are prepared again before the next epoch."""
+        held = self._held
+        if held is not None and self._is_stale(held.trainer):
             self._resizer.reload_next_epoch()
 
     def _is_stale(self, trainer: L.Trainer) -> bool:
@@ -101,5 +104,5 @@ class TrainerControls:
         return local_size(first) != self._resizer.wanted_size(first)
 
     def settle(self) -> None:
-        """The loaders of an epoch are prepared: the trainer has its own reload setting again."""
+        """The loaders of an epoch are prepared: restores the trainer's own reload setting."""
         self._resizer.settle()

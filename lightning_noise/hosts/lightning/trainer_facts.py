@@ -1,6 +1,7 @@
 """The few things that are read from a Lightning trainer or a batch."""
 
 import os
+from collections import Counter
 
 import lightning as L
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler, IterableDataset
 
-from lightning_noise.hosts.distributed import sum_over_ranks
+from lightning_noise.hosts.distributed import reduction_over
 from lightning_noise.hosts.lightning.loader_facts import order_cautions
 from lightning_noise.hosts.lightning.strategies import NoiseStrategyMixin
 from lightning_noise.hosts.lightning.two_packages import either
@@ -19,7 +20,7 @@ from lightning_noise.probes.setup import Setup
 
 
 def scheduled_accumulation(trainer: L.Trainer) -> list[int]:
-    """The numbers that a GradientAccumulationScheduler will set; empty where there is none."""
+    """The values that a GradientAccumulationScheduler will set; empty where there is none."""
     # set in Trainer's connector, public and documented
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, either(GradientAccumulationScheduler)):
@@ -32,54 +33,58 @@ def setup_of(trainer: L.Trainer) -> Setup:
     GradientAccumulationScheduler will use.
     """
     counts = scheduled_accumulation(trainer) or [trainer.accumulate_grad_batches]
-    strategy = trainer.strategy
+    tap = None
+    if isinstance(trainer.strategy, NoiseStrategyMixin):
+        tap = trainer.strategy.noise_tap
     return Setup(
         ranks=trainer.world_size,
         rank=trainer.global_rank,
-        reduce=None if trainer.world_size == 1 else sum_over_ranks,
+        reduce=reduction_over(trainer.world_size),
         accumulation=min(counts),
         most_accumulation=max(counts),
         manual=not trainer.lightning_module.automatic_optimization,
-        tap=strategy.noise_tap if isinstance(strategy, NoiseStrategyMixin) else None,
+        tap=tap,
         seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
         forward_context=trainer.precision_plugin.train_step_context,
     )
 
 
 def optimizer_names(trainer: L.Trainer) -> list[str]:
-    """What the optimizers are called in log keys: "" where there is one, else as
-    LearningRateMonitor does (Adam, Adam-1).
+    """The names of the optimizers in log keys: "" where there is one, else as LearningRateMonitor
+    names them (Adam, Adam-1).
     """
     if len(trainer.optimizers) == 1:
         return [""]
-    kinds = [type(optimizer).__name__ for optimizer in trainer.optimizers]
-    before = [kinds[:index].count(kind) for index, kind in enumerate(kinds)]
-    return [
-        kind if count == 0 else f"{kind}-{count}" for kind, count in zip(kinds, before, strict=True)
-    ]
+    seen: Counter[str] = Counter()
+    names: list[str] = []
+    for optimizer in trainer.optimizers:
+        kind = type(optimizer).__name__
+        if kind in seen:
+            names.append(f"{kind}-{seen[kind]}")
+        else:
+            names.append(kind)
+        seen[kind] += 1
+    return names
 
 
 def data_module(trainer: L.Trainer) -> object:
     """What the training data come from: module, data module or loader; also a data module that the
     Trainer does not know.
     """
-    return (
-        trainer.fit_loop._data_source.instance
-    )  # no public way: trainer.datamodule is what the Trainer takes for one
+    # no public way: trainer.datamodule is what the Trainer takes for one
+    return trainer.fit_loop._data_source.instance
 
 
 def ends_step(trainer: L.Trainer) -> bool:
     """Whether the optimizer will step after the present batch."""
-    return (
-        not trainer.fit_loop._should_accumulate()
-    )  # no public way; Lightning's own progress bars ask the same
+    # no public way; Lightning's own progress bars ask the same
+    return not trainer.fit_loop._should_accumulate()
 
 
 def logs_now(trainer: L.Trainer) -> bool:
     """Whether Lightning writes the metrics of the step that the present batch ended."""
-    return (
-        ends_step(trainer) and trainer._logger_connector.should_update_logs
-    )  # as LearningRateMonitor does
+    # as LearningRateMonitor does
+    return ends_step(trainer) and trainer._logger_connector.should_update_logs
 
 
 def log_index(trainer: L.Trainer) -> int:
@@ -92,7 +97,10 @@ def loss_scale(trainer: L.Trainer, device: torch.device) -> Tensor | None:
     the device.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return None if scaler is None else scaler.scale(torch.ones((), device=device))
+    if scaler is None:
+        return None
+    scale: Tensor = scaler.scale(torch.ones((), device=device))
+    return scale
 
 
 def learning_rate(optimizer: torch.optim.Optimizer) -> float:
@@ -104,50 +112,50 @@ def finite_data(trainer: L.Trainer) -> bool:
     """Whether every training loader runs over a data set of known size, so that later epochs repeat
     its examples.
     """
-    sets = [getattr(leaf, "dataset", None) for leaf in leaves(trainer.train_dataloader)]
-    return bool(sets) and all(
-        hasattr(s, "__len__") and not isinstance(s, IterableDataset) for s in sets
-    )
+    found = list(leaves(trainer.train_dataloader))
+    return bool(found) and all(map(_has_finite_data, found))
+
+
+def _has_finite_data(loader: object) -> bool:
+    data = getattr(loader, "dataset", None)
+    return hasattr(data, "__len__") and not isinstance(data, IterableDataset)
 
 
 def epoch_is_whole(trainer: L.Trainer) -> bool:
     """Whether the epoch that ends has used every example of its loaders once."""
-    ended = (
-        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-    )  # no public way; false where max_steps or a stop cut it short
-    return bool(ended) and (
-        trainer.limit_train_batches == 1.0 or bool(getattr(trainer, "overfit_batches", 0))
-    )
+    # no public way; false where max_steps or a stop cut it short
+    if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        return False
+    return trainer.limit_train_batches == 1.0 or bool(getattr(trainer, "overfit_batches", 0))
 
 
 def cautions(trainer: L.Trainer, module: L.LightningModule) -> tuple[str, ...]:
     """Reasons for doubt that the model, the strategy or the sampler give."""
-    found = []
+    found: list[str] = []
     if _ties_examples(trainer, module):
         found.append(
             "BatchNorm ties the examples of a micro-batch together: the number holds for "
             "micro-batches of this size"
         )
-    hook = getattr(
-        trainer.strategy, "_ddp_comm_hook", None
-    )  # no public way to see which hook compresses gradients
+    # no public way to see which hook compresses gradients
+    hook = getattr(trainer.strategy, "_ddp_comm_hook", None)
+    wrapper = getattr(trainer.strategy, "_ddp_comm_wrapper", None)
     name = getattr(hook, "__name__", str(hook))
-    if hook is not None and (
-        name != "allreduce_hook" or getattr(trainer.strategy, "_ddp_comm_wrapper", None)
-    ):
+    if hook is not None and (wrapper or name != "allreduce_hook"):
         found.append(
             f"the communication hook {name} may lose some of the gradient on the way: |G|² is too "
-            f"low by as much"
+            "low by as much"
         )
     for leaf in leaves(trainer.train_dataloader):
         sampler = getattr(leaf, "sampler", None)
-        repeated = (
-            sampler.total_size - len(leaf.dataset) if isinstance(sampler, DistributedSampler) else 0
-        )
+        if not isinstance(sampler, DistributedSampler):
+            continue
+        examples = len(leaf.dataset)
+        repeated = sampler.total_size - examples
         if repeated > 0:
             found.append(
-                f"DistributedSampler repeats {repeated} of {len(leaf.dataset)} examples an epoch "
-                f"to fill up the ranks"
+                f"DistributedSampler repeats {repeated} of {examples} examples per epoch to fill "
+                "up the ranks"
             )
     return (*found, *order_cautions(trainer))
 
@@ -159,21 +167,19 @@ def _ties_examples(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """
     if trainer.validating or trainer.sanity_checking:
         return any(isinstance(part, _BatchNorm) for part in module.modules())
-    return any(uses_batch_statistics(part) for part in module.modules())
+    return any(map(uses_batch_statistics, module.modules()))
 
 
 def batches_done(trainer: L.Trainer) -> int:
-    """Batches of the present epoch, the present one included; accumulation counts by them."""
-    return int(
-        trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    )  # no public way that holds after a resume in mid-epoch
+    """Batches of the current epoch, the current one included; accumulation counts by them."""
+    # no public way that is right after a resume in the middle of an epoch
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
 def forget_training_loaders(trainer: L.Trainer) -> None:
     """Makes the trainer prepare its training loaders once more before the first epoch of a fit."""
-    trainer.fit_loop._combined_loader = (
-        None  # as Trainer.fit does; the public setting waits for the epoch's number to change
-    )
+    # as Trainer.fit does; the public setting waits for the epoch's number to change
+    trainer.fit_loop._combined_loader = None
 
 
 def training_is_over(trainer: L.Trainer) -> bool:
@@ -184,11 +190,11 @@ def training_is_over(trainer: L.Trainer) -> bool:
 
 
 def prepare_training_loaders(trainer: L.Trainer) -> None:
-    """Prepares the training loaders once more, at once: where Lightning is about to run an epoch
-    without announcing it.
+    """Prepares the training loaders once more, and immediately: for an epoch that Lightning is
+    about to run without announcing it.
     """
     forget_training_loaders(trainer)
     trainer.fit_loop.setup_data()
-    # below the new number of batches it would count as half an epoch
+    # below the new number of batches it would count as an unfinished epoch
     done = trainer.fit_loop.epoch_loop.batch_progress.current
     done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]

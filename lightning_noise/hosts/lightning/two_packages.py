@@ -35,8 +35,10 @@ def either(kind: type[T]) -> tuple[type[T], ...]:
     """
     if not INSTALLED:
         return (kind,)
-    package = ".".join(kind.__module__.split(".")[:2])
-    module = importlib.import_module(kind.__module__.replace(package, TWINS[package], 1))
+    own_path = kind.__module__
+    package = ".".join(own_path.split(".")[:2])
+    twin_path = own_path.replace(package, TWINS[package], 1)
+    module = importlib.import_module(twin_path)
     return (kind, getattr(module, kind.__qualname__))
 
 
@@ -47,14 +49,10 @@ def package_of(thing: object) -> str:
     ('lightning.pytorch', '')
     """
     modules = [kind.__module__ for kind in type(thing).__mro__]
-    return next(
-        (
-            package
-            for package in PACKAGES
-            if any(name.startswith(f"{package}.") for name in modules)
-        ),
-        "",
-    )
+    for package in PACKAGES:
+        if any(name.startswith(f"{package}.") for name in modules):
+            return package
+    return ""
 
 
 if TYPE_CHECKING:  # the twins differ in nothing but their names
@@ -68,6 +66,4 @@ else:
     class MisconfigurationException(  # noqa: N818  # Lightning's own name
         NoiseScaleError, *either(exceptions.MisconfigurationException)
     ):
-        """Caught by ``except MisconfigurationException``, whichever package that was
-        imported from.
-        """
+        """Caught by ``except MisconfigurationException`` of either package."""

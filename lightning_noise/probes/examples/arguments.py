@@ -1,8 +1,12 @@
 """The arguments of the probe, checked."""
 
 
-def check_arguments(exact: object, sketches: object, min_coverage: object) -> None:
-    """Raises where an argument of ``Examples`` is of no use.
+def check_arguments(
+    exact: object,
+    sketches: object,
+    min_coverage: object,
+) -> None:
+    """Raises for an argument of ``Examples`` that cannot be used.
 
     Raises:
         TypeError, ValueError: names the argument, the rule and the value.
@@ -16,5 +20,7 @@ def check_arguments(exact: object, sketches: object, min_coverage: object) -> No
     if isinstance(min_coverage, bool) or not isinstance(min_coverage, (int, float)):
         raise TypeError(f"min_coverage must be a number, got {min_coverage!r}.")
     if not 0 < min_coverage <= 1:
-        fix = "0.9 allows a tenth to be left out"
-        raise ValueError(f"min_coverage must lie in (0, 1], got {min_coverage!r}. {fix}.")
+        raise ValueError(
+            f"min_coverage must lie in (0, 1], got {min_coverage!r}. With 0.9, a tenth may be left "
+            "out."
+        )

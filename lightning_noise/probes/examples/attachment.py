@@ -1,4 +1,4 @@
-"""One attachment of the probe to a model, and the step that is in progress in it."""
+"""One attachment of the probe to a model, and its step in progress."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ from lightning_noise.probes.rows import replicated
 
 
 class Attachment:
-    """What a model's hooks see while they are there, step after step.
+    """What the hooks on a model see, step after step.
 
     Args:
-        model: what the steps are learned for.
+        model: keeps what the steps have shown.
         watch: the hooks.
-        keys: for each number wanted, the names of the parameters it is summed over.
+        keys: for each noise scale, the names of the parameters that it is summed over.
         replicas: ranks whose gradients are averaged.
     """
 
@@ -39,7 +39,7 @@ class Attachment:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Leaves no hook behind after the context, nor a step in progress."""
+        """Leaves neither a hook nor a step in progress behind after the context."""
         try:
             with self._watch.attach():
                 yield
@@ -51,7 +51,7 @@ class Attachment:
         self._watch.listen(record=self._check_is_due())
 
     def rest(self) -> None:
-        """No pass is under way."""
+        """No forward or backward pass is in progress."""
         self._watch.rest()
 
     def _check_is_due(self) -> bool:
@@ -71,8 +71,9 @@ class Attachment:
         self._watch.begin(begun.examples, seed, model.checks.sums)
 
     def watch_loss(self, loss: Tensor, index: int) -> None:
-        """The loss of the micro-batch that was begun: examples may mix on the way to it."""
-        step, checks = self._step, self._model.checks
+        """Shows the loss of the open micro-batch: examples may mix on the way to it."""
+        step = self._step
+        checks = self._model.checks
         if step.open is None or step.micro_batches > 0 or not checks.wants_loss:
             return
         seed = mix(self._model.seed, index, -1)  # without the rank: all ranks find the same
@@ -81,7 +82,7 @@ class Attachment:
         self._model.learn_mixing(found)
 
     def end(self) -> None:
-        """The micro-batch that was begun ends."""
+        """The open micro-batch ends."""
         ended = self._step.close()
         if ended is None:
             return
@@ -94,23 +95,27 @@ class Attachment:
         self._step.add(ended, seen)
 
     def _drop(self, causes: Mapping[str, Cause]) -> None:
-        if causes:
-            groups = self._model.scope.drop(causes)
-            named = "; ".join(f"{group.names} ({group.reason})" for group in groups)
-            self._step.spoil(f"left out from the next step on: {named}")
+        if not causes:
+            return
+        groups = self._model.scope.drop(causes)
+        named = "; ".join(group.brief for group in groups)
+        self._step.spoil(f"left out from the next step on: {named}")
 
     def row(self) -> Tensor | None:
-        """Moments of the step, which ends; ``None`` where nothing was seen.
+        """Ends the step and returns its moments; ``None`` where nothing was seen.
 
-        Whether they can be used is the model's ``last_fault``.
+        The ``last_fault`` of the model tells whether they can be used.
         """
-        row = self._moments() if self._step.seen else None
+        row = None
+        if self._step.seen:
+            row = self._moments()
         self._model.conclude(self._step)
         self._forget_step()
         return row
 
     def _moments(self) -> Tensor:
-        model, norms = self._model, self._watch.norms
+        model = self._model
+        norms = self._watch.norms
         causes = model.checks.compare(model.scope.covered)
         if causes is not None:
             self._drop(causes)
@@ -118,7 +123,8 @@ class Attachment:
         covered = model.scope.covered
         for name, parameter in covered.items():
             if parameter.grad is not None:
-                norms.add(norms.cell_of[name], parameter.grad)
+                cell = norms.cell_of[name]
+                norms.add(cell, parameter.grad)
         row = self._step.row(norms.total())
         for index, names in enumerate(self._keys.values()):
             if covered.keys().isdisjoint(names):

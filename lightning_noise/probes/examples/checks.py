@@ -1,4 +1,4 @@
-"""The two checks of the first step and of every 1000th: do sums agree, and do examples mix?"""
+"""The two checks of the first step and every 1000th: do sums agree, and do examples mix?"""
 
 from collections.abc import Container, Mapping
 from contextlib import ExitStack
@@ -22,12 +22,12 @@ NO_LOSS = (
 class Checks:
     """When the checks are made, and what they have shown of one model.
 
-    The self-check goes on over all micro-batches of a step, the check on mixing is made in the
-    first one. A step in which the self-check could not be completed leaves it to the next step.
+    The self-check extends over all micro-batches of a step. The check on mixing is made in the
+    first one. If the self-check cannot be completed in a step, it is repeated in the next step.
 
     Attributes:
         mixed: the refusal, if examples mix.
-        unchecked: what of the check on mixing could not be made, and why.
+        unchecked: the parts of the check on mixing that could not be made, and why.
         sums: the self-check of the step in progress; ``None`` in other steps.
     """
 
@@ -57,27 +57,30 @@ class Checks:
 
     @property
     def wants_loss(self) -> bool:
-        """Whether the check on mixing is still to be made in this step."""
+        """Whether the check on mixing has yet to be made in this step."""
         return self._awaits_mixing and self._mixing is None
 
     def take_mixing(self, found: Mixing) -> None:
-        """What the check on mixing has shown."""
+        """Takes what the check on mixing has shown."""
         self._mixing = found
 
     def end(self, *, complete: bool) -> None:
-        """The backward pass is over; what was seen of it may be incomplete."""
+        """The backward pass is over. ``complete`` says whether all of it was seen."""
         if self.sums is not None:
             self.sums.end()
             self._hooks.close()
         if not complete:
-            self.sums = None  # put off to the next step
+            self.sums = None  # postponed to the next step
 
     def compare(self, covered: Mapping[str, Parameter]) -> dict[str, Cause] | None:
-        """Parameters to leave out, by the self-check; ``None``: nothing was compared.
+        """Parameters to leave out, by the self-check.
 
-        That is so in steps that are not checked and after an overflow. Waits for the device.
+        ``None`` if nothing was compared: in steps without a self-check, and after an overflow.
+        Waits for the device.
         """
-        found = None if self.sums is None else self.sums.verdict()
+        found = None
+        if self.sums is not None:
+            found = self.sums.verdict()
         self._since += 1
         if found is None:
             return None
@@ -86,18 +89,20 @@ class Checks:
         return {name: cause for name, cause in found.items() if name in covered}
 
     def settle(self, positions: Container[str]) -> None:
-        """Takes up what the check on mixing has shown of the step.
+        """Draws the conclusion from the check on mixing, at the end of a step.
 
         Args:
-            positions: layers whose rows were found to be positions, which may mix.
+            positions: layers whose rows are positions, which may mix.
         """
         if not self._awaits_mixing:
             return
         found = self._mixing
-        self.unchecked = (NO_LOSS,) if found is None else found.unchecked
-        if found is not None:
-            layers = [layer for layer in found.layers if layer not in positions]
-            self.mixed = mixed_examples(layers, found.loss)
+        if found is None:
+            self.unchecked = (NO_LOSS,)
+            return
+        self.unchecked = found.unchecked
+        layers = [layer for layer in found.layers if layer not in positions]
+        self.mixed = mixed_examples(layers, found.loss)
 
     def close(self) -> None:
         """Forgets the step in progress, and removes its hooks."""

@@ -1,4 +1,4 @@
-"""What one call adds to every example's gradient of one parameter, and the plainest kind of it."""
+"""What one call adds to the gradient of one parameter for every example; its simplest kind."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,21 +10,20 @@ from torch import Tensor
 from lightning_noise.probes.examples.directions import Signs
 from lightning_noise.probes.norms import chunk_norms
 
-BUILT_AT_ONCE = 2**22  # numbers of per-example gradients
+BUILT_AT_ONCE = 2**22  # elements of per-example gradients
 
 
-# a finding about the model, not an error of the caller
-class NotPerExample(Exception):  # noqa: N818  # a signal, not an error
-    """A layer's use does not show per-example gradients; the message is the reason."""
+class NotPerExample(Exception):  # noqa: N818  # a finding about the model, not an error
+    """The use of a layer shows no per-example gradients; the message is the reason."""
 
 
 class Form(NamedTuple):
-    """How per-example gradients of a parameter are projected; all its uses take the same form.
+    """How per-example gradients of a parameter are projected: all its uses take the same form.
 
     Args:
-        side: of the gradient seen as a matrix, the first dimension against all others, the side
-            that the signs run along.
-        signs: how many an example needs.
+        side: the side of the gradient that the signs run along. The gradient is seen as a matrix:
+            its first dimension against all others.
+        signs: number of signs per example.
     """
 
     side: Literal["rows", "cols"]
@@ -32,28 +31,33 @@ class Form(NamedTuple):
 
 
 def slices(examples: int, numbers: int) -> Iterator[slice]:
-    """Runs of examples so short that ``numbers`` for each of them stay below a few megabytes."""
+    """Slices of the examples: ``numbers`` per example take a few megabytes at most per slice."""
     step = max(1, BUILT_AT_ONCE // max(1, numbers))
     for start in range(0, examples, step):
-        yield slice(start, min(start + step, examples))
+        stop = min(start + step, examples)
+        yield slice(start, stop)
 
 
 class Contribution(ABC):
     """Part of the per-example gradients c_i (i < ``examples``) of one parameter, from one call.
 
-    Only :meth:`build` must be given. What is cheaper than building belongs in the others: that is
-    what they are for.
+    Only :meth:`build` must be defined. Override the other methods where there is a cheaper way than
+    building.
+
+    Attributes:
+        examples: B.
+        numbers: elements of the parameter.
     """
 
     examples: int
-    numbers: int  # in the parameter
+    numbers: int
 
     @abstractmethod
     def build(self, rows: slice) -> Tensor:
         """Gradients of the examples in ``rows``, shape (rows, \\*parameter.shape)."""
 
     def sketch(self, form: Form | None, signs: Signs | None) -> Tensor:
-        """A linear image of every c_i, first dimension B.
+        """A linear image of every c_i, with first dimension B.
 
         Its squares sum to Σ |c_i|² in expectation over the signs. Without a form it is the gradient
         itself.
@@ -63,18 +67,18 @@ class Contribution(ABC):
         return self.build(slice(0, self.examples))
 
     def exact_is_cheap(self, sketches: int) -> bool:
-        """Whether :meth:`norms` costs no more than so many sketches."""
+        """Whether :meth:`norms` costs no more than this number of sketches."""
         return False
 
     def norms(self) -> list[Tensor]:
-        """Exact: 1-d tensors of numbers whose squares sum to Σ |c_i|²."""
+        """Exact norms: 1-d tensors whose squares sum to Σ |c_i|²."""
         found: list[Tensor] = []
         for rows in slices(self.examples, self.numbers):
             found += chunk_norms(self.build(rows))
         return found
 
     def total(self) -> Tensor:
-        """Σ c_i: what this call adds to the parameter's gradient."""
+        """Σ c_i: what this call adds to the gradient of the parameter."""
         total = torch.zeros(())
         for rows in slices(self.examples, self.numbers):
             total = total + self.build(rows).sum(0)
@@ -82,11 +86,11 @@ class Contribution(ABC):
 
 
 class Dense(Contribution):
-    """Per-example gradients as they are: for parameters so small that building them costs nothing.
+    """Per-example gradients as they are, for parameters so small that building them costs nothing.
 
     Args:
         gradients: shape (B, \\*parameter.shape), or a function without arguments that computes them
-            when first needed.
+            when they are first needed.
     """
 
     def __init__(self, gradients: Tensor | Callable[[], Tensor]) -> None:
@@ -106,21 +110,21 @@ class Dense(Contribution):
 
     @property
     def numbers(self) -> int:  # type: ignore[override]  # a field there
-        """Of the parameter."""
+        """Elements of the parameter."""
         return self.gradients[0].numel()
 
     def build(self, rows: slice) -> Tensor:
-        """A view."""
+        """A view of the gradients."""
         return self.gradients[rows]
 
     def exact_is_cheap(self, sketches: int) -> bool:
-        """Always: they are built already."""
+        """Always true, because the gradients are built already."""
         return True
 
     def norms(self) -> list[Tensor]:
-        """Norms of chunks."""
+        """Norms of chunks of the gradients."""
         return chunk_norms(self.gradients)
 
     def total(self) -> Tensor:
-        """Their sum."""
+        """The sum of the gradients."""
         return self.gradients.sum(0)

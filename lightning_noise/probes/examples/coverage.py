@@ -1,28 +1,31 @@
-"""How much of the model the probe sees, and what it does not see, by name and by cause."""
+"""How much of the model the probe sees, and what it does not see, by name and cause."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
-SHOWN = 5  # names in a line
+SHOWN = 5  # names in one line
 
 
 class Cause(NamedTuple):
     """Why a parameter is left out.
 
     Args:
-        kind: what it may have in common with other parameters.
-        detail: what is its own: its layer, or an amount.
+        kind: the part of the cause that other parameters may share.
+        detail: the part that belongs to this parameter: its layer, or an amount.
     """
 
     kind: str
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} ({self.detail})" if self.detail else self.kind
+        if not self.detail:
+            return self.kind
+        return f"{self.kind} ({self.detail})"
 
 
 class Missing(NamedTuple):
-    """A parameter that is left out, and its size."""
+    """A parameter that is left out, with its number of elements."""
 
     name: str
     numbers: int
@@ -40,23 +43,31 @@ class Group(NamedTuple):
     missing: tuple[Missing, ...]
 
     def __str__(self) -> str:
-        return f"  {self.names} ({self.numbers} numbers): {self.reason}"
+        return f"  {self.names} ({self.numbers} parameters): {self.reason}"
+
+    @property
+    def brief(self) -> str:
+        """The names, then the cause in brackets."""
+        return f"{self.names} ({self.reason})"
 
     @property
     def names(self) -> str:
-        """Of the first few."""
+        """The first few names."""
         return listed([part.name for part in self.missing])
 
     @property
     def numbers(self) -> int:
-        """In all of them."""
+        """The number of elements in all of them."""
         return sum(part.numbers for part in self.missing)
 
     @property
     def reason(self) -> str:
-        """What they have in common, with the detail where it is the same."""
-        causes = {part.cause for part in self.missing}
-        return str(causes.pop()) if len(causes) == 1 else self.missing[0].cause.kind
+        """The cause that they share, with its detail if that is the same for all."""
+        first = self.missing[0].cause
+        for part in self.missing:
+            if part.cause != first:
+                return first.kind
+        return str(first)
 
 
 def listed(names: list[str]) -> str:
@@ -65,24 +76,28 @@ def listed(names: list[str]) -> str:
     >>> listed(["a", "b"]), listed(list("abcdefgh"))
     ('a, b', 'a, b, c, d, e and 3 more')
     """
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    shown = ", ".join(names[:SHOWN])
+    more = len(names) - SHOWN
+    if more <= 0:
+        return shown
+    return f"{shown} and {more} more"
 
 
 def by_cause(missing: Iterable[Missing]) -> list[Group]:
-    """One group per kind of cause, the largest first, and in each the largest parameters first."""
+    """One group per kind of cause, the largest first, with the largest parameters of each first."""
+    by_size = attrgetter("numbers")
     kinds: dict[str, list[Missing]] = {}
-    for part in sorted(missing, key=lambda part: -part.numbers):
+    for part in sorted(missing, key=by_size, reverse=True):
         kinds.setdefault(part.cause.kind, []).append(part)
     groups = [Group(tuple(parts)) for parts in kinds.values()]
-    return sorted(groups, key=lambda group: -group.numbers)
+    return sorted(groups, key=by_size, reverse=True)
 
 
 class Coverage(NamedTuple):
-    """Share of the parameters, and of |ḡ|² where it has been measured, that norms are taken of.
+    """Share of the parameters, and of |ḡ|² once it has been measured, that norms are taken of.
 
     Args:
-        parameters: share of the numbers in the watched parameters.
+        parameters: share of the elements of the watched parameters.
         grad_sq: share of the squared norm of the gradient; ``None`` before the first self-check.
         missing: what is left out.
     """
@@ -94,7 +109,9 @@ class Coverage(NamedTuple):
     @property
     def least(self) -> float:
         """The smaller of both shares."""
-        return self.parameters if self.grad_sq is None else min(self.parameters, self.grad_sq)
+        if self.grad_sq is None:
+            return self.parameters
+        return min(self.parameters, self.grad_sq)
 
     @property
     def shares(self) -> str:
@@ -105,6 +122,6 @@ class Coverage(NamedTuple):
         return f"{shares} and {self.grad_sq:.1%} of the squared gradient norm"
 
     def describe(self) -> str:
-        """The shares, and what is missing, one line per kind of cause."""
-        lines = [str(group) for group in by_cause(self.missing)]
+        """The shares, and what is missing, in one line per kind of cause."""
+        lines = map(str, by_cause(self.missing))
         return "\n".join([self.shares, *lines])

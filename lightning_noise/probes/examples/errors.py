@@ -1,4 +1,4 @@
-"""What the probe refuses, with the suggested fix first."""
+"""Errors of the probe, with the suggested fix first."""
 
 from typing import Any
 
@@ -12,12 +12,17 @@ class UnsupportedModelError(NoiseScaleError, ValueError):
     """The model has no per-example gradients, or they cannot be seen.
 
     Args:
-        cause: what is the matter, without a full stop.
-        fix: what to do about it, likewise.
+        cause: what is wrong, without a full stop.
+        fix: what to do about it, without a full stop.
         otherwise: other fixes, in full sentences.
     """
 
-    def __init__(self, cause: str, fix: str = ACCUMULATE, otherwise: str = "") -> None:
+    def __init__(
+        self,
+        cause: str,
+        fix: str = ACCUMULATE,
+        otherwise: str = "",
+    ) -> None:
         super().__init__(f"{fix}: {cause}. {otherwise}".rstrip())
         self.cause = cause
         self.fix = fix
@@ -26,7 +31,8 @@ class UnsupportedModelError(NoiseScaleError, ValueError):
     @property
     def in_brief(self) -> str:
         """The cause in one line, then the fix: for a list of steps that could not be used."""
-        return f"{self.cause.splitlines()[0]}. {self.fix}"
+        first_line = self.cause.splitlines()[0]
+        return f"{first_line}. {self.fix}"
 
     def __reduce__(self) -> tuple[type["UnsupportedModelError"], tuple[Any, ...]]:
         return UnsupportedModelError, (self.cause, self.fix, self.otherwise)
@@ -37,13 +43,10 @@ class CoverageError(UnsupportedModelError):
 
     def __init__(self, coverage: Coverage, least: float) -> None:
         covered = f"the examples probe covers less than min_coverage={least:g} of the model"
-        others = (
-            "Or add rules with register_rule",
-            "measure the covered part alone with Examples(min_coverage=…)",
-        )
         super().__init__(
             f"{covered}: {coverage.describe()}",
-            otherwise=f"\n{', or '.join(others)}.",
+            otherwise="\nOr add rules with register_rule, or measure the covered part alone with "
+            "Examples(min_coverage=…).",
         )
         self.coverage = coverage
         self.least_allowed = least

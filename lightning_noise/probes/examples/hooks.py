@@ -6,7 +6,7 @@ from typing import Any
 
 
 class ModuleHook:
-    """A hook that stays with its module: deep copies and pickles hold one that does nothing.
+    """A hook that stays with its module: deep copies and pickles hold a hook that does nothing.
 
     >>> import copy
     >>> hook = ModuleHook(print)
@@ -22,6 +22,6 @@ class ModuleHook:
         return self._function(*args)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        # It takes anything and returns None. It is from the standard library, so that a pickled
-        # module can be loaded where this package is not installed.
+        # A method that takes anything and returns None. It is from the standard library, so that a
+        # pickled module can be loaded where this package is not installed.
         return getattr, (nullcontext(), "__exit__")

@@ -1,4 +1,4 @@
-"""Which layer owns which parameter, by which rule, and which parameters nobody sees."""
+"""Which layer owns which parameter, which rule serves it, and which parameters are not seen."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
@@ -24,9 +24,9 @@ class Slot(NamedTuple):
         layer: its name in the model.
         module: the layer.
         rule: as it was when the inventory was taken, for what does not change from call to call.
-        read: the rule with the arguments that the layer has now.
-        names: the model's name of each parameter by the layer's own.
-        operands: each parameter by the layer's own name.
+        read: returns the rule with the arguments that the layer has at the time of a call.
+        names: the name of each parameter in the model, by its name in the layer.
+        operands: each parameter by its name in the layer.
     """
 
     layer: str
@@ -37,9 +37,17 @@ class Slot(NamedTuple):
     operands: dict[str, Tensor]
 
     def only(self, owned: Sequence[str]) -> "Slot":
-        """With these parameters alone."""
-        names = {own: self.names[own] for own in owned}
-        return self._replace(names=names, operands={own: self.operands[own] for own in owned})
+        """This slot with only these parameters."""
+        names: dict[str, str] = {}
+        operands: dict[str, Tensor] = {}
+        for own in owned:
+            names[own] = self.names[own]
+            operands[own] = self.operands[own]
+        return self._replace(names=names, operands=operands)
+
+    def without(self, left_out: Container[str]) -> "Slot":
+        """This slot without the parameters whose names in the model are in ``left_out``."""
+        return self.only([own for own, name in self.names.items() if name not in left_out])
 
 
 class Inventory(NamedTuple):
@@ -47,7 +55,7 @@ class Inventory(NamedTuple):
 
     Args:
         slots: the layers to hook.
-        forms: how to sketch each covered parameter; ``None``: not at all.
+        forms: how to sketch each covered parameter; ``None`` for one that is not sketched.
         uncovered: why the others are not covered.
     """
 
@@ -63,26 +71,27 @@ def take_inventory(
 ) -> Inventory:
     """Finds the layers of ``model`` that own ``parameters``.
 
-    A parameter is covered if every one of its owners is.
+    A parameter is covered if all layers that own it are covered.
 
     Args:
-        model: whose layers are looked through.
+        model: whose layers to go through.
         parameters: those to cover.
-        dropped: parameters found out earlier, with the cause.
+        dropped: parameters that earlier steps have shown not to be covered, with the cause.
     """
     known = {id(parameter): name for name, parameter in parameters.items()}
-    compiled = {id(part) for part in compiled_parts(model)}
+    compiled = set(map(id, compiled_parts(model)))
     uncovered = {name: cause for name, cause in dropped.items() if name in parameters}
     owned_by_none = dict.fromkeys(parameters, Cause("no module of the model owns it"))
     slots: list[Slot] = []
     for layer, module in model.named_modules():
-        operands = _operands(module, known)
+        names, operands = _owned(module, known)
         if not operands:
             continue
-        names = {own: known[id(operand)] for own, operand in operands.items()}
         for name in names.values():
             owned_by_none.pop(name, None)
-        reader = COMPILED if id(module) in compiled else find_reader(module)
+        reader: Reader | str = COMPILED
+        if id(module) not in compiled:
+            reader = find_reader(module)
         if isinstance(reader, str):
             uncovered |= dict.fromkeys(names.values(), Cause(reader, layer))
             continue
@@ -93,9 +102,21 @@ def take_inventory(
     return _covered(slots, uncovered)
 
 
-def _operands(module: nn.Module, known: Mapping[int, str]) -> dict[str, Tensor]:
-    own = module.named_parameters(recurse=False)
-    return {name: parameter for name, parameter in own if id(parameter) in known}
+def _owned(
+    module: nn.Module,
+    known: Mapping[int, str],
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The names in the model of the parameters that a module owns itself, and the parameters.
+
+    Both are keyed by the name in the module.
+    """
+    names: dict[str, str] = {}
+    operands: dict[str, Tensor] = {}
+    for own, parameter in module.named_parameters(recurse=False):
+        if id(parameter) in known:
+            names[own] = known[id(parameter)]
+            operands[own] = parameter
+    return names, operands
 
 
 def _slot(
@@ -121,9 +142,9 @@ def _covered(slots: Sequence[Slot], uncovered: dict[str, Cause]) -> Inventory:
     forms = {name: common_form(offered) for name, offered in offers.items()}
     hooked: list[Slot] = []
     for slot in slots:
-        covered = [own for own, name in slot.names.items() if name in forms]
-        if covered:
-            hooked.append(slot.only(covered))
+        covered = slot.without(uncovered)
+        if covered.names:
+            hooked.append(covered)
     return Inventory(hooked, forms, uncovered)
 
 
@@ -131,7 +152,7 @@ def _offers(
     slots: Sequence[Slot],
     uncovered: Container[str],
 ) -> dict[str, list[tuple[Form, ...]]]:
-    """By covered parameter, what the rule of each of its owners offers."""
+    """For each covered parameter, the forms that the rules of its owners offer."""
     offers: dict[str, list[tuple[Form, ...]]] = {}
     for slot in slots:
         for own, name in slot.names.items():
@@ -144,11 +165,13 @@ def _offers(
 def common_form(offers: Sequence[tuple[Form, ...]]) -> Form | None:
     """The first form that all owners of a parameter offer, so that their sketches can be added.
 
-    Without one (``None``) the gradients are built.
+    ``None`` if there is none: then gradients are built.
 
     >>> linear, table = (Form("cols", 8), Form("rows", 100)), (Form("rows", 100),)
     >>> common_form([linear]), common_form([linear, table])
     (Form(side='cols', signs=8), Form(side='rows', signs=100))
     """
-    shared = [form for form in offers[0] if all(form in offer for offer in offers[1:])]
-    return shared[0] if shared else None
+    for form in offers[0]:
+        if all(form in offer for offer in offers):
+            return form
+    return None

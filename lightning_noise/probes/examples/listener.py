@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -14,45 +15,47 @@ from lightning_noise.probes.examples.hooks import ModuleHook
 from lightning_noise.probes.examples.inventory import Slot
 from lightning_noise.probes.examples.output import Layout, Source, source_of
 
-# There is no public way to ask these three things. Where torch drops one, what follows stays right,
-# but: the inputs of checkpointed layers are held; recomputed calls count as further uses;
-# torch.func in a forward pass fails.
+# torch has no public functions for these three. If it drops one of them, results stay right, but
+# the inputs of checkpointed layers are kept, recomputed calls count as further uses, and torch.func
+# in a forward pass fails.
 _saving_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
-_backward_pass = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: none is on
+_backward_pass = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: outside
 _in_torch_func = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+_version = attrgetter("_version")  # of a tensor: counts its changes in place
 See = Callable[[Slot, Tensor, "Kept"], None]
 
 
 class Kept:
-    """The inputs of one call until its output's gradient comes.
+    """The inputs of one call, kept until the gradient of its output arrives.
 
-    They are held no longer than autograd holds them. Where hooks of saved tensors are active they
-    are packed as autograd packs its own: thrown away by checkpointing and computed again, moved
-    away by offloading.
+    They are kept no longer than autograd keeps them. Where hooks on saved tensors are active, they
+    are packed as autograd packs its own: checkpointing drops and recomputes them, offloading moves
+    them.
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         hooks = _saving_hooks(True)
         self._unpack: Callable[[Any], Tensor] | None = None
         self._inputs: list[Any] | None = list(inputs)
-        self._versions = [x._version for x in inputs]
+        self._versions = list(map(_version, inputs))
         if hooks is not None:
             pack, self._unpack = hooks
             with torch.no_grad():
                 self._inputs = [pack(x.detach()) for x in inputs]
 
     def take(self) -> tuple[Tensor, ...] | None:
-        """The inputs, once; ``None`` at a second backward pass through the same graph.
+        """The inputs, once; ``None`` in a second backward pass through the same graph.
 
         Raises:
-            NotPerExample: an input was modified in place since (autograd may not need it).
+            NotPerExample: an input was modified in place after the call (autograd may not need it).
         """
-        inputs, self._inputs = self._inputs, None
+        inputs = self._inputs
+        self._inputs = None
         if inputs is None:
             return None
         if self._unpack is not None:
-            return tuple(self._unpack(x) for x in inputs)
-        if [x._version for x in inputs] != self._versions:
+            return tuple(map(self._unpack, inputs))
+        if list(map(_version, inputs)) != self._versions:
             raise NotPerExample("its input was modified in place after the call")
         return tuple(inputs)
 
@@ -64,7 +67,7 @@ class Call(NamedTuple):
         slot: the layer.
         edge: of the tensor whose gradient is taken.
         layout: how the output lies in that tensor.
-        recomputed: whether hooks of saved tensors were active, so that the call may be repeated.
+        recomputed: whether hooks on saved tensors were active, so that the call may be repeated.
     """
 
     slot: Slot
@@ -85,18 +88,19 @@ class Listener:
             calls, and the inputs kept.
 
     Attributes:
-        calls: of the forward pass in progress by parameter, however they were made.
+        listening: whether calls are being noted.
+        calls: how many calls of the forward pass use each parameter, however they were made.
 
     Reentrant checkpointing calls a layer first without a graph, which is skipped, then again inside
-    the backward pass; the other kind calls it twice with a graph, of which only the first is
-    walked. So each gradient belongs to its own call. What is saved in a call must not depend on
-    anything that may change before it is computed again.
+    the backward pass. The other kind calls it twice with a graph, and only the first graph has a
+    backward pass. So each gradient belongs to its own call. What is saved in a call must not depend
+    on anything that may change before the call is recomputed.
     """
 
     def __init__(self, slots: Sequence[Slot], see: See) -> None:
         self._see = see
         self._inspect: Inspect | None = None
-        self._called = False  # in a forward pass since the hooks are there
+        self._called = False  # in a forward pass since the layers were hooked
         self._recording = False
         self._hooks = ExitStack()
         self._hooked = False
@@ -108,7 +112,7 @@ class Listener:
         self._serial = 0
 
     def begin(self, *, record: bool = False) -> None:
-        """Hooks the layers, unless they are hooked. Calls count from now on as uses."""
+        """Hooks the layers, unless they are hooked. From now on calls count as uses."""
         self.calls.clear()
         self._recorded = {}
         self.listening = True
@@ -119,8 +123,9 @@ class Listener:
             self._hook_layers()
 
     def end(self) -> None:
-        """Later calls are not ours."""
-        self.listening = self._recording = False
+        """Later calls are not noted."""
+        self.listening = False
+        self._recording = False
         self._recorded = {}
 
     def rest(self) -> None:
@@ -131,7 +136,7 @@ class Listener:
 
     @property
     def recorded(self) -> list[Call]:
-        """Calls with a graph, in order, where :meth:`begin` was told to record them."""
+        """Calls with a graph, in order, if :meth:`begin` was called with ``record``."""
         return list(self._recorded.values())
 
     @contextmanager
@@ -144,7 +149,7 @@ class Listener:
 
     @contextmanager
     def inspecting(self, inspect: Inspect) -> Iterator[None]:
-        """Inside the context gradients at the outputs of recorded calls go to ``inspect`` alone."""
+        """Inside the context, only ``inspect`` gets the gradients at outputs of recorded calls."""
         self._inspect = inspect
         try:
             yield
@@ -157,7 +162,8 @@ class Listener:
             handle = slot.module.register_forward_hook(hook, prepend=True, with_kwargs=True)
             self._hooks.callback(handle.remove)
             if slot.rule.lowered:
-                self._hooks.callback(slot.module.register_forward_pre_hook(self._lower).remove)
+                handle = slot.module.register_forward_pre_hook(self._lower)
+                self._hooks.callback(handle.remove)
 
     def _hook(self, slot: Slot) -> Callable[..., None]:
         needs_inputs = not slot.rule.without_inputs.issuperset(slot.names)
@@ -173,27 +179,39 @@ class Listener:
                 if self.listening:
                     self.calls.update(slot.names.values())
             elif not self._called:
-                # a forward pass without our hooks is computed again: it must save no more than then
+                # A forward pass without these hooks is recomputed: it must save what it saved then.
                 return
-            has_graph = isinstance(output, Tensor) and output.requires_grad
-            if not (has_graph and torch.is_grad_enabled()):
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return
+            if not torch.is_grad_enabled():
                 return
             if _in_torch_func():
-                return  # inside of vmap and the like a tensor is not what it seems
-            given = (*args, *kwargs.values()) if kwargs else args
+                return  # inside vmap and the like a tensor is not what it seems
+            given = args
+            if kwargs:
+                given = (*args, *kwargs.values())
             tensors = tuple(x for x in given if isinstance(x, Tensor))
-            kept = Kept(tensors if needs_inputs else ())
-            self._await_gradient(slot, source_of(output, tensors), kept)
+            kept_inputs = tensors
+            if not needs_inputs:
+                kept_inputs = ()
+            source = source_of(output, tensors)
+            self._await_gradient(slot, source, Kept(kept_inputs))
 
         return hook
 
-    def _await_gradient(self, slot: Slot, source: Source, kept: Kept) -> None:
+    def _await_gradient(
+        self,
+        slot: Slot,
+        source: Source,
+        kept: Kept,
+    ) -> None:
         layout = source.layout
         self._serial += 1
         serial = self._serial  # not the call: it holds a node of the graph, which holds this hook
         if self._recording and _backward_pass() == -1:
             edge = get_gradient_edge(source.tensor)
-            self._recorded[serial] = Call(slot, edge, layout, _saving_hooks(True) is not None)
+            recomputed = _saving_hooks(True) is not None
+            self._recorded[serial] = Call(slot, edge, layout, recomputed)
 
         def arrived(grad: Tensor) -> None:
             if self._inspect is None:
@@ -205,10 +223,14 @@ class Listener:
 
 
 def lower(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """Casts an input as autocast is about to: the same bits, but autograd and we keep one copy."""
-    if not (args and isinstance(args[0], Tensor) and args[0].dtype == torch.float32):
+    """Casts an input as autocast would: the same bits, in one copy for autograd and the probe."""
+    if not args:
         return None
-    device = args[0].device.type
+    first, *others = args
+    if not isinstance(first, Tensor) or first.dtype != torch.float32:
+        return None
+    device = first.device.type
     if not torch.is_autocast_enabled(device):
         return None
-    return (args[0].to(torch.get_autocast_dtype(device)), *args[1:])
+    lowered = first.to(torch.get_autocast_dtype(device))
+    return (lowered, *others)

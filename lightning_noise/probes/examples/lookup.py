@@ -11,17 +11,16 @@ from lightning_noise.probes.norms import chunk_norms
 
 
 class Lookup(Contribution):
-    """c_i has the row Σ g_it over the positions t that hold its token.
+    """c_i has one row per token of example i: Σ g_it over the positions t that hold the token.
 
-    A token that comes twice has one row, the sum. With one sign for every token,
-    Σ_t sign(id_t) g_t is a sketch.
+    With one sign for every token, Σ_t sign(id_t) g_t is a sketch.
 
     Args:
         grad: gradient at the output, shape (B, \\*positions, d).
         ids: tokens, shape (B, \\*positions).
-        rows: of the table.
+        rows: number of rows of the table.
         padding: token whose row gets no gradient.
-        sparse: whether the table's gradient is, and its sum should be.
+        sparse: whether the gradient of the table is sparse, so that the sum must be sparse too.
     """
 
     def __init__(
@@ -33,7 +32,9 @@ class Lookup(Contribution):
         sparse: bool = False,
     ) -> None:
         self.grad = working(positions(grad))
-        self.ids = ids.flatten(1) if ids.dim() > 1 else ids.unsqueeze(1)
+        if ids.dim() == 1:
+            ids = ids.unsqueeze(1)
+        self.ids = ids.flatten(1)
         self.examples, self.positions, self.width = self.grad.shape
         self.rows = rows
         self.padding = padding
@@ -43,7 +44,8 @@ class Lookup(Contribution):
     def _kept(self) -> Tensor:
         if self.padding is None:
             return self.grad
-        return self.grad.masked_fill((self.ids == self.padding).unsqueeze(2), 0)
+        is_padding = self.ids == self.padding
+        return self.grad.masked_fill(is_padding.unsqueeze(2), 0)
 
     def sketch(self, form: Form | None, signs: Signs | None) -> Tensor:
         """Shape (B, m, d)."""
@@ -51,32 +53,39 @@ class Lookup(Contribution):
             return self.build(slice(0, self.examples))
         at = signs.at(self.ids, self.grad.dtype)  # (B, m, T)
         if self.padding is not None:
-            at = at.masked_fill_((self.ids == self.padding).unsqueeze(1), 0)
+            is_padding = self.ids == self.padding
+            at = at.masked_fill_(is_padding.unsqueeze(1), 0)
         return torch.bmm(at, self.grad)
 
     def exact_is_cheap(self, sketches: int) -> bool:
-        """With as few positions as there are sketches."""
+        """Where there are no more positions than sketches."""
         return self.positions <= sketches
 
     def norms(self) -> list[Tensor]:
-        """Adds up the rows of equal tokens, then takes norms: no table is built."""
+        """Adds up the rows of equal tokens, then takes norms. No table is built."""
         ids, order = self.ids.sort(1)
         runs = torch.zeros_like(ids)  # which run of equal tokens a position is in
-        torch.cumsum(ids[:, 1:] != ids[:, :-1], 1, out=runs[:, 1:])
+        starts_run = ids[:, 1:] != ids[:, :-1]
+        torch.cumsum(starts_run, 1, out=runs[:, 1:])
         wide = (-1, -1, self.width)
-        rows = self._kept().gather(1, order.unsqueeze(2).expand(wide))
-        sums = torch.zeros_like(rows).scatter_add_(1, runs.unsqueeze(2).expand(wide), rows)
+        order = order.unsqueeze(2).expand(wide)
+        runs = runs.unsqueeze(2).expand(wide)
+        rows = self._kept().gather(1, order)
+        sums = torch.zeros_like(rows)
+        sums.scatter_add_(1, runs, rows)
         return chunk_norms(sums)
 
     def build(self, rows: slice) -> Tensor:
         """Shape (rows, tokens, d)."""
         grad = self._kept()[rows]
+        ids = self.ids[rows].unsqueeze(2).expand_as(grad)
         table = grad.new_zeros(len(grad), self.rows, self.width)
-        return table.scatter_add_(1, self.ids[rows].unsqueeze(2).expand_as(grad), grad)
+        return table.scatter_add_(1, ids, grad)
 
     def total(self) -> Tensor:
-        """As in the operation's own backward pass."""
-        ids, grad = self.ids.flatten(), self._kept().flatten(0, 1)
+        """The sum, computed as in the backward pass of the operation."""
+        ids = self.ids.flatten()
+        grad = self._kept().flatten(0, 1)
         shape = (self.rows, self.width)
         if self.sparse:
             return torch.sparse_coo_tensor(ids.unsqueeze(0), grad, shape, check_invariants=False)

@@ -11,23 +11,29 @@ from lightning_noise.probes.examples.watch import PassSeen
 
 
 class Model:
-    """What the probe knows of the model that it is bound to.
+    """What the probe knows about the model that it is bound to.
 
     Args:
         module: the model.
-        min_coverage: least share of it that must be covered.
+        min_coverage: smallest share of it that must be covered.
         seed: of the signs.
         rank: of this process.
 
     Attributes:
         scope: what is covered.
         checks: what the checks have shown.
-        several: parameters that were found to be used more than once.
+        several: parameters that are used more than once.
         begun: whether a micro-batch has begun.
         last_fault: why the latest step could not be used.
     """
 
-    def __init__(self, module: nn.Module, min_coverage: float, seed: int, rank: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        min_coverage: float,
+        seed: int,
+        rank: int,
+    ) -> None:
         self.seed = seed
         self.rank = rank
         self.scope = Scope(module, min_coverage)
@@ -39,14 +45,15 @@ class Model:
         self._as_long: dict[str, bool] = {}
 
     def learn(self, seen: PassSeen) -> None:
-        """Takes up what one backward pass has shown of the layers."""
+        """Remembers what one backward pass has shown of the layers."""
         self._matched |= seen.matched
         self.several |= seen.several
         for layer, as_long in seen.as_long.items():
-            self._as_long[layer] = as_long and self._as_long.get(layer, True)
+            before = self._as_long.get(layer, True)
+            self._as_long[layer] = as_long and before
 
     def learn_mixing(self, found: Mixing) -> None:
-        """Takes up which layers have positions along dimension 1, so that it is not the batch."""
+        """Remembers which layers have positions along dimension 1, so that it is not the batch."""
         if found.along_positions:
             for layer in (*self._as_long, *found.checked):
                 self._as_long[layer] = False
@@ -66,19 +73,19 @@ class Model:
     def doubtful(self) -> list[str]:
         """Layers that always had as many positions as examples.
 
-        A batch along dimension 1 would not show there.
+        A batch along dimension 1 would not be noticed there.
         """
         return [layer for layer, as_long in self._as_long.items() if as_long]
 
     @property
     def refusal(self) -> UnsupportedModelError | None:
-        """Why no step can be used as things stand."""
+        """Why currently no step can be used."""
         refusal = self.scope.refusal
         if refusal is None and self.begun and not self._matched and self.last_fault is not None:
             return UnsupportedModelError(
-                f"the examples probe saw no step that it could use, as {self.last_fault}",
-                "Put the examples along dimension 0, give their number where it is not the length "
-                "of the first tensor (batch_size_fn), or accumulate gradients over two "
-                "micro-batches or more, each of half the batch size",
+                f"the examples probe saw no step that it could use: {self.last_fault}",
+                "Put the examples along dimension 0, pass batch_size_fn if their number is not the "
+                "length of the first tensor, or accumulate gradients over two micro-batches or "
+                "more, each of half the batch size",
             )
         return self.checks.mixed or refusal

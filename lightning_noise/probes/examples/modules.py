@@ -24,9 +24,11 @@ AnyInstanceNorm: TypeAlias = "nn.InstanceNorm1d | nn.InstanceNorm2d | nn.Instanc
 
 def _convolution(module: Conv) -> ConvolutionRule:
     padding = module.padding
+    if not isinstance(padding, str):
+        padding = tuple(padding)
     return ConvolutionRule(
         stride=tuple(module.stride),
-        padding=padding if isinstance(padding, str) else tuple(padding),
+        padding=padding,
         dilation=tuple(module.dilation),
         groups=module.groups,
         mode=module.padding_mode,

@@ -1,4 +1,4 @@
-"""Where the gradient at a layer's output can be had, also if it is changed in place afterwards."""
+"""Where to take the gradient at a layer's output, also if it is changed in place afterwards."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class View(NamedTuple):
     Args:
         size: of the view.
         stride: of the view.
-        offset: of the view's first number from the base's first.
+        offset: of the view's first element from the base's first.
     """
 
     size: Ints
@@ -24,13 +24,13 @@ class View(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """An output, or the tensor that it is a view of.
+    """How an output lies in the tensor whose gradient is taken: itself, or the base of a view.
 
     Args:
-        size: of the tensor whose gradient is taken.
-        stride: of that tensor.
-        dtype: of both.
-        view: the layer's output in it; ``None`` where the tensor is the output.
+        size: of the tensor.
+        stride: of the tensor.
+        dtype: of the tensor and the output.
+        view: the output in the tensor; ``None`` where the tensor is the output.
     """
 
     size: Ints
@@ -43,15 +43,19 @@ class Layout(NamedTuple):
         if self.view is None:
             return grad
         if grad.stride() != self.stride:
-            laid = torch.empty_strided(self.size, self.stride, dtype=grad.dtype, device=grad.device)
-            grad = laid.copy_(grad)
+            like_base = torch.empty_strided(
+                self.size, self.stride, dtype=grad.dtype, device=grad.device
+            )
+            grad = like_base.copy_(grad)
         offset = grad.storage_offset() + self.view.offset
         return grad.as_strided(self.view.size, self.view.stride, offset)
 
     @property
     def output_size(self) -> Ints:
-        """Of the layer's output."""
-        return self.size if self.view is None else self.view.size
+        """The size of the layer's output."""
+        if self.view is None:
+            return self.size
+        return self.view.size
 
 
 class Source(NamedTuple):
@@ -64,21 +68,26 @@ class Source(NamedTuple):
 def source_of(output: Tensor, inputs: Iterable[Tensor]) -> Source:
     """The base of an output that is a view, else the output itself.
 
-    An operation in place takes a view's node out of the graph, and with it every hook on the view;
-    that of the base stays. An input of the layer is no such base: its gradient is that of all its
-    other uses too.
+    An operation in place takes the node of a view out of the graph, and every hook on the view with
+    it. The node of the base stays. If the base is an input of the layer, it cannot be used: its
+    gradient includes its other uses.
     """
+    size = tuple(output.size())
     base = output._base
     if base is None or not _stands_for(base, output) or _is_among(base, inputs):
-        return Source(output, Layout(tuple(output.size()), output.stride(), output.dtype, None))
+        layout = Layout(size, output.stride(), output.dtype, None)
+        return Source(output, layout)
     offset = output.storage_offset() - base.storage_offset()
-    view = View(tuple(output.size()), output.stride(), int(offset))
-    return Source(base, Layout(tuple(base.size()), base.stride(), base.dtype, view))
+    view = View(size, output.stride(), int(offset))
+    layout = Layout(tuple(base.size()), base.stride(), base.dtype, view)
+    return Source(base, layout)
 
 
 def _stands_for(base: Tensor, output: Tensor) -> bool:
-    """Whether every number of the base is one of the output."""
-    return type(base) is Tensor and base.grad_fn is not None and base.numel() == output.numel()
+    """Whether every element of the base is one of the output."""
+    if type(base) is not Tensor or base.grad_fn is None:
+        return False
+    return base.numel() == output.numel()
 
 
 def _is_among(base: Tensor, inputs: Iterable[Tensor]) -> bool:

@@ -1,5 +1,6 @@
-"""Gradients of convolution weights: sums over output positions of g with the patch seen there."""
+"""Gradients of convolution weights: sums over output positions of g times the patch seen there."""
 
+from operator import mul
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ CONV_WEIGHT = {
 
 
 class Geometry(NamedTuple):
-    """A convolution: sizes by spatial dimension; ``before`` and ``after`` count zeros around it."""
+    """A convolution: sizes per spatial dimension, and zeros ``before`` and ``after`` the input."""
 
     kernel: Ints
     stride: Ints
@@ -39,18 +40,22 @@ class Geometry(NamedTuple):
         return pads
 
 
-def windows(tensor: Tensor, kernel: Ints, dilation: Ints, out: Ints, stride: Ints) -> Tensor:
+def windows(
+    tensor: Tensor,
+    kernel: Ints,
+    dilation: Ints,
+    out: Ints,
+    stride: Ints,
+) -> Tensor:
     """The window that every output position sees: a view (N, C, \\*kernel, \\*out)."""
     tensor = tensor.contiguous()
-    steps = tensor.stride()
-    return tensor.as_strided(
-        (*tensor.shape[:2], *kernel, *out),
-        (
-            *steps[:2],
-            *(step * d for step, d in zip(steps[2:], dilation, strict=True)),
-            *(step * s for step, s in zip(steps[2:], stride, strict=True)),
-        ),
-    )
+    outer_steps = tensor.stride()[:2]
+    space_steps = tensor.stride()[2:]
+    kernel_steps = map(mul, space_steps, dilation)
+    out_steps = map(mul, space_steps, stride)
+    size = (*tensor.shape[:2], *kernel, *out)
+    steps = (*outer_steps, *kernel_steps, *out_steps)
+    return tensor.as_strided(size, steps)
 
 
 class Patches(Contribution):
@@ -62,7 +67,12 @@ class Patches(Contribution):
         geometry: of the convolution.
     """
 
-    def __init__(self, grad: Tensor, inputs: Tensor, geometry: Geometry) -> None:
+    def __init__(
+        self,
+        grad: Tensor,
+        inputs: Tensor,
+        geometry: Geometry,
+    ) -> None:
         self.grad, self.inputs = factors(grad, inputs)
         self.geometry = geometry
         self.examples = len(grad)
@@ -83,24 +93,30 @@ class Patches(Contribution):
             return self.build(slice(0, self.examples))
         small = shrinkage(form.signs, self.grad)
         dense = signs.dense(self.grad.dtype)
-        dense = dense * small if small < 1 else dense
+        if small < 1:
+            dense = dense * small
         count = self.examples * self.groups
-        by_group = dense.view(self.examples, -1, self.groups, form.signs // self.groups)
-        by_group = by_group.transpose(1, 2).reshape(count, dense.shape[1], -1)
+        per_group = form.signs // self.groups
+        by_group = dense.view(self.examples, -1, self.groups, per_group).transpose(1, 2)
+        by_group = by_group.reshape(count, dense.shape[1], -1)
         grad = self.grad.reshape(count, self.rows, -1)
         if form.side == "cols":
             sketch = torch.bmm(self._project_patches(by_group), grad.transpose(1, 2))
         else:
             sketch = self._spread_back(torch.bmm(by_group, grad))
-        return sketch.float() / small if small < 1 else sketch
+        if small < 1:
+            return sketch.float() / small
+        return sketch
 
     def _project_patches(self, signs: Tensor) -> Tensor:
-        """x patch · r, shape (B · groups, m, positions).
+        """Every patch of x times r, shape (B · groups, m, positions).
 
         It is a convolution with kernels r and the examples as groups.
         """
         pads = self.geometry.pads()
-        padded = functional.pad(self.inputs, pads) if any(pads) else self.inputs
+        padded = self.inputs
+        if any(pads):
+            padded = functional.pad(padded, pads)
         kernels = signs.reshape(-1, self.width, *self.geometry.kernel)
         convolve = CONV[len(self.out)]
         projected = convolve(
@@ -115,33 +131,46 @@ class Patches(Contribution):
     def _spread_back(self, projected: Tensor) -> Tensor:
         """Σ_p v[p] x[c, p·stride + k·dilation] for v of shape (B · groups, m, positions).
 
-        Not the wide input is unfolded but the thin v: it is laid out on the input's grid once for
-        every kernel position, which makes all of it one product with the input.
+        The thin v is unfolded, not the wide input. It is laid out on the input's grid once for
+        every kernel position, so that a single product with the input gives the whole sum.
         """
-        kernel, stride, dilation, before, _, _ = self.geometry
+        kernel = self.geometry.kernel
         count, sketches, _ = projected.shape
         space = self.inputs.shape[2:]
-        spaced = [(n - 1) * s + 1 for n, s in zip(self.out, stride, strict=True)]
-        grid = projected.new_zeros(count, sketches, *spaced)
-        here: list[Any] = [..., *(slice(None, None, s) for s in stride)]
-        grid[tuple(here)] = projected.view(count, sketches, *self.out)
-        pads: list[int] = []
-        for n, size, k, d, pad in zip(space, grid.shape[2:], kernel, dilation, before, strict=True):
-            reach = (k - 1) * d
-            # negative where outputs see nothing but padding: cut off
-            pads = [reach - pad, n + pad - size, *pads]
+        grid = self._on_input_grid(projected)
         ones = (1,) * len(space)
-        grid = functional.pad(grid, pads)
-        spread = windows(grid, kernel, dilation, tuple(space), ones)  # (N, m, *kernel, *space)
-        spread = spread.reshape(count, -1, torch.Size(space).numel())
-        sketch = torch.bmm(spread, self.inputs.reshape(count, self.width, -1).transpose(1, 2))
-        # the grid is walked against the kernel; turned around, so that all uses of the weight agree
-        turned = [2 + dim for dim in range(len(kernel))]
-        sketch = sketch.view(count, sketches, *kernel, self.width).flip(turned)
+        # (N, m, *kernel, *space)
+        spread = windows(grid, kernel, self.geometry.dilation, tuple(space), ones)
+        spread = spread.reshape(count, -1, space.numel())
+        inputs = self.inputs.reshape(count, self.width, -1)
+        sketch = torch.bmm(spread, inputs.transpose(1, 2))
+        # the windows run against the kernel: flipped, so that all uses of the weight agree
+        kernel_dims = tuple(range(2, 2 + len(kernel)))
+        sketch = sketch.view(count, sketches, *kernel, self.width).flip(kernel_dims)
         return sketch.movedim(-1, 2).reshape(count, sketches, -1)
 
+    def _on_input_grid(self, projected: Tensor) -> Tensor:
+        """v spread over the positions of the input, with margins for the kernel's reach."""
+        kernel, stride, dilation, before, _, _ = self.geometry
+        count, sketches, _ = projected.shape
+        sizes: list[int] = []
+        strided: list[Any] = [...]
+        pads: list[int] = []  # last dimension first
+        space = self.inputs.shape[2:]
+        for dim, needed in enumerate(space):
+            size = (self.out[dim] - 1) * stride[dim] + 1
+            sizes.append(size)
+            strided.append(slice(None, None, stride[dim]))
+            first = (kernel[dim] - 1) * dilation[dim] - before[dim]
+            # negative where outputs see nothing but padding: cut off
+            last = needed + before[dim] - size
+            pads = [first, last, *pads]
+        grid = projected.new_zeros(count, sketches, *sizes)
+        grid[tuple(strided)] = projected.view(count, sketches, *self.out)
+        return functional.pad(grid, pads)
+
     def exact_is_cheap(self, sketches: int) -> bool:
-        """With as few output positions as there are sketches."""
+        """Where there are no more output positions than sketches."""
         return torch.Size(self.out).numel() <= sketches
 
     def _unfolded(self, rows: slice) -> Outer:
@@ -154,7 +183,7 @@ class Patches(Contribution):
         return Outer(grad.transpose(1, 2), patches.transpose(1, 2))
 
     def norms(self) -> list[Tensor]:
-        """Those of the unfolded problem, some examples at a time."""
+        """Norms of the unfolded problem, some examples at a time."""
         size = self.groups * self.cols * torch.Size(self.out).numel()
         found: list[Tensor] = []
         for rows in slices(self.examples, size):

@@ -1,4 +1,4 @@
-"""In which precision products of gradients and inputs are taken."""
+"""The precision in which products of gradients and inputs are taken."""
 
 import math
 
@@ -10,27 +10,32 @@ SUMS_HALF_IN_FLOAT = {"cuda"}  # devices
 
 
 def working(tensor: Tensor) -> Tensor:
-    """The tensor in the precision in which sums are taken: fp64 stays, everything else is fp32."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+    """The tensor in the precision of sums: fp64 stays as it is, everything else becomes fp32."""
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.float()
 
 
 def factors(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Tensors in one precision for large products.
 
-    That is their own where the device sums half precision in fp32, else the working one.
+    It is their own precision if the device sums half precision in fp32, else the working precision.
     """
-    kinds = {tensor.dtype for tensor in tensors}
-    if len(kinds) == 1 and kinds <= HALF and tensors[0].device.type in SUMS_HALF_IN_FLOAT:
+    dtypes = {tensor.dtype for tensor in tensors}
+    if len(dtypes) == 1 and dtypes <= HALF and tensors[0].device.type in SUMS_HALF_IN_FLOAT:
         return tensors
-    return tuple(working(tensor) for tensor in tensors)
+    return tuple(map(working, tensors))
 
 
 def shrinkage(signs: int, factor: Tensor) -> float:
-    """A power of two for the signs, 1 but in half precision.
+    """A power of two to multiply the signs by, which is 1 except in half precision.
 
-    With it a sketch is no larger than the gradient that it stands for.
+    It keeps a sketch no larger than the gradient that it stands for.
     """
-    return 2.0 ** -round(math.log2(signs) / 2) if factor.dtype in HALF else 1.0
+    if factor.dtype not in HALF:
+        return 1.0
+    half_exponent = round(math.log2(signs) / 2)
+    return 2.0**-half_exponent
 
 
 def row_norms(matrix: Tensor) -> Tensor:

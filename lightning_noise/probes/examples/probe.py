@@ -1,7 +1,7 @@
 """Every example of a step is a group: the probe for one device without accumulation."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -34,33 +34,35 @@ ONE_EXAMPLE = Reason(
 class Examples(Probe):
     """Probe whose groups are the single examples of a step: on one device without accumulation.
 
-    It has the lowest variance of all probes. Hooks on the layers give the squared norm of every
-    example's own gradient without building it: random signs project it, one thin product more than
-    the layer's backward pass has anyway. The norms are unbiased, a gradient with one position or
-    few numbers is exact, and so is everything with ``exact=True`` (at 20 to 45 % of a step instead
-    of a few).
+    It has the lowest variance of all probes. Hooks on the layers give the squared norm of the
+    gradient of every example without building it. Random signs project the gradient, at the cost of
+    one thin product in addition to the backward pass of the layer. The norms are unbiased. Those of
+    gradients with one position or few elements are exact. With ``exact=True`` all norms are exact,
+    at 20 to 45 % of a step instead of a few.
 
-    What must hold: the examples lie along dimension 0 of what the layers get and give, and every
-    layer has a rule (:func:`~lightning_noise.probes.examples.registry.register_rule`). At the first
-    measured step and every 1000th the probe compares the sum over the examples with the gradient.
-    Parameters for which they differ (weight penalties, functional use of a weight), whose layer has
-    no rule, or was called without the batch along dimension 0, are left out of both norms and named
-    in :attr:`coverage`. The step in which one is found gives no row.
+    The examples must lie along dimension 0 of the inputs and outputs of layers, and every layer
+    needs a rule (:func:`~lightning_noise.probes.examples.registry.register_rule`). At the first
+    measured step and every 1000th, the probe compares the sum over the examples with the gradient.
+    It leaves a parameter out of both norms, and names it in :attr:`coverage`, if the two differ
+    (weight penalties, functional use of a weight), if its layer has no rule, or if its layer was
+    called without the batch along dimension 0. A step in which such a parameter is found gives no
+    row.
 
-    In the same steps the probe follows derivatives through the graph of the loss, where it is given
-    the loss (:meth:`watch_loss`). A model or a loss that mixes the examples of a batch is refused.
+    In the same steps the probe follows derivatives through the graph of the loss, provided that it
+    is given the loss (:meth:`watch_loss`). It refuses a model or a loss that mixes the examples of
+    a batch.
 
     Args:
-        exact: takes exact norms, the cheaper of building gradients and Gram matrices, instead of
-            sketches.
-        sketches: m independent sketches of a gradient; their noise falls as 1/m, their cost grows
-            as m.
-        min_coverage: least share of the parameters, and of the squared gradient norm, that must be
-            covered.
+        exact: whether to take exact norms instead of sketches. They come from per-example gradients
+            or Gram matrices, whichever is cheaper.
+        sketches: m, the number of independent sketches of a gradient. Their noise falls as 1/m, and
+            their cost grows as m.
+        min_coverage: smallest share of the parameters, and of the squared gradient norm, that must
+            be covered.
 
     Attributes:
-        step_index: index of the optimizer step, which seeds the signs. It counts by itself; a host
-            sets it by :meth:`starts` for signs that do not depend on what was measured before
+        step_index: index of the optimizer step, which seeds the signs. The probe counts it; a host
+            sets it with :meth:`starts`, so that the signs do not depend on what was measured before
             (resuming, ``every_n_steps``).
 
     Raises:
@@ -90,21 +92,17 @@ class Examples(Probe):
         self._attached: Attachment | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "exact": self.exact,
-            "sketches": self.sketches,
-            "min_coverage": self.min_coverage,
-        }
+        return {"exact": self.exact, "sketches": self.sketches, "min_coverage": self.min_coverage}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # hooks and tensors belong to one process and one fit
         self.__init__(**state)  # type: ignore[misc]  # as if built anew
 
     def bind(self, module: nn.Module, *, seed: int = 0, rank: int = 0) -> None:
-        """Names the model whose layers own the parameters; forgets what an earlier one has shown.
+        """Sets the model whose layers own the parameters, and forgets all about an earlier one.
 
         Raises:
-            TypeError: not a module.
+            TypeError: ``module`` is not a module.
             UnsupportedModelError: BatchNorm in train mode ties the examples together.
         """
         if not isinstance(module, nn.Module):
@@ -116,9 +114,12 @@ class Examples(Probe):
         self._model = Model(module, self.min_coverage, seed, rank)
 
     def offer(
-        self, setup: Setup, model: nn.Module | None, parameters: Mapping[str, Parameter]
+        self,
+        setup: Setup,
+        model: nn.Module | None,
+        parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
-        """Needs a model whose layers it knows; without ``model``, the one that was bound."""
+        """Needs a model whose layers have rules: ``model``, or else the one that was bound."""
         try:
             if model is not None:
                 self.bind(model, seed=setup.seed, rank=setup.rank)
@@ -130,18 +131,20 @@ class Examples(Probe):
             return Offer("1 rank and manual optimization, so single examples are the groups")
         if setup.ranks * setup.accumulation <= 1:
             return Offer("1 rank and no accumulation, so single examples are the groups")
-        return Offer("single examples are the groups, as asked for")
+        return Offer("single examples are the groups, as requested")
 
     def accepts(self, rows: int | None, setup: Setup) -> Reason | None:
         """Needs two examples."""
-        return ONE_EXAMPLE if rows == 1 else None
+        if rows == 1:
+            return ONE_EXAMPLE
+        return None
 
     def survey(self, parameters: Mapping[str, Parameter]) -> Coverage:
         """Which share of ``parameters`` the rules cover, before anything has run.
 
         Raises:
             RuntimeError: no module was bound.
-            CoverageError: less than ``min_coverage``.
+            CoverageError: the share is less than ``min_coverage``.
             UnsupportedModelError: see :meth:`bind`.
         """
         scope = self._bound().scope
@@ -150,33 +153,26 @@ class Examples(Probe):
             raise scope.refusal
         return scope.coverage  # type: ignore[return-value]  # the survey sets it
 
+    @contextmanager
     def attach(
         self,
         parameters: Mapping[str, Parameter],
         keys: Mapping[Key, Sequence[str]],
         context: Context = Context(),
-    ) -> AbstractContextManager[None]:
+    ) -> Iterator[None]:
         """Hooks the layers that own ``parameters``, for the duration of the context.
 
         Args:
             parameters: to watch, by name.
-            keys: for each number wanted, the names of the parameters it is summed over.
-            context: of the run; with ``replicas``, rows are this replica's part in the step's.
+            keys: for each noise scale, the names of the parameters that it is summed over.
+            context: of the run. With ``replicas``, a row is the part of this replica in the row of
+                the step.
 
         Raises:
-            RuntimeError, CoverageError, UnsupportedModelError: as :meth:`survey`, at the first
-                time. Later, in mid-run, where layers were unfrozen or set to train mode since,
-                :meth:`row` is ``None`` and :meth:`fault` gives the reason.
+            RuntimeError, CoverageError, UnsupportedModelError: as :meth:`survey`, the first time.
+                In the middle of a run, after layers were unfrozen or set to train mode, :meth:`row`
+                returns ``None`` instead and :meth:`fault` gives the reason.
         """
-        return self._watching(parameters, keys, context.replicas)
-
-    @contextmanager
-    def _watching(
-        self,
-        parameters: Mapping[str, Parameter],
-        keys: Mapping[Key, Sequence[str]],
-        replicas: int,
-    ) -> Iterator[None]:
         model = self._bound()
         inventory = model.scope.survey(parameters)
         if model.scope.refusal is not None and not model.begun:
@@ -189,7 +185,7 @@ class Examples(Probe):
             sketches=self.sketches,
             several=model.several,
         )
-        attachment = Attachment(model, watch, keys, replicas)
+        attachment = Attachment(model, watch, keys, context.replicas)
         self._attached = attachment
         try:
             with attachment.open():
@@ -206,33 +202,43 @@ class Examples(Probe):
     @property
     def coverage(self) -> Coverage | None:
         """What is covered; ``None`` before the first :meth:`attach` or :meth:`survey`."""
-        return None if self._model is None else self._model.scope.coverage
+        if self._model is None:
+            return None
+        return self._model.scope.coverage
 
     @property
     def refusal(self) -> UnsupportedModelError | None:
-        """Why no step can be used as things stand.
+        """Why currently no step can be used.
 
-        A host should raise it after the first measured step, on all ranks alike.
+        A host should raise it after the first measured step, on all ranks.
         """
-        return None if self._model is None else self._model.refusal
+        if self._model is None:
+            return None
+        return self._model.refusal
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """What of the check on mixing could not be made, and why; empty where all of it was."""
-        return () if self._model is None else self._model.checks.unchecked
+        """The parts of the check on mixing that could not be made, and why."""
+        if self._model is None:
+            return ()
+        return self._model.checks.unchecked
 
     @property
     def doubtful(self) -> list[str]:
         """Layers that always had as many positions as examples."""
-        return [] if self._model is None else self._model.doubtful
+        if self._model is None:
+            return []
+        return self._model.doubtful
 
     def remarks(self) -> list[str]:
-        """What a user should know about the number: one line per kind of reason for doubt."""
+        """What a user should know about the estimate: one line per kind of reason for doubt."""
         return remarks_on(self.doubtful, self.unchecked, self.coverage)
 
     def fault(self) -> str | None:
         """What spoiled the latest step, if anything did."""
-        return None if self._model is None else self._model.last_fault
+        if self._model is None:
+            return None
+        return self._model.last_fault
 
     def starts(self, step: int) -> None:
         """The optimizer step of this index begins."""
@@ -241,13 +247,13 @@ class Examples(Probe):
     def listen(self) -> None:
         """The forward pass of a micro-batch is about to begin.
 
-        A host whose ``begin`` comes after it must call this before.
+        A host that calls :meth:`begin` after the forward pass must call this before it.
         """
         if self._attached is not None:
             self._attached.listen()
 
     def rest(self) -> None:
-        """No pass is under way: removes the hooks on layers until the next one begins."""
+        """No pass is in progress: removes the hooks on layers until the next one begins."""
         if self._attached is not None:
             self._attached.rest()
 
@@ -256,7 +262,7 @@ class Examples(Probe):
 
         Args:
             size: of the micro-batch, in what the host counts.
-            weight: on its loss.
+            weight: what its loss was multiplied by.
             examples: along dimension 0, where ``size`` counts something else (tokens).
         """
         if self._attached is not None:
@@ -264,7 +270,7 @@ class Examples(Probe):
             self._attached.begin(begun, self.step_index)
 
     def watch_loss(self, loss: Tensor) -> None:
-        """The loss of the micro-batch that was begun, before its backward pass; the graph stays."""
+        """Shows the loss of the open micro-batch before its backward pass; its graph is kept."""
         if self._attached is not None:
             self._attached.watch_loss(loss, self.step_index)
 
@@ -274,7 +280,7 @@ class Examples(Probe):
             self._attached.end()
 
     def row(self) -> Tensor | None:
-        """Moments of the step by key, shape (keys, 4), and a fresh start for the next.
+        """Returns the moments of the step by key, shape (keys, 4), and forgets the step.
 
         ``None`` where nothing was seen or too little is covered.
         """
@@ -282,9 +288,11 @@ class Examples(Probe):
         if self._attached is None:
             return None
         row = self._attached.row()
-        return row if self.fault() is None else None
+        if self.fault() is not None:
+            return None
+        return row
 
     def discard(self) -> None:
-        """Forgets the step in progress and what it has shown; calls noted so far still count."""
+        """Forgets the step in progress and what it has shown. Calls noted so far still count."""
         if self._attached is not None:
             self._attached.discard()

@@ -1,4 +1,4 @@
-"""Parts of a model that forbid or hide per-example gradients."""
+"""Parts of a model that rule out or hide per-example gradients."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,54 +17,60 @@ def uses_batch_statistics(module: nn.Module) -> bool:
 def coupled_examples(module: nn.Module) -> UnsupportedModelError | None:
     """The refusal of a model in which BatchNorm uses the statistics of the batch.
 
-    Then no example has a gradient of its own.
+    Then a single example has no gradient.
     """
-    parts = [(name, part) for name, part in module.named_modules() if uses_batch_statistics(part)]
-    if not parts:
+    names: list[str] = []
+    for name, part in module.named_modules():
+        if uses_batch_statistics(part):
+            names.append(name or type(part).__name__)
+    if not names:
         return None
-    names = listed([name or type(part).__name__ for name, part in parts])
     return UnsupportedModelError(
-        f"BatchNorm in train mode ties the examples of a batch together ({names}), so single "
-        "examples have no gradients of their own",
+        f"BatchNorm in train mode ties the examples of a batch together ({listed(names)}), so "
+        "single examples have no gradients of their own",
         otherwise="Or use GroupNorm or LayerNorm, or put these layers into eval mode.",
     )
 
 
 def mixed_examples(layers: Sequence[str], loss: bool) -> UnsupportedModelError | None:
-    """The refusal of a model or a loss that mixes the examples of a batch; ``None``: none does.
+    """The refusal of a model or a loss that mixes the examples of a batch; ``None`` if none does.
 
     Args:
         layers: those whose output for one example reaches others further on, the last first.
         loss: whether the loss couples the examples.
     """
     if layers:
-        layer = f"layer {layers[0]!r}" if layers[0] else "the model itself"
+        name = layers[0]
+        layer = "the model itself"
+        if name:
+            layer = f"layer {name!r}"
         return UnsupportedModelError(
             f"the model mixes the examples of a batch: what {layer} gives for one example reaches "
             "the outputs of others, so single examples have no gradients of their own",
-            otherwise="Where the batch lies along dimension 1 (time first), put it along dimension "
-            "0 of what layers get. Where the rows of that layer are not examples but as many by "
-            "chance (positions), use another batch size.",
+            otherwise="If the batch lies along dimension 1 (time first), put it along dimension 0 "
+            "of the inputs of layers. If the rows of that layer are positions, and only by chance "
+            "as many as examples, use another batch size.",
         )
     if loss:
         return UnsupportedModelError(
             "the loss couples the examples of a batch (as an in-batch contrastive loss does), so "
             "single examples have no gradients of their own",
-            otherwise="The number then holds for micro-batches of that size.",
+            otherwise="The estimate then holds for micro-batches of that size.",
         )
     return None
 
 
 def compiled_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """All modules that run inside ``torch.compile``, however it was asked for.
+    """All modules that run inside ``torch.compile``, in whatever way it was requested.
 
     Hooks that are added later either do not fire there or break the graph, and every attachment
-    compiles it anew.
+    would compile it again.
     """
     for part in module.modules():
-        # What torch.compile(module) returns: the class has no public name, and its import takes
+        # The class of what torch.compile(module) returns has no public name, and importing it takes
         # seconds.
-        whole = type(part).__name__ == "OptimizedModule"
+        wrapped = type(part).__name__ == "OptimizedModule"
         in_place = getattr(part, "_compiled_call_impl", None) is not None
-        if whole or in_place or hasattr(part.forward, "_torchdynamo_orig_callable"):
+        forward_alone = hasattr(part.forward, "_torchdynamo_orig_callable")
+        if wrapped or in_place or forward_alone:
             yield from part.modules()

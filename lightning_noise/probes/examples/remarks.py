@@ -1,4 +1,4 @@
-"""What a user should know about a number from single examples, in words."""
+"""What a user should know about an estimate from single examples, in words."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ def remarks_on(
     unchecked: Sequence[str],
     coverage: Coverage | None,
 ) -> list[str]:
-    """One line per kind of reason for doubt; none where all was seen and checked.
+    """One line per kind of reason for doubt; none if everything was seen and checked.
 
     Args:
         doubtful: layers that always had as many positions as examples.
@@ -19,16 +19,19 @@ def remarks_on(
     """
     found: list[str] = []
     if doubtful:
+        layers = listed(list(doubtful))
         found.append(
-            f"layers with as many positions as the batch has examples ({listed(list(doubtful))}): "
-            "right if the batch is dimension 0 of what they get, wrong without a sign if it is "
+            f"layers with as many positions as the batch has examples ({layers}): the estimate is "
+            "right if the batch is dimension 0 of their inputs, and silently wrong if it is "
             "dimension 1"
         )
     if unchecked:
-        what = f"not checked whether the examples of a batch mix ({'; '.join(unchecked)})"
-        found.append(f"{what}: if they do, the number is wrong")
+        reasons = "; ".join(unchecked)
+        found.append(
+            f"not checked whether the examples of a batch mix ({reasons}): if they do, the "
+            "estimate is wrong"
+        )
     if coverage is not None and coverage.missing:
-        groups = by_cause(coverage.missing)
-        found.append(f"the number covers {coverage.shares}")
-        found += [f"left out: {group.names} ({group.reason})" for group in groups]
+        found.append(f"the estimate covers {coverage.shares}")
+        found += [f"left out: {group.brief}" for group in by_cause(coverage.missing)]
     return found

@@ -1,4 +1,4 @@
-"""What a rule declares: an operation on watched parameters, whatever calls it."""
+"""What a rule declares about an operation on watched parameters, whatever calls it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,19 +16,19 @@ RuleFunction = Callable[[Any, tuple[Tensor, ...], Tensor], Parts]
 class Rule(ABC):
     """An operation with its arguments, and how the gradients of single examples follow from it.
 
-    A rule knows no module. It is given the *operands* that are watched, by the names that the
-    operation has for them ("weight", "bias"), the tensors of examples that the operation was called
-    with, and the gradient at its output, all with the examples along dimension 0. What else the
-    operation depends on (a stride, an epsilon) is an argument that an instance holds; :meth:`read`
-    takes it from a module. Only :meth:`contributions` must be given.
+    A rule knows no module. It is given the watched *operands*, by the names that the operation has
+    for them ("weight", "bias"). It is also given the tensors of examples that the operation was
+    called with and the gradient at its output, all with the examples along dimension 0. Whatever
+    else the operation depends on (a stride, an epsilon) is an argument that an instance holds;
+    :meth:`read` takes it from a module. Only :meth:`contributions` must be defined.
 
     Attributes:
         op: what messages call the operation.
-        parameters: names of the operands that the rule serves; ``None``: all that it is given.
-        without_inputs: operands whose gradients need no inputs; where these alone are watched, the
-            inputs are not kept.
+        parameters: names of the operands that the rule serves; ``None`` for all of them.
+        without_inputs: operands whose gradients need no inputs. If only these are watched, inputs
+            are not kept.
         lowered: whether autocast runs the operation in half precision.
-        positions_first: whether dimension 1 of the output holds positions, where there are any.
+        positions_first: whether dimension 1 of the output holds positions, if it has any.
     """
 
     op: ClassVar[str] = "operation of a user"
@@ -38,25 +38,25 @@ class Rule(ABC):
     positions_first: bool = False
 
     def read(self, module: nn.Module) -> "Rule":
-        """This rule with its arguments as they are in ``module``; itself where it has none.
+        """This rule with the arguments of ``module``, or itself if it has none.
 
-        It is read at every call of the module, as arguments may change between calls.
+        It is read at every call of the module, because arguments may change between calls.
         """
         return self
 
     def refuses(self) -> str | None:
-        """Why the operation with these arguments has no per-example gradients, if it has none."""
+        """Why the operation with these arguments has no per-example gradients, or ``None``."""
         return None
 
     def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:
-        """Sketches of one operand's gradient, the preferred one first; without any it is built."""
+        """Sketches of an operand's gradient, the preferred one first. Without any it is built."""
         return ()
 
     def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
-        """Why what lay along dimension 0 of a call may not have been examples, if it may not.
+        """Why the rows along dimension 0 of a call may not be examples, or ``None``.
 
-        It is asked in the self-check, unless the check on mixing has shown that no row of the
-        output reaches another example.
+        The self-check asks for it, unless the check on mixing has shown that no row of the output
+        reaches another example.
         """
         return None
 
@@ -71,18 +71,18 @@ class Rule(ABC):
 
         Args:
             operands: those that are watched.
-            inputs: tensors that the call was given; empty where :attr:`without_inputs` holds all
+            inputs: tensors that the call was given; empty if :attr:`without_inputs` contains all
                 ``operands``.
-            grad: gradient at the call's output.
+            grad: gradient at the output of the call.
 
         Returns:
-            Per operand gradients of shape (B, \\*operand.shape), or a
+            For every operand, gradients of shape (B, \\*operand.shape) or a
             :class:`~lightning_noise.probes.examples.contribution.Contribution`.
         """
 
 
 class FunctionRule(Rule):
-    """A user's function of the module, the inputs and the gradient at the output."""
+    """A rule from a user's function of the module, the inputs and the gradient at the output."""
 
     def __init__(
         self,
@@ -104,5 +104,5 @@ class FunctionRule(Rule):
         inputs: tuple[Tensor, ...],
         grad: Tensor,
     ) -> Parts:
-        """What the function returns."""
+        """Returns what the function returns."""
         return self._function(self._module, inputs, grad)

@@ -1,9 +1,9 @@
-"""Which parameters of a model are covered, by all that has been found out since it was bound."""
+"""Which parameters of a model are covered, by all that is known since it was bound."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.probes.examples.coverage import (
@@ -17,10 +17,11 @@ from lightning_noise.probes.examples.errors import CoverageError, UnsupportedMod
 from lightning_noise.probes.examples.inventory import Inventory, take_inventory
 from lightning_noise.probes.examples.refusals import coupled_examples
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
+from lightning_noise.probes.trained import trained
 
 
 class Scope:
-    """What of a model is seen.
+    """The part of a model that is seen.
 
     Args:
         module: the model.
@@ -28,8 +29,8 @@ class Scope:
 
     Attributes:
         coverage: ``None`` before the first :meth:`survey`.
-        parameters: the watched ones that are trained.
-        covered: those of them whose per-example gradients are seen.
+        parameters: the watched parameters that are trained.
+        covered: those whose per-example gradients are seen.
     """
 
     def __init__(self, module: nn.Module, min_coverage: float) -> None:
@@ -39,62 +40,82 @@ class Scope:
         self._module = module
         self._min_coverage = min_coverage
         self._uncovered: dict[str, Cause] = {}
-        self._dropped: dict[str, Cause] = {}  # those of them that were found in a step
+        self._dropped: dict[str, Cause] = {}  # uncovered, as a step has shown
         self._coupled: UnsupportedModelError | None = None
         self._lacking: CoverageError | None = None
 
     @property
     def refusal(self) -> UnsupportedModelError | None:
-        """Why the model cannot be measured as things stand."""
+        """Why the model currently cannot be measured."""
         return self._coupled or self._lacking
 
     def survey(self, parameters: Mapping[str, Parameter]) -> Inventory:
-        """Looks through the model's layers; what was found out in earlier steps stays."""
-        known = self.parameters.keys() == parameters.keys()
-        trained = {name: p for name, p in parameters.items() if p.requires_grad}
-        inventory = take_inventory(self._module, trained, self._dropped)
-        self.parameters = trained
+        """Goes through the layers of the model. What earlier steps have shown is kept."""
+        grad_sq = None
+        if self.parameters.keys() == parameters.keys():
+            grad_sq = self._grad_sq
+        watched = trained(parameters)
+        inventory = take_inventory(self._module, watched, self._dropped)
+        self.parameters = watched
         self._uncovered = inventory.uncovered
-        self._state(self._grad_sq if known else None)
+        self._update(grad_sq)
         self._coupled = coupled_examples(self._module)
         return inventory
 
     def drop(self, causes: Mapping[str, Cause]) -> list[Group]:
-        """Leaves parameters out from now on, which it returns by cause."""
+        """Leaves parameters out from now on, and returns them grouped by cause."""
         self._dropped |= causes
         self._uncovered = {**self._uncovered, **causes}
-        self._state(self._grad_sq)
+        self._update(self._grad_sq)
         return by_cause(self._missing(causes))
 
     def weigh(self) -> None:
         """Measures the covered share of |ḡ|² from ``.grad``. Waits for the device."""
-        seen = _squared_norm(self.covered)
-        whole = seen + _squared_norm({name: self.parameters[name] for name in self._uncovered})
-        self._state(seen / whole if whole > 0 else None)
+        seen = _squared_norm(self.covered.values())
+        missing = map(self.parameters.__getitem__, self._uncovered)
+        total = seen + _squared_norm(missing)
+        share = None
+        if total > 0:
+            share = seen / total
+        self._update(share)
 
     @property
     def _grad_sq(self) -> float | None:
-        return None if self.coverage is None else self.coverage.grad_sq
+        if self.coverage is None:
+            return None
+        return self.coverage.grad_sq
 
-    def _state(self, grad_sq: float | None) -> None:
-        """States what is covered, and whether that is enough."""
+    def _update(self, grad_sq: float | None) -> None:
+        """Updates what is covered, and whether that is enough."""
+        self.covered = {}
+        covered_numbers = 0
+        missing_numbers = 0
+        for name, parameter in self.parameters.items():
+            if name in self._uncovered:
+                missing_numbers += parameter.numel()
+            else:
+                covered_numbers += parameter.numel()
+                self.covered[name] = parameter
+        total = covered_numbers + missing_numbers
+        share = 1 - missing_numbers / max(1, total)
         missing = self._missing(self._uncovered)
-        seen = self.parameters.keys() - self._uncovered.keys()
-        self.covered = {name: p for name, p in self.parameters.items() if name in seen}
-        whole = sum(parameter.numel() for parameter in self.parameters.values())
-        share = 1 - sum(part.numbers for part in missing) / max(1, whole)
         self.coverage = Coverage(share, grad_sq, tuple(missing))
-        some = len(missing) < len(self.parameters)
-        enough = some and self.coverage.least >= self._min_coverage
-        self._lacking = None if enough else CoverageError(self.coverage, self._min_coverage)
+        enough = bool(self.covered) and self.coverage.least >= self._min_coverage
+        self._lacking = None
+        if not enough:
+            self._lacking = CoverageError(self.coverage, self._min_coverage)
 
     def _missing(self, causes: Mapping[str, Cause]) -> list[Missing]:
         sizes = self.parameters
         return [Missing(name, sizes[name].numel(), cause) for name, cause in causes.items()]
 
 
-def _squared_norm(parameters: Mapping[str, Parameter]) -> float:
-    grads = [p.grad for p in parameters.values() if p.grad is not None]
-    device = grads[0].device if grads else torch.device("cpu")
-    norms = [norm for grad in grads for norm in chunk_norms(grad)]
+def _squared_norm(parameters: Iterable[Parameter]) -> float:
+    """Of the gradients of ``parameters``, where they have one."""
+    device = torch.device("cpu")
+    norms: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.grad is not None:
+            device = parameter.grad.device
+            norms += chunk_norms(parameter.grad)
     return float(sum_of_squares(norms, device))

@@ -1,6 +1,6 @@
-"""Does the sum of the per-example gradients give the gradient?
+"""Is the sum of the per-example gradients the gradient?
 
-Whatever is outside of the layers' calls shows here.
+Every use of a parameter outside the calls of its layers shows here.
 """
 
 import math
@@ -19,8 +19,8 @@ from lightning_noise.probes.norms import as_dense, squared_norm
 
 TOLERANCE = 1e-4  # of the parameter's own gradient, in single precision
 ROUNDING = 4  # units of the coarsest precision in which a gradient was computed
-# Of the tolerance: a difference so small against the WHOLE gradient is rounding, as in the bias of
-# a key.
+# Of the tolerance: a difference this small relative to the gradient of all parameters is rounding,
+# as in the bias of the keys of attention.
 NEGLIGIBLE = 0.1
 NOT_THE_SUM = (
     "its gradient is not the sum over the examples that its layers saw, as it is used elsewhere "
@@ -32,14 +32,15 @@ UNSEEN = "no call of its layer was seen, as a function uses it or forward was ca
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """a − b, where either may be sparse; sparse if both are."""
     if a.layout != b.layout:
-        a, b = as_dense(a), as_dense(b)
+        a = as_dense(a)
+        b = as_dense(b)
     return a - b
 
 
 class SelfCheck:
-    """Compares, per covered parameter, the gradient that arrives with what the hooks saw.
+    """Compares the gradient of every covered parameter with what the hooks saw.
 
-    It may go on over several passes.
+    It may extend over several backward passes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -53,7 +54,7 @@ class SelfCheck:
 
     @contextmanager
     def attach(self, parameters: Mapping[str, Parameter]) -> Iterator[None]:
-        """Hooks the parameters: the hook of one gets this backward pass's own gradient."""
+        """Hooks the parameters: a hook gets the gradient of one backward pass alone."""
         with ExitStack() as stack:
             for name, parameter in parameters.items():
                 hook = parameter.register_hook(self._hook(name))
@@ -67,28 +68,36 @@ class SelfCheck:
 
         return see
 
-    def add(self, name: str, total: Tensor, dtypes: Iterable[torch.dtype]) -> None:
-        """Notes the sum over examples of one use."""
+    def add(
+        self,
+        name: str,
+        total: Tensor,
+        dtypes: Iterable[torch.dtype],
+    ) -> None:
+        """Notes the sum over the examples for one use of a parameter."""
         before = self._totals.get(name)
-        self._totals[name] = total if before is None else before + total
+        if before is not None:
+            total = before + total
+        self._totals[name] = total
         for dtype in dtypes:
             self._coarsen(name, dtype)
         self._called.add(name)
 
     def _coarsen(self, name: str, dtype: torch.dtype) -> None:
-        self._coarsest[name] = max(self._coarsest[name], torch.finfo(dtype).eps)
+        eps = torch.finfo(dtype).eps
+        self._coarsest[name] = max(self._coarsest[name], eps)
 
     def _compare(self, name: str, grad: Tensor | None) -> None:
-        """Gradients that come in parts (reentrant checkpointing) follow their uses part by part."""
-        total = self._totals.pop(name, None)
+        """Notes how far a gradient is from the sum of its uses so far.
+
+        A gradient that comes in parts (reentrant checkpointing) follows its uses part by part.
+        """
+        residual = self._totals.pop(name, None)
         if grad is not None:
             self._coarsen(name, grad.dtype)
             grad = working(grad)
             self._seen[name].append(squared_norm(grad))
-        if total is not None and grad is not None:
-            residual: Tensor | None = difference(total, grad)
-        else:
-            residual = grad if total is None else total
+            residual = grad if residual is None else difference(residual, grad)
         if residual is not None:
             self._residual[name].append(squared_norm(residual))
 
@@ -97,15 +106,18 @@ class SelfCheck:
         self._open = True
 
     def end(self) -> None:
-        """It is over. What was seen of parameters whose gradient never came is a difference too."""
+        """The backward pass is over.
+
+        What was seen of parameters whose gradient never came is a difference too.
+        """
         self._open = False
         for name in list(self._totals):
             self._compare(name, None)
 
     def verdict(self) -> dict[str, Cause] | None:
-        """Why parameters are left out whose gradient is not the sum of what was seen.
+        """Parameters to leave out because their gradient is not the sum of what was seen.
 
-        ``None``: what was seen is not finite, so that nothing can be compared. Waits for the
+        ``None`` if what was seen is not finite, so that nothing can be compared. Waits for the
         device.
         """
         names = list(self._residual)
@@ -113,13 +125,14 @@ class SelfCheck:
             return {}
         rows = [self._added(self._residual, names), self._added(self._seen, names)]
         residual, seen = torch.stack(rows).sqrt().tolist()
-        whole = math.hypot(*seen)
-        if not all(map(math.isfinite, (*residual, whole))):
+        of_all = math.hypot(*seen)
+        if not all(map(math.isfinite, (*residual, of_all))):
             return None
         mismatched = {}
         for name, off, own in zip(names, residual, seen, strict=True):
-            tolerance = max(TOLERANCE, ROUNDING * self._coarsest[name])
-            if off > tolerance * own and off > NEGLIGIBLE * tolerance * whole:
+            rounding = ROUNDING * self._coarsest[name]
+            tolerance = max(TOLERANCE, rounding)
+            if off > tolerance * own and off > NEGLIGIBLE * tolerance * of_all:
                 mismatched[name] = self._cause(name, off, own)
         return mismatched
 
@@ -127,7 +140,14 @@ class SelfCheck:
         zero = torch.zeros((), dtype=torch.float64, device=self._device)
         return torch.stack([sum(parts[name], zero) for name in names])
 
-    def _cause(self, name: str, off: float, own: float) -> Cause:
+    def _cause(
+        self,
+        name: str,
+        off: float,
+        own: float,
+    ) -> Cause:
         if name not in self._called:
             return Cause(UNSEEN)
-        return Cause(NOT_THE_SUM, f"off by {off / own:.1%}" if own else "its gradient is zero")
+        if own == 0:
+            return Cause(NOT_THE_SUM, "its gradient is zero")
+        return Cause(NOT_THE_SUM, f"off by {off / own:.1%}")

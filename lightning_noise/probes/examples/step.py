@@ -1,4 +1,4 @@
-"""One optimizer step whose groups are single examples, while its micro-batches come in."""
+"""One optimizer step whose groups are single examples, micro-batch by micro-batch."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Pass(NamedTuple):
 
     Args:
         examples: B_k, seen by the layers.
-        size: what the host counts, mostly the same number.
-        weight: v_k on its loss.
+        size: what the host counts, usually the same number.
+        weight: v_k, what its loss was multiplied by.
     """
 
     examples: int
@@ -29,8 +29,8 @@ class Step:
     Attributes:
         micro_batches: how many have ended.
         open: the one that has begun and not ended.
-        fault: why the step cannot be used, the first reason found.
-        positions: layers whose rows were found to be positions, not examples.
+        fault: the first reason why the step cannot be used.
+        positions: layers whose rows are positions, not examples.
     """
 
     def __init__(self) -> None:
@@ -47,12 +47,13 @@ class Step:
         return bool(self._passes)
 
     def close(self) -> Pass | None:
-        """The micro-batch that was open, which ends."""
-        ended, self.open = self.open, None
+        """Ends the open micro-batch and returns it."""
+        ended = self.open
+        self.open = None
         return ended
 
     def add(self, ended: Pass, seen: PassSeen) -> None:
-        """Takes what was seen of a micro-batch that has ended."""
+        """Adds what was seen of a micro-batch that has ended."""
         self.micro_batches += 1
         self.positions |= seen.positions
         if ended.weight > 0:
@@ -64,23 +65,27 @@ class Step:
         self.fault = self.fault or fault
 
     def row(self, big: Tensor) -> Tensor:
-        """The step's moments, from |Σ c_i|² by key."""
+        """The moments of the step, from |Σ c_i|² by key."""
         return example_row(self._squares, big, self._passes)
 
 
-def example_row(squares: Sequence[Tensor], big: Tensor, passes: Sequence[Pass]) -> Tensor:
+def example_row(
+    squares: Sequence[Tensor],
+    big: Tensor,
+    passes: Sequence[Pass],
+) -> Tensor:
     """Moments by key from the contributions c_i that the examples made to the step's gradient.
 
-    The share of an example is that of its micro-batch's weight, split evenly inside:
-    p_i = v_k / (B_k Σ v). For micro-batches of one size that is 1/N. It says nothing of the tokens
-    of an example: how much it adds beyond its share is its own doing. Where the host counts
-    something else than examples (tokens), an example is a group of mean size b_k = size_k / B_k.
+    The weight of a micro-batch is divided evenly among its examples: the share of an example is
+    p_i = v_k / (B_k Σ v), which is 1/N for micro-batches of one size. The share does not depend on
+    how many tokens an example has. Where the host counts something other than examples (tokens), an
+    example is a group of mean size b_k = size_k / B_k.
 
     Args:
-        squares: Σ_i |c_i|² by key of every micro-batch, fp64 of shape (keys,), the losses
+        squares: Σ_i |c_i|² by key of every micro-batch, fp64 of shape (keys,), from losses
             multiplied by v_k.
-        big: |Σ c_i|² by key, shape (keys,), fp64.
-        passes: the micro-batches; weights above 0.
+        big: |Σ c_i|² by key, fp64 of shape (keys,).
+        passes: the micro-batches, with weights above 0.
 
     Returns:
         fp64 of shape (keys, 4).

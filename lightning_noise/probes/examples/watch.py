@@ -24,17 +24,17 @@ NOTHING_SEEN = "no covered layer was in the backward pass, or it ran before the 
 
 
 class PassSeen(NamedTuple):
-    """What one backward pass gave.
+    """What one backward pass has shown.
 
     Args:
         squares: Σ_i |c_i|² by key, fp64 of shape (keys,).
-        dropped: why parameters were found to have no per-example gradients.
+        dropped: parameters without per-example gradients, and why.
         fault: why the step cannot be used.
         matched: whether any layer had the examples along dimension 0.
-        positions: layers whose rows were found to be positions, not examples.
-        several: parameters that were found to be used more than once.
-        as_long: layers by whether each call had as many positions as examples, so that nobody can
-            tell which is which.
+        positions: layers whose rows are positions, not examples.
+        several: parameters that are used more than once.
+        as_long: by layer, whether each call had as many positions as examples, so that one cannot
+            be told from the other.
     """
 
     squares: Tensor
@@ -52,8 +52,8 @@ class Watch:
     Args:
         inventory: what to hook.
         parameters: all watched parameters.
-        keys: the names each number is summed over.
-        exact: does not sketch.
+        keys: the names that each key is summed over.
+        exact: whether to take exact norms, without sketches.
         sketches: independent sketches per parameter.
         several: parameters known to be used more than once.
     """
@@ -72,7 +72,7 @@ class Watch:
         signs = {name: form.signs for name, form in forms.items() if form is not None}
         self.norms = KeyedNorms(parameters, keys)
         self._dropped: dict[str, Cause] = {}
-        self._shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        self._parameters = dict(parameters)
         self._directions = Directions(signs, sketches, self.norms.device)
         self._ledger = Ledger(
             self.norms,
@@ -90,7 +90,7 @@ class Watch:
         self._examples = examples
         self._check = check
         self._matched = False  # whether a layer had the examples along dimension 0
-        self._strangers: dict[str, Cause] = {}  # parameters of layers that had not
+        self._strangers: dict[str, Cause] = {}  # parameters of layers that did not have them there
         self._strange_sizes: set[int] = set()
         self._new: dict[str, Cause] = {}
         self._fault: str | None = None
@@ -100,7 +100,7 @@ class Watch:
 
     @contextmanager
     def attach(self) -> Iterator[None]:
-        """Keeps the hooks inside the context."""
+        """Keeps the hooks for the duration of the context."""
         with self._listener.attach():
             try:
                 yield
@@ -108,7 +108,7 @@ class Watch:
                 self.cancel()
 
     def listen(self, *, record: bool) -> None:
-        """A forward pass begins; its calls are noted, and recorded for the check on mixing."""
+        """A forward pass begins: notes its calls, and can record them for the check on mixing."""
         self._listener.begin(record=record)
 
     def rest(self) -> None:
@@ -116,7 +116,7 @@ class Watch:
         self._listener.rest()
 
     def begin(self, examples: int, seed: int, check: SelfCheck | None) -> None:
-        """Opens the gate for one backward pass over so many examples."""
+        """Opens the gate for one backward pass over this number of examples."""
         if not self._listener.listening:
             self.listen(record=check is not None)
         self._reset(examples, check)
@@ -125,7 +125,7 @@ class Watch:
         self._open = True
 
     def check_mixing(self, loss: Tensor, seed: int) -> Mixing:
-        """Whether the examples of the micro-batch that was begun mix, by the graph of its loss."""
+        """Checks in the graph of the loss whether the examples of the open micro-batch mix."""
         listener = self._listener
         check = MixingCheck(loss, listener.recorded, self._examples, listener.inspecting, seed)
         found = check.find()
@@ -133,7 +133,7 @@ class Watch:
         return found
 
     def end(self) -> PassSeen:
-        """Closes the gate."""
+        """Closes the gate and returns what the backward pass has shown."""
         self._open = False
         self._listener.end()
         if self._matched:
@@ -163,9 +163,9 @@ class Watch:
     def _nothing_seen(self) -> str:
         if not self._strange_sizes:
             return NOTHING_SEEN
-        wanted = f"the {self._examples} examples of the batch"
+        examples = f"the {self._examples} examples of the batch"
         found = ", ".join(map(str, sorted(self._strange_sizes)))
-        return f"no layer has {wanted} along dimension 0 (found there: {found})"
+        return f"no layer has {examples} along dimension 0 (found there: {found})"
 
     def _drop(self, causes: Mapping[str, Cause]) -> None:
         for name, cause in causes.items():
@@ -174,7 +174,7 @@ class Watch:
 
     def _see(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         """Takes the gradient at the output of one call."""
-        # Gradients are enabled under create_graph=True: a penalty's on the way to the loss.
+        # Gradients are enabled under create_graph=True: this pass computes a penalty in the loss.
         if not self._open or torch.is_grad_enabled():
             return
         if self._dropped or self._new:
@@ -192,15 +192,19 @@ class Watch:
         dropped = self._dropped.keys() | self._new.keys()
         if dropped.isdisjoint(slot.names.values()):
             return slot
-        return slot.only([own for own, name in slot.names.items() if name not in dropped])
+        return slot.without(dropped)
 
     def _belongs(self, slot: Slot, grad: Tensor) -> bool:
-        size = len(grad) if grad.dim() else 1
+        """Whether the examples lie along dimension 0 of a layer's output."""
+        size = 1
+        if grad.dim() > 0:
+            size = len(grad)
         if size == self._examples:
             self._matched = True
             if grad.dim() > 2 and slot.rule.positions_first:
                 as_long = grad.shape[1] == size
-                self._as_long[slot.layer] = as_long and self._as_long.get(slot.layer, True)
+                before = self._as_long.get(slot.layer, True)
+                self._as_long[slot.layer] = as_long and before
             return True
         self._strange_sizes.add(size)
         called = f"its layer was called with {size} along dimension 0"
@@ -211,7 +215,7 @@ class Watch:
     def _add(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         inputs = kept.take()
         if inputs is None:
-            self._fault = "a graph was walked backward twice in one micro-batch (retain_graph=True)"
+            self._fault = "backward went through one graph twice (retain_graph=True)"
             return
         try:
             self._contribute(slot, inputs, grad)
@@ -232,7 +236,9 @@ class Watch:
         dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
         for name, part in parts.items():
             self._check.add(name, part.total(), dtypes)
-        doubt = None if slot.layer in self._cleared else rule.doubts(inputs)
+        if slot.layer in self._cleared:
+            return
+        doubt = rule.doubts(inputs)
         if doubt is not None:
             self._positions.add(slot.layer)
             raise NotPerExample(doubt)
@@ -240,12 +246,15 @@ class Watch:
     def _contribution(self, name: str, given: Tensor | Contribution | None) -> Contribution:
         if isinstance(given, Contribution):
             return given
-        wanted = (self._examples, *self._shapes[name])
-        if given is None or tuple(given.shape) != wanted:
-            found = "nothing" if given is None else f"shape {tuple(given.shape)}"
-            needed = f"where gradients of shape {wanted} are needed"
-            raise NotPerExample(f"its rule gave {found} for {name!r}, {needed}")
-        return Dense(given)
+        needed = (self._examples, *self._parameters[name].shape)
+        if given is None:
+            found = "nothing"
+        elif tuple(given.shape) == needed:
+            return Dense(given)
+        else:
+            found = f"shape {tuple(given.shape)}"
+        where = f"where gradients of shape {needed} are needed"
+        raise NotPerExample(f"its rule gave {found} for {name!r}, {where}")
 
     def _enter(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> None:
         try:
@@ -263,12 +272,16 @@ class Watch:
         names: Mapping[str, str],
         parts: Mapping[str, Contribution],
     ) -> tuple[str, ...]:
+        """Enters a weight and its bias together, and returns their names; none if it did not."""
         for name, part in parts.items():
             if not isinstance(part, Outer) or part.bias is None or part.bias not in names:
                 continue
             bias = names[part.bias]
-            if self._alone(name) and self._alone(bias):
-                return (name, bias) if self._ledger.add_pair(name, bias, part) else ()
+            if not (self._alone(name) and self._alone(bias)):
+                continue
+            if self._ledger.add_pair(name, bias, part):
+                return name, bias
+            return ()
         return ()
 
     def _alone(self, name: str) -> bool:

@@ -110,7 +110,7 @@ def test_sixteen_parameters_of_one_kind_are_one_line() -> None:
     probe.survey(dict(model.named_parameters()))
     assert len(list(model["lstm"].parameters())) == 16
     covered, lstm, norm = probe.remarks()
-    assert covered == "the number covers 92.8% of the parameters"
+    assert covered == "the estimate covers 92.8% of the parameters"
     assert lstm.startswith("left out: lstm.weight_hh_l0, lstm.weight_ih_l1, ")
     assert lstm.endswith(" and 11 more (no rule for LSTM (lstm))")
     assert norm == "left out: norm.weight (no rule for PReLU (norm))"

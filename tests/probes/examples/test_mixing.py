@@ -123,7 +123,7 @@ class Fused(torch.autograd.Function):
         (
             Fused,
             1,
-            "loss: FusedBackward is no function of torch and may hide its derivatives",
+            "loss: FusedBackward is a custom function and may hide its derivatives",
         ),
         (
             Once,
@@ -256,7 +256,7 @@ def test_a_plain_loop_gives_the_loss_inside_of_the_micro_batch() -> None:
             monitor.backward(case.loss())
         monitor.step()
         monitor.flush()
-    assert "the loss couples" in str(monitor.session.tracks[0].refusal)
+    assert "the loss couples" in str(monitor.session.tracks[0].probe.refusal)
     (reason,) = monitor.skipped
     assert reason.startswith("the loss couples the examples of a batch")
 

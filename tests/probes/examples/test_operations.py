@@ -227,7 +227,7 @@ def test_a_users_rule_refuses_and_doubts() -> None:
     model, x = shifted()
     parameters = dict(model.named_parameters())
     register_rule(Shifted, ShiftedRule(refusal="the moon is full"))
-    with pytest.raises(CoverageError, match=r"weight, shift \(1230 numbers\): the moon is full"):
+    with pytest.raises(CoverageError, match=r"weight, shift \(1230 parameters\): the moon is full"):
         bound(model).survey(parameters)
     register_rule(Shifted, ShiftedRule(doubt="they may be positions"))
     probe = bound(model)

@@ -54,9 +54,9 @@ def test_too_little_coverage_lists_what_is_missing() -> None:
         pass
     text = str(caught.value)
     assert "min_coverage=0.9" in text and "register_rule" in text
-    lstm = "1.weight_hh_l0, 1.weight_ih_l0, 1.bias_ih_l0, 1.bias_hh_l0 (448 numbers)"
+    lstm = "1.weight_hh_l0, 1.weight_ih_l0, 1.bias_ih_l0, 1.bias_hh_l0 (448 parameters)"
     assert f"{lstm}: no rule for LSTM (1)" in text
-    assert "2.weight, 2.bias (15 numbers): no rule for Bilinear (2)" in text
+    assert "2.weight, 2.bias (15 parameters): no rule for Bilinear (2)" in text
     assert caught.value.coverage.parameters == pytest.approx(
         20 / sum(p.numel() for p in model.parameters())
     )

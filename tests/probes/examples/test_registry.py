@@ -62,7 +62,8 @@ def problem() -> Iterator[tuple[nn.Module, Callable[[], Tensor], Truth]]:
 
 def test_unknown_layers_are_named(problem) -> None:
     model, whole, _ = problem
-    with pytest.raises(CoverageError, match=r"2\.weight \(90 numbers\): no rule for Turned \(2\)"):
+    message = r"2\.weight \(90 parameters\): no rule for Turned \(2\)"
+    with pytest.raises(CoverageError, match=message):
         step(bound(model), model, whole, 5)
 
 

@@ -130,7 +130,7 @@ def test_too_little_is_a_refusal_with_the_list() -> None:
     probe = bound(model, min_coverage=0.9)
     assert step(probe, model, whole, 6) is None
     assert isinstance(probe.refusal, CoverageError)
-    assert "2.weight (400 numbers): its gradient is not the sum" in str(probe.refusal)
+    assert "2.weight (400 parameters): its gradient is not the sum" in str(probe.refusal)
     assert step(probe, model, whole, 6) is None
     assert "min_coverage=0.9" in (probe.fault() or "")
 

@@ -17,8 +17,12 @@ from lightning_noise.probes.examples.precision import working
 from lightning_noise.probes.examples.rule import Operands, Rule
 
 
-def rows_around(padding: str | Ints, kernel: Ints, dilation: Ints) -> tuple[Ints, Ints]:
-    """Rows before and after the input in every dimension; "same" puts the odd one after.
+def rows_around(
+    padding: str | Ints,
+    kernel: Ints,
+    dilation: Ints,
+) -> tuple[Ints, Ints]:
+    """Rows before and after the input in every dimension; "same" puts an odd one after it.
 
     >>> rows_around("same", kernel=(4,), dilation=(1,)), rows_around((2, 1), (3, 3), (1, 1))
     (((1,), (2,)), ((2, 1), (2, 1)))
@@ -28,18 +32,24 @@ def rows_around(padding: str | Ints, kernel: Ints, dilation: Ints) -> tuple[Ints
     if padding == "valid":
         none = (0,) * len(kernel)
         return none, none
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    return tuple(r // 2 for r in reach), tuple(r - r // 2 for r in reach)
+    before: list[int] = []
+    after: list[int] = []
+    for spacing, points in zip(dilation, kernel, strict=True):
+        reach = spacing * (points - 1)
+        before.append(reach // 2)
+        after.append(reach - reach // 2)
+    return tuple(before), tuple(after)
 
 
 class ConvolutionRule(Rule):
     """weight: an outer product at every output position; bias: Σ g over space.
 
     Args:
-        stride: one number per spatial dimension, as everything below.
-        padding: rows on both sides of the input, "same" or "valid".
-        dilation: distance of the kernel's points.
-        groups: blocks of channels with kernels of their own.
+        stride: one number per spatial dimension.
+        padding: rows on both sides of the input, one number per spatial dimension, or "same" or
+            "valid".
+        dilation: distance between the points of the kernel, one number per spatial dimension.
+        groups: number of blocks of channels with separate kernels.
         mode: what the padding is filled with, as ``padding_mode`` of ``nn.Conv2d``.
     """
 
@@ -65,15 +75,18 @@ class ConvolutionRule(Rule):
     def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:
         """Along the output channels first.
 
-        With so few input channels that spreading back would outgrow the input, along the other
-        side first.
+        With so few input channels that spreading back would outgrow the input, it is along the
+        other side first.
         """
         if name != "weight":
             return ()
         channels, width, *kernel = operand.shape
-        numbers = torch.Size(kernel).numel()
-        rows, cols = Form("rows", channels), Form("cols", width * self.groups * numbers)
-        return (rows, cols) if width >= numbers else (cols, rows)
+        points = torch.Size(kernel).numel()
+        rows = Form("rows", channels)
+        cols = Form("cols", width * self.groups * points)
+        if width >= points:
+            return rows, cols
+        return cols, rows
 
     def contributions(
         self,
@@ -92,7 +105,12 @@ class ConvolutionRule(Rule):
             parts["weight"] = self._weight(kernel, inputs[0], grad)
         return parts
 
-    def _weight(self, kernel: Ints, x: Tensor, grad: Tensor) -> Patches:
+    def _weight(
+        self,
+        kernel: Ints,
+        x: Tensor,
+        grad: Tensor,
+    ) -> Patches:
         before, after = rows_around(self.padding, kernel, self.dilation)
         geometry = Geometry(kernel, self.stride, self.dilation, before, after, self.groups)
         if self.mode != "zeros":

@@ -13,7 +13,7 @@ class EmbeddingRule(Rule):
     """weight: a table whose rows are looked up.
 
     Args:
-        padding: row that gets no gradient, counted from the table's first.
+        padding: index of the row that gets no gradient.
         sparse: whether the table's gradient is sparse.
         by_frequency: whether gradients are scaled by how often a token is in the batch.
     """
@@ -39,7 +39,7 @@ class EmbeddingRule(Rule):
         return None
 
     def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
-        """Positions 0, 1, 2, … of one sequence are no examples, though as many by chance."""
+        """Positions 0, 1, 2, … of one sequence may by chance be as many as the examples."""
         ids = inputs[0]
         if ids.dim() == 1 and len(ids) > 1 and bool((ids.diff() == 1).all()):
             return "it looks up consecutive numbers: positions, not examples"
@@ -55,7 +55,7 @@ class EmbeddingRule(Rule):
         inputs: tuple[Tensor, ...],
         grad: Tensor,
     ) -> Mapping[str, Contribution]:
-        """The rows that were looked up."""
+        """Gradients of the rows that were looked up."""
         if grad.dim() < 2:
             raise NotPerExample("it was called without a batch dimension")
         rows = len(operands["weight"])

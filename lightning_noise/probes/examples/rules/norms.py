@@ -1,4 +1,4 @@
-"""Normalisations: x̂ ⊙ weight + bias, where x̂ needs no parameter and no other example."""
+"""Normalisations: x̂ ⊙ weight + bias, where x̂ depends on no parameter and no other example."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class NormRule(Rule):
 
     @abstractmethod
     def normed(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """x̂ in the working precision, for a weight of ``shape``; a tensor that may be changed."""
+        """x̂ in the working precision, for a weight of ``shape``. The caller may change it."""
 
     def over_places(self, products: Tensor, shape: torch.Size) -> Tensor:
         """The sum over all places with the same weights, shape (B, \\*shape)."""
@@ -47,12 +47,17 @@ class NormRule(Rule):
             parts["bias"] = Dense(lambda: self.over_places(grad, shape))
         return parts
 
-    def _weight(self, x: Tensor, grad: Tensor, shape: torch.Size) -> Dense:
+    def _weight(
+        self,
+        x: Tensor,
+        grad: Tensor,
+        shape: torch.Size,
+    ) -> Dense:
         return Dense(lambda: self.over_places(self.normed(x, shape).mul_(grad), shape))
 
 
 class LayerNormRule(NormRule):
-    """Over the trailing dimensions that the weight has.
+    """Normalisation over the trailing dimensions, those of the weight.
 
     Args:
         eps: added to the variance.
@@ -73,10 +78,10 @@ class LayerNormRule(NormRule):
 
 
 class RMSNormRule(NormRule):
-    """Over the trailing dimensions that the weight has; there is no bias.
+    """Normalisation over the trailing dimensions, those of the weight. There is no bias.
 
     Args:
-        eps: added to the mean square; ``None``: that of the input's precision.
+        eps: added to the mean square; ``None`` for the epsilon of the input's dtype.
     """
 
     op = "root mean square normalisation"
@@ -89,23 +94,27 @@ class RMSNormRule(NormRule):
 
     def normed(self, x: Tensor, shape: torch.Size) -> Tensor:
         """Divided by the root mean square."""
-        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        eps = self.eps
+        if eps is None:
+            eps = torch.finfo(x.dtype).eps
         return functional.rms_norm(working(x), list(shape), None, eps)
 
 
 class ChannelNormRule(NormRule):
-    """With one weight per channel, along dimension 1."""
+    """Normalisation with one weight per channel, along dimension 1."""
 
     def over_places(self, products: Tensor, shape: torch.Size) -> Tensor:
         """(B, C, \\*space) summed to (B, C)."""
-        return products.flatten(2).sum(2) if products.dim() > 2 else products
+        if products.dim() <= 2:
+            return products
+        return products.flatten(2).sum(2)
 
 
 class GroupNormRule(ChannelNormRule):
-    """Over groups of channels and space.
+    """Normalisation over groups of channels and space.
 
     Args:
-        groups: of channels.
+        groups: number of groups of channels.
         eps: added to the variance.
     """
 
@@ -121,17 +130,22 @@ class GroupNormRule(ChannelNormRule):
 
 
 class InstanceNormRule(ChannelNormRule):
-    """Over space alone.
+    """Normalisation over space only.
 
     Args:
-        space: number of its dimensions.
+        space: number of spatial dimensions.
         eps: added to the variance.
-        running: mean and variance of the past where the operation uses these.
+        running: running mean and variance, if the operation uses them.
     """
 
     op = "instance normalisation"
 
-    def __init__(self, space: int, eps: float, running: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(
+        self,
+        space: int,
+        eps: float,
+        running: tuple[Tensor, Tensor] | None,
+    ) -> None:
         self.space = space
         self.eps = eps
         self.running = running
@@ -148,11 +162,13 @@ class InstanceNormRule(ChannelNormRule):
         return super().contributions(operands, inputs, grad)
 
     def normed(self, x: Tensor, shape: torch.Size) -> Tensor:
-        """By the statistics of each channel, or by those of the past."""
+        """Normalised by the statistics of each channel, or by the running statistics."""
         x = working(x)
         if self.running is None:
             return functional.instance_norm(x, eps=self.eps)
         mean, variance = self.running
-        wide = (1, -1, *[1] * (x.dim() - 2))
+        ones = [1] * self.space
+        per_channel = (1, -1, *ones)
         scale = torch.rsqrt(working(variance) + self.eps)
-        return (x - mean.view(wide)) * scale.view(wide)
+        centred = x - mean.view(per_channel)
+        return centred * scale.view(per_channel)
