@@ -21,6 +21,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import GradientNoiseScale
@@ -47,6 +48,11 @@ class Net(L.LightningModule):
         self.net = nn.Sequential(
             nn.Linear(8, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
         )
+
+    def configure_model(self) -> None:
+        """Shards for FSDP2, which alone has a mesh."""
+        if self.device_mesh is not None and not isinstance(self.net, FSDPModule):
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
     def training_step(self, batch: tuple[Tensor], batch_idx: int) -> Tensor:
         return self.net(batch[0]).square().mean()
@@ -118,6 +124,8 @@ def rank() -> list[dict[str, int | str]]:
         ("ddp_noise", {}),
         ("ddp_noise", {"per_layer": True}),
         ("ddp", {"every_n_steps": 5}),
+        ("fsdp_noise", {}),
+        ("model_parallel_noise", {}),
     ):
         bare = fit(strategy, [])
         full = fit(strategy, [GradientNoiseScale(**noise)])

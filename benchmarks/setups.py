@@ -21,6 +21,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -33,18 +34,25 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import post_localSGD_hook
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import DataLoader
 
 from benchmarks.overhead import quiet_lightning
 from lightning_noise import Examples, GradientNoiseScale, NoiseDDPStrategy
+from lightning_noise.core.reasons import CannotMeasureError, Reason
 from lightning_noise.hosts.lightning.refusals import REFUSALS
+from lightning_noise.probes.examples import UnsupportedModelError
 from testing.gans import Gan, Joint, Wrong, by_hand, gan_data
 from testing.launch import launch
 from testing.models import Backbone, Checkpointed, CompiledInside, Silent, Words, words
 from testing.reference import Recorder, Step, differences, errors, probes, skipped
+from testing.sharded import Net, Net2, Tied, Tied2, fsdp, fsdp2
+from testing.sharded_unusual import ByMethod2, Divided2, Outside2
 from testing.toys import Regression, data, trainer
+from testing.without_float64 import OnCpuWithoutFloat64
 from testing.worlds.ddp_worlds import shard
 from testing.worlds.twin_worlds import TwinRegression
 
@@ -67,8 +75,11 @@ row of sketched norms: sketched norms are unbiased, and the error of a step is t
 
 ## Refused
 
-A set-up in which the number would be wrong is refused before training starts, or in the first step
-if it only shows there.
+A set-up in which the number would be wrong is refused before training starts. What shows only in
+the first step ends the fit where the probe was named, which is noted in the table. With
+`probe="auto"`, the default, training goes on there: measuring stops, and a warning has these words.
+[Reasons](reasons.md) lists all codes; a rule of `hosts/lightning/refusals.py` has a name in place
+of one.
 
 {refused}
 """
@@ -200,6 +211,30 @@ def uneven() -> dict[str, Any]:
     return {"accumulate": 3, "loader": shard([[4, 2, 6, 1, 8, 3, 5, 2, 4]])}
 
 
+def splitting(times: int) -> Callable[[], dict[str, Any]]:
+    return lambda: {"split": times}
+
+
+class Normalised(Regression):
+    """BatchNorm in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.insert(1, nn.BatchNorm1d(6))
+
+
+class Penalised(Regression):
+    """A weight penalty inside the loss."""
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(batch) + 0.1 * self.net[0].weight.square().sum()
+
+
+def trained(kind: Callable[..., Net], **shard: Any) -> Callable[[], Net]:
+    """Makes a module of ``testing.sharded`` whose weights move."""
+    return lambda: kind(lambda p: torch.optim.SGD(p, lr=0.05), **shard)
+
+
 UNEVEN = [[4, 2, 5, 3], [3, 5, 2, 6]]
 SUPPORTED = (
     Setup("one device, one batch a step", "GradientNoiseScale()", options=accumulating(1)),
@@ -216,6 +251,27 @@ SUPPORTED = (
         Words,
         accumulating(1, loader=words),
         noise=exact,
+    ),
+    Setup("a batch in two", "GradientNoiseScale(split=2)", noise=splitting(2)),
+    Setup("a batch in four", "GradientNoiseScale(split=4)", noise=splitting(4)),
+    Setup(
+        "BatchNorm, a batch in two",
+        "GradientNoiseScale(split=2)",
+        Normalised,
+        lambda: {"loader": data(local_size=16)},
+        splitting(2),
+    ),
+    Setup(
+        "a weight penalty in the loss, a batch in two",
+        "GradientNoiseScale(split=2)",
+        Penalised,
+        noise=splitting(2),
+    ),
+    Setup(
+        "a batch in two and accumulation of 2",
+        "GradientNoiseScale(split=2), Trainer(accumulate_grad_batches=2)",
+        options=accumulating(2),
+        noise=splitting(2),
     ),
     Setup("accumulation of 2", "Trainer(accumulate_grad_batches=2)", options=accumulating(2)),
     Setup("accumulation of 4", "Trainer(accumulate_grad_batches=4)", options=accumulating(4)),
@@ -309,6 +365,25 @@ SUPPORTED = (
         plain=Regression,
     ),
     Setup(
+        "torch.compile inside, single examples",
+        "probe=Examples(exact=True, eager=True), every_n_steps=1",
+        lambda: CompiledInside("aot_eager"),
+        noise=lambda: {"probe": Examples(exact=True, eager=True), "every_n_steps": 1},
+        plain=Regression,
+    ),
+    Setup(
+        "a device without float64, as MPS is (the CPU stands in for it)",
+        "Trainer(accelerator='mps')",
+        options=accumulating(2),
+        callbacks=lambda: [OnCpuWithoutFloat64()],
+    ),
+    Setup(
+        "a device without float64, single examples",
+        "Trainer(accelerator='mps')",
+        noise=lambda: {"probe": Examples(exact=True)},
+        callbacks=lambda: [OnCpuWithoutFloat64()],
+    ),
+    Setup(
         "sparse embedding, repeated words",
         "nn.Embedding(sparse=True)",
         lambda: Words(sparse=True),
@@ -394,6 +469,82 @@ SUPPORTED = (
         plain=Regression,
         ranks=2,
     ),
+    Setup(
+        "two ranks, FSDP2",
+        "ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)",
+        trained(Net2),
+        two_ranks(fsdp2),
+        plain=trained(Net),
+        ranks=2,
+    ),
+    Setup(
+        "the same with accumulation",
+        "accumulate_grad_batches=2",
+        trained(Net2),
+        two_ranks(fsdp2, accumulate=2),
+        plain=trained(Net),
+        ranks=2,
+    ),
+    Setup(
+        "the same, batches of different sizes",
+        'Trainer(strategy="model_parallel_noise")',
+        trained(Net2),
+        two_ranks("model_parallel_noise", UNEVEN),
+        plain=trained(Net),
+        ranks=2,
+    ),
+    Setup(
+        "the same, tied parameters",
+        'Trainer(strategy="model_parallel_noise")',
+        trained(Tied2),
+        two_ranks("model_parallel_noise"),
+        plain=trained(Tied),
+        ranks=2,
+    ),
+    Setup(
+        "the same, compute and reduction in bf16",
+        "fully_shard(…, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.bfloat16))",
+        trained(Net2, mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.bfloat16)),
+        two_ranks("model_parallel_noise"),
+        bound=BF16,
+        plain=trained(Net),
+        ranks=2,
+    ),
+    Setup(
+        "two ranks, FSDP",
+        'Trainer(strategy="fsdp_noise"); on GPUs strategy="fsdp" as well',
+        trained(Net),
+        two_ranks(fsdp),
+        ranks=2,
+    ),
+    Setup(
+        "the same with accumulation",
+        "accumulate_grad_batches=2",
+        trained(Net),
+        two_ranks(fsdp, accumulate=2),
+        ranks=2,
+    ),
+    Setup(
+        "the same, gradients and optimizer sharded only",
+        "sharding_strategy='SHARD_GRAD_OP'",
+        trained(Net),
+        two_ranks(partial(fsdp, "SHARD_GRAD_OP")),
+        ranks=2,
+    ),
+    Setup(
+        "the same, nothing sharded",
+        "sharding_strategy='NO_SHARD'",
+        trained(Net),
+        two_ranks(partial(fsdp, "NO_SHARD")),
+        ranks=2,
+    ),
+    Setup(
+        "the same, batches of different sizes",
+        "Trainer(strategy=NoiseFSDPStrategy(auto_wrap_policy={Block}))",
+        trained(Net),
+        two_ranks(fsdp, UNEVEN),
+        ranks=2,
+    ),
 )
 
 BY_HAND = (
@@ -433,27 +584,12 @@ BY_HAND = (
 )
 
 
-class Recurrent(Regression):
-    """A layer without a rule for single examples."""
+class ByFrequency(Regression):
+    """Gradients that depend on the whole batch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.LSTM(4, 6))
-
-
-class Normalised(Regression):
-    """BatchNorm in train mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net.insert(1, nn.BatchNorm1d(6))
-
-
-class Penalised(Regression):
-    """A weight penalty inside the loss."""
-
-    def loss(self, batch: Any) -> torch.Tensor:
-        return super().loss(batch) + 0.1 * self.net[0].weight.square().sum()
+        self.net = nn.Sequential(nn.Embedding(4, 6, scale_grad_by_freq=True))
 
 
 class Synchronised(Regression):
@@ -486,24 +622,41 @@ def mixed() -> dict[str, Any]:
     return {"package": pl, "loader": Numbers()}
 
 
+def named() -> dict[str, Any]:
+    return {"probe": "examples"}
+
+
+def named_shards() -> dict[str, Any]:
+    return {"probe": "shards"}
+
+
 def by_itself() -> dict[str, Any]:
     return {"loader": gan_data}
 
 
-def on_mps() -> tuple[Any, Any]:
-    strategy = SimpleNamespace(root_device=torch.device("mps"))
-    return SimpleNamespace(strategy=strategy, world_size=1), None
-
-
-def sharded() -> tuple[Any, Any]:
-    kind = type("DeepSpeedStrategy", (), {})
+def unknown() -> tuple[Any, Any]:
+    kind = type("MyStrategy", (), {})
     return SimpleNamespace(strategy=kind(), world_size=2), None
+
+
+def deepspeed() -> tuple[Any, Any]:
+    strategy = DeepSpeedStrategy.__new__(DeepSpeedStrategy)
+    return SimpleNamespace(strategy=strategy, world_size=2), None
+
+
+class Elsewhere(FSDPStrategy):
+    """Computes on a GPU that is not here."""
+
+    root_device = torch.device("cuda", 0)
+
+
+def offloaded() -> tuple[Any, Any]:
+    return SimpleNamespace(strategy=Elsewhere.__new__(Elsewhere), world_size=2), Regression()
 
 
 REFUSED = (
     Refused("a data module of the other package", "two packages", lambda: TwinRegression(), mixed),
     Refused("no optimizer", "no optimizer", lambda: Regression(lambda _: None)),
-    Refused("MPS", "MPS", stand_in=on_mps),
     Refused("LBFGS", "LBFGS", lambda: Regression(lambda p: torch.optim.LBFGS(p, lr=0.1))),
     Refused(
         "SyncBatchNorm",
@@ -517,24 +670,86 @@ REFUSED = (
         options=two_ranks(lambda: NoiseDDPStrategy(static_graph=True), accumulate=2),
         ranks=2,
     ),
-    Refused("a strategy that is neither one device nor DDP", "strategy", stand_in=sharded),
+    Refused("a strategy that is not known", "strategy", stand_in=unknown),
+    Refused("DeepSpeed", "DeepSpeed", stand_in=deepspeed),
+    Refused(
+        "tensor parallelism",
+        "tensor parallelism",
+        Net2,
+        two_ranks(partial(fsdp2, tensor_parallel_size=2)),
+        ranks=2,
+    ),
+    Refused("CPU offload to a GPU's host", "CPU offload", stand_in=offloaded),
+    Refused(
+        "a parameter outside of FSDP2's modules", module=Outside2, options=two_ranks(fsdp2), ranks=2
+    ),
+    Refused(
+        "a module of FSDP2 used by another method than forward",
+        module=ByMethod2,
+        options=two_ranks(fsdp2),
+        noise=named_shards,
+        ranks=2,
+    ),
+    Refused("set_gradient_divide_factor", module=Divided2, options=two_ranks(fsdp2), ranks=2),
+    Refused(
+        "single examples under FSDP2",
+        module=Net2,
+        options=two_ranks(fsdp2),
+        noise=lambda: {"probe": "examples"},
+        ranks=2,
+    ),
+    Refused(
+        "geometry='hessian' under FSDP2",
+        module=Net2,
+        options=two_ranks(fsdp2, accumulate=4),
+        noise=lambda: {"geometry": "hessian"},
+        ranks=2,
+    ),
+    Refused(
+        "geometry='optimizer' under FSDP2",
+        module=Net2,
+        options=two_ranks(fsdp2),
+        noise=lambda: {"geometry": "optimizer"},
+        ranks=2,
+    ),
     Refused(
         "two backward passes over one batch for one step",
         module=lambda: Wrong("two passes"),
         options=by_itself,
+        noise=named,
     ),
     Refused(
-        "one backward pass for two steps that share parameters", module=lambda: Joint(shared=True)
+        "one backward pass for two steps that share parameters",
+        module=lambda: Joint(shared=True),
+        noise=named,
     ),
-    Refused("a gradient zeroed in part", module=lambda: Wrong("zeroed in part"), options=by_itself),
+    Refused(
+        "a gradient zeroed in part",
+        module=lambda: Wrong("zeroed in part"),
+        options=by_itself,
+        noise=named,
+    ),
     Refused(
         "loss.backward() in place of manual_backward",
         module=lambda: Wrong("loss.backward"),
         options=by_itself,
+        noise=named,
     ),
-    Refused("one batch a step, a layer without a rule", module=Recurrent),
+    Refused("one batch a step, an embedding scaled by frequency", module=ByFrequency),
     Refused("one batch a step, BatchNorm", module=Normalised),
-    Refused("one batch a step, a weight penalty in the loss", module=Penalised),
+    Refused(
+        "one batch a step, a weight penalty in the loss",
+        module=Penalised,
+        noise=named,
+    ),
+    Refused(
+        "split=2 and an odd batch size",
+        options=lambda: {"loader": data(local_size=5)},
+        noise=lambda: {"split": 2},
+    ),
+    Refused(
+        "split=2 and manual optimization", module=Gan, options=by_itself, noise=lambda: {"split": 2}
+    ),
     Refused("one batch a step of one example", options=lambda: {"loader": data(local_size=1)}),
     Refused("probe='micro_batches' without accumulation", noise=lambda: {"probe": "micro_batches"}),
     Refused("probe='ranks' on one device", noise=lambda: {"probe": "ranks"}),
@@ -562,6 +777,8 @@ class Run(NamedTuple):
 
     Args:
         refusal: what it was refused with; "" where it ran.
+        code: of the reason, or the name of the rule, that refused it.
+        skipped: steps that were not used, by reason.
         probe: the one that was chosen.
         moments: measured, of the whole step.
         steps: what this rank trained on.
@@ -571,6 +788,8 @@ class Run(NamedTuple):
     probe: str = ""
     moments: tuple[Any, ...] = ()
     steps: tuple[Step, ...] = ()
+    skipped: tuple[tuple[Reason, int], ...] = ()
+    code: str = ""
 
 
 @contextlib.contextmanager
@@ -594,10 +813,24 @@ def run(setup: Setup | Refused) -> Run:
         loader = loader() if callable(loader) else loader
         trainer(callback, *others, **options).fit(setup.module(), loader, val() if val else None)
     except MisconfigurationException as error:
-        return Run(str(error))
+        rule = ""
+        if isinstance(setup, Refused):
+            rule = setup.rule
+        return Run(str(error), code=code_of(error) or rule)
     if isinstance(setup, Refused):
         return Run("")
-    return Run("", probes(callback)[0], tuple(recorder.moments), tuple(recorder.steps))
+    left = tuple(skipped(callback).items())
+    return Run("", probes(callback)[0], tuple(recorder.moments), tuple(recorder.steps), left)
+
+
+def code_of(error: MisconfigurationException) -> str:
+    """The code of the first reason that Lightning's error was made from; "" where it was a rule."""
+    cause = error.__context__
+    if isinstance(cause, CannotMeasureError):
+        return cause.reasons[0].code
+    if isinstance(cause, UnsupportedModelError):
+        return cause.code
+    return ""
 
 
 def ask(setup: Refused) -> Run:
@@ -606,7 +839,10 @@ def ask(setup: Refused) -> Run:
     assert setup.stand_in is not None
     trainer_like, module = setup.stand_in()
     holds = rule.holds(trainer_like, module)
-    return Run(f"`GradientNoiseScale`: {rule.message(trainer_like, module)}" if holds else "")
+    if not holds:
+        return Run("")
+    message = f"`GradientNoiseScale`: {rule.message(trainer_like, module)}"
+    return Run(message, code=setup.rule)
 
 
 def rank() -> list[Run]:
@@ -620,6 +856,8 @@ class Row(NamedTuple):
 
     Args:
         measured: steps whose norms were compared; ``passed_over``: the others.
+        skipped: why they were not used, with codes.
+        code: of the reason, or the name of the rule, that refused it.
         q_small, q_big: greatest relative errors; NaN where refused.
         message: of the refusal.
     """
@@ -632,6 +870,13 @@ class Row(NamedTuple):
     q_small: float
     q_big: float
     message: str
+    skipped: str = ""
+    code: str = ""
+
+
+def in_words(skipped: Iterable[tuple[Reason, int]]) -> str:
+    """Reasons of skipped steps, each with its count and code."""
+    return "; ".join(f"{count} `{reason.code}`: {reason.text}" for reason, count in skipped)
 
 
 def run_by_hand(setup: ByHand) -> list[Row]:
@@ -656,7 +901,17 @@ def run_by_hand(setup: ByHand) -> list[Row]:
             raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
         title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.total()
         rows.append(
-            Row(title, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, "")
+            Row(
+                title,
+                setup.told,
+                probe,
+                found.steps,
+                passed_over,
+                found.q_small,
+                found.q_big,
+                "",
+                skipped=in_words(one.items()),
+            )
         )
     return rows
 
@@ -665,7 +920,8 @@ def judge(setup: Setup, ranks: Sequence[Run]) -> Row:
     """The row of a set-up that must be supported.
 
     Raises:
-        RuntimeError: it was refused, or a norm is further off than the row allows.
+        RuntimeError: it was refused, a norm is further off than the row allows, or a step is
+            missing that was not counted as skipped.
     """
     if ranks[0].refusal:
         raise RuntimeError(f"{setup.name}: refused with {ranks[0].refusal!r}")
@@ -677,8 +933,19 @@ def judge(setup: Setup, ranks: Sequence[Run]) -> Row:
     if max(found.q_big, 0.0 if setup.sketched else found.q_small) > setup.bound:
         raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
     passed_over = len(ranks[0].steps) - found.steps
+    counted = sum(count for _, count in ranks[0].skipped)
+    if passed_over != counted:
+        raise RuntimeError(f"{setup.name}: {passed_over} steps are missing, {counted} were skipped")
     return Row(
-        setup.name, setup.told, probe, found.steps, passed_over, found.q_small, found.q_big, ""
+        setup.name,
+        setup.told,
+        probe,
+        found.steps,
+        passed_over,
+        found.q_small,
+        found.q_big,
+        "",
+        skipped=in_words(ranks[0].skipped),
     )
 
 
@@ -691,10 +958,14 @@ def judge_refusal(setup: Refused, ranks: Sequence[Run]) -> Row:
     messages = {run.refusal for run in ranks}
     if len(messages) > 1 or "" in messages:
         raise RuntimeError(f"{setup.name}: not refused on all ranks alike, but {messages}")
-    told = (
-        "asked with a stand-in: such a device or strategy is not here" if setup.stand_in else "run"
-    )
-    return Row(setup.name, told, "", 0, 0, float("nan"), float("nan"), messages.pop())
+    told = "run"
+    if setup.stand_in:
+        told = "asked with a stand-in: such a device or strategy is not here"
+    elif setup.noise in (named, named_shards):
+        told = f"run with probe={setup.noise()['probe']!r}"
+    (code,) = {run.code for run in ranks}
+    nan = float("nan")
+    return Row(setup.name, told, "", 0, 0, nan, nan, messages.pop(), code=code)
 
 
 def measure(setups: Iterable[Setup | ByHand | Refused]) -> list[Row]:
@@ -740,17 +1011,18 @@ def supported_table(rows: Sequence[Row]) -> str:
     ]
     lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
-        numbers = f"{row.measured} | {row.passed_over} | {row.q_small:.1e} | {row.q_big:.1e}"
+        left = row.skipped or "0"
+        numbers = f"{row.measured} | {left} | {row.q_small:.1e} | {row.q_big:.1e}"
         lines.append(f"| {row.name} | `{row.told}` | `{row.probe}` | {numbers} |")
     return "\n".join(lines)
 
 
 def refused_table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = ["| set-up | how | refused with |", "|---|---|---|"]
+    lines = ["| set-up | how | code or rule | refused with |", "|---|---|---|---|"]
     for row in rows:
         message = " ".join(row.message.split()).replace("|", "\\|")
-        lines.append(f"| {row.name} | {row.told} | {message} |")
+        lines.append(f"| {row.name} | {row.told} | `{row.code}` | {message} |")
     return "\n".join(lines)
 
 

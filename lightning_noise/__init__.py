@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from lightning_noise.hosts.frozen import measure_noise_scale as measure_noise_scale
     from lightning_noise.hosts.lightning.callback import GradientNoiseScale as GradientNoiseScale
     from lightning_noise.hosts.lightning.schedules import ByExamples as ByExamples
+    from lightning_noise.hosts.lightning.sharded_strategies import (
+        NoiseFSDPStrategy as NoiseFSDPStrategy,
+    )
+    from lightning_noise.hosts.lightning.sharded_strategies import (
+        NoiseFSDPStrategyMixin as NoiseFSDPStrategyMixin,
+    )
+    from lightning_noise.hosts.lightning.sharded_strategies import (
+        NoiseModelParallelStrategy as NoiseModelParallelStrategy,
+    )
+    from lightning_noise.hosts.lightning.sharded_strategies import (
+        NoiseModelParallelStrategyMixin as NoiseModelParallelStrategyMixin,
+    )
     from lightning_noise.hosts.lightning.strategies import NoiseDDPStrategy as NoiseDDPStrategy
     from lightning_noise.hosts.lightning.strategies import NoiseStrategyMixin as NoiseStrategyMixin
     from lightning_noise.hosts.loop import Monitor as Monitor
@@ -49,6 +61,12 @@ _HOMES = {
     "hosts.frozen": ("NoiseScales", "measure_noise_scale"),
     "hosts.lightning.callback": ("GradientNoiseScale",),
     "hosts.lightning.schedules": ("ByExamples",),
+    "hosts.lightning.sharded_strategies": (
+        "NoiseFSDPStrategy",
+        "NoiseFSDPStrategyMixin",
+        "NoiseModelParallelStrategy",
+        "NoiseModelParallelStrategyMixin",
+    ),
     "hosts.lightning.strategies": ("NoiseDDPStrategy", "NoiseStrategyMixin"),
     "hosts.loop": ("Monitor",),
     "hosts.torchmetrics": ("NoiseScaleMetric",),
@@ -83,3 +101,4 @@ def __dir__() -> list[str]:
 
 if "lightning.pytorch" in sys.modules or "pytorch_lightning" in sys.modules:
     importlib.import_module("lightning_noise.hosts.lightning.strategies")  # registers "ddp_noise"
+    importlib.import_module("lightning_noise.hosts.lightning.sharded_strategies")  # and the others

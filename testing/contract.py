@@ -2,10 +2,13 @@
 probe.
 """
 
+import re
+
 import torch
 from torch import nn
 
 from lightning_noise.core.moments import Key
+from lightning_noise.core.reasons import Reason, Severity
 from lightning_noise.probes.probe import Context
 from lightning_noise.probes.rows import replicated
 
@@ -54,6 +57,7 @@ def holds(make):
     nothing_is_disturbed(make)
     rows_are_partial(make)
     discarding_forgets(make)
+    a_missing_row_has_a_reason(make)
 
 
 def rows_are_moments(make):
@@ -99,3 +103,15 @@ def discarding_forgets(make):
         probe.discard()
         found = passes(probe, module, batches())
     torch.testing.assert_close(found, wanted, rtol=1e-14, atol=0)
+
+
+def a_missing_row_has_a_reason(make):
+    module = model()
+    probe = make(module)
+    with probe.attach(dict(module.named_parameters()), KEYS):
+        probe.starts(0)
+        assert probe.row() is None
+        fault = probe.fault()
+        assert isinstance(fault, Reason) and fault.severity is Severity.SKIP and fault.text
+        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", fault.code)
+        assert passes(probe, module, batches()) is not None and probe.fault() is None

@@ -2,6 +2,7 @@
 in fp64.
 """
 
+import contextlib
 import copy
 import math
 from collections import Counter
@@ -11,11 +12,15 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 
 from lightning_noise import GradientNoiseScale, Key, Moments
 from lightning_noise.core.moments import from_contributions
+from lightning_noise.core.reasons import Reason
 from lightning_noise.measure.readings import Reading
 from lightning_noise.measure.session import Session
+from lightning_noise.probes.sharding import own_piece, plain_name
 
 
 def session(noise: GradientNoiseScale) -> Session:
@@ -23,7 +28,7 @@ def session(noise: GradientNoiseScale) -> Session:
     return noise.session
 
 
-def skipped(noise: GradientNoiseScale, optimizer: str = "") -> Counter[str]:
+def skipped(noise: GradientNoiseScale, optimizer: str = "") -> Counter[Reason]:
     """Steps of one optimizer that could not be used, by reason."""
     return session(noise).readings.tallies[optimizer].skipped
 
@@ -74,9 +79,7 @@ class Recorder(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if not self._batches:
-            self._before = {
-                plain(name): t.detach().clone() for name, t in pl_module.state_dict().items()
-            }
+            self._before = whole_state(trainer, pl_module)
             updated = {
                 id(p)
                 for optimizer in trainer.optimizers
@@ -93,7 +96,7 @@ class Recorder(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
     ) -> None:
-        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        grads = [own_piece(p.grad) for p in pl_module.parameters() if p.grad is not None]
         self._finite = all(
             bool((g.coalesce().values() if g.is_sparse else g).isfinite().all()) for g in grads
         )
@@ -105,8 +108,24 @@ class Recorder(L.Callback):
 
 
 def plain(name: str) -> str:
-    """The name of a parameter without what torch.compile put into it."""
-    return name.replace("_orig_mod.", "")
+    """The name of a parameter without what torch.compile and FSDP put into it."""
+    return plain_name(name.replace("_orig_mod.", ""))
+
+
+def whole_state(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Tensor]:
+    """Parameters and buffers by plain name, gathered from all ranks where they are sharded."""
+    outermost, gathered = trainer.strategy.model, contextlib.nullcontext()
+    if isinstance(outermost, FullyShardedDataParallel):
+        gathered = FullyShardedDataParallel.summon_full_params(outermost, writeback=False)
+    with gathered:
+        parameters = module.named_parameters(remove_duplicate=False)
+        named = [*parameters, *module.named_buffers(remove_duplicate=False)]
+        return {plain(name): whole(tensor).detach().clone() for name, tensor in named}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in one piece."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gradient(module: nn.Module, names: frozenset[str], batch: Any) -> Tensor:

@@ -1,6 +1,8 @@
 """The example programs that adapt the batch size, run short in this process."""
 
+import os
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -89,3 +91,16 @@ def test_study_of_digits(run, tmp_path):
     assert (
         len((tmp_path / "out" / "study_digits.csv").read_text().splitlines()) > 4 * 2 * 2
     )  # sizes, trials, goals
+
+
+@pytest.mark.parametrize("strategy", ["fsdp_noise", "model_parallel_noise"])
+def test_sharded(tmp_path, strategy):
+    """Two processes, which Lightning starts itself."""
+    command = [sys.executable, str(EXAMPLES / "fsdp.py"), "--strategy", strategy, "--epochs", "1"]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "noise scale: b_simple" in done.stdout
+    assert "probe shards: 1 micro-batch per step on 2 ranks are 2 groups" in done.stdout

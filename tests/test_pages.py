@@ -111,6 +111,7 @@ NAMES = {
     "README.md": readme,
     "docs/adaptive.md": adaptive,
     "docs/geometries.md": geometries,
+    "docs/split.md": adaptive,
     "docs/studies.md": studies,
 }
 

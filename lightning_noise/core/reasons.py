@@ -10,7 +10,7 @@ from lightning_noise.core.errors import NoiseScaleError
 class Severity(Enum):
     """What follows from a reason."""
 
-    SKIP = "skip"  # this step is not used
+    SKIP = "skip"  # this step, or this probe where another serves, is not used
     WARN = "warn"  # the value is used, and doubted
     REFUSE = "refuse"  # nothing can be measured this way
 

@@ -1,5 +1,6 @@
 """The passes over the micro-batches of one optimizer, as a loop in plain torch announces them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +46,10 @@ class AnnouncedPasses:
         self._weight = weight
         step = self.track.optimizer_steps
         self.session.curvature.batch(batch, size, accumulation=self._accumulation, step=step)
-        self.track.prepare()
+        examples: int | None = None
+        if size is not None and math.isfinite(size):
+            examples = round(size)
+        self.track.prepare(examples)
         self._begun = not self.session.what.curved
         if self._begun:
             self.track.begin(size, weight)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -12,6 +13,7 @@ from lightning_noise.measure.optimizers import learning_rate
 from lightning_noise.measure.session import Session
 from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.sharding import is_sharded, plainly_named
 from lightning_noise.say.log_keys import InUse, optimizer_values
 
 
@@ -43,7 +45,13 @@ class FabricNoiseScale:
         )
         module = model.module
         optimizers = {"": self._optimizer}
-        self.session = Session(What(**what), setup, module.named_parameters, optimizers, module)
+        named = module.named_parameters
+        outermost = module
+        if is_sharded(model, module.parameters()):
+            # FSDP's own wrapper is inside Fabric's alone
+            named = partial(plainly_named, module)
+            outermost = model
+        self.session = Session(What(**what), setup, named, optimizers, outermost)
 
     @contextmanager
     def open(self, state: Mapping[str, Any] | None = None) -> Iterator["FabricNoiseScale"]:

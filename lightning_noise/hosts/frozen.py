@@ -27,6 +27,7 @@ from lightning_noise.measure.frozen_sample import Batch, Pause
 from lightning_noise.measure.frozen_session import FrozenSession
 from lightning_noise.measure.kept_state import frozen
 from lightning_noise.measure.sampling_plan import Plan
+from lightning_noise.probes.double_float import has_float64
 
 
 class NoiseScales(dict[str, NoiseEstimate]):
@@ -125,13 +126,18 @@ def measure_noise_scale(
     check_data(module, loader)
     size_of = resolve(batch_size_fn)
     parameters = trainable(module)
+    device = parameters[0].device
+    if not has_float64(device):
+        raise ValueError(
+            "Move the module to the CPU (module.cpu()): measure_noise_scale sums in float64, which "
+            f"the {device.type} device does not have."
+        )
     loss, subject = choose_loss(module, loss_fn)
     weighted = None
     if optimizer is not None and "optimizer" in names:
         weighted = weighted_norms(optimizer, parameters)
     # of the private copy, where there is one
     pause = Pause(lambda batch: loss(subject, batch), trainable(subject), names, weighted)
-    device = parameters[0].device
 
     def prepare(content: Any) -> Batch:
         return Batch(move_data_to_device(content, device), local_size(content, size_of))

@@ -17,6 +17,7 @@ from lightning_noise.probes.preconditioner import (
     check_optimizer,
     weighted_chunk_norms,
 )
+from lightning_noise.probes.sharding import is_sharded
 
 GEOMETRIES = ("euclidean", "hessian", "gauss_newton", "optimizer")
 LossFn = Callable[[nn.Module, Any], Any]
@@ -87,6 +88,11 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
         ValueError: there is none.
     """
     found = [p for p in module.parameters() if p.requires_grad]
+    if is_sharded(module, found):
+        raise ValueError(
+            "module is sharded by FSDP, and measure_noise_scale differentiates whole parameters. "
+            "Load a consolidated checkpoint into a module that is not sharded."
+        )
     if not found:
         raise ValueError(
             "module has no parameter that requires a gradient, so there is no noise scale. "

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
+from lightning_noise.core.reasons import Reason
 from lightning_noise.hosts.announced_passes import AnnouncedPasses
 from lightning_noise.measure.readings import Readings, Sink
 from lightning_noise.measure.session import Session
@@ -44,7 +45,7 @@ class Monitor:
         decay: exponential decay per measured step; the longest window is (1 + decay)/(1 − decay)
             steps.
         every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
-            curvatures every 100th.
+            with Examples(eager=True) every 20th, and curvatures every 100th.
         replicas: ranks that train on different examples and whose gradients are averaged.
         rank: of this process among them.
         reduce: sums a tensor over these ranks; ``None`` for one process.
@@ -276,7 +277,7 @@ class Monitor:
         return self.session.tally.global_size
 
     @property
-    def skipped(self) -> Counter[str]:
+    def skipped(self) -> Counter[Reason]:
         """Measured steps that could not be used, by reason."""
         return self.session.tally.skipped
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from lightning_noise.core.errors import NoiseScaleError
-from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
+from lightning_noise.core.reasons import CannotMeasureError, Severity
+from lightning_noise.measure.skips import NO_SIZE
 
 BatchSizeFn = Callable[[Any], Any]
-NO_SIZE = "no_batch_size"
 
 
 class BatchSizeError(NoiseScaleError, ValueError):
@@ -65,7 +65,8 @@ class BatchSizes:
             size = local_size(batch, self._fn)
         except BatchSizeError as error:
             if not self.known:
-                reason = Reason(NO_SIZE, Severity.REFUSE, str(error))
+                # the error contains its own fix
+                reason = NO_SIZE._replace(severity=Severity.REFUSE, text=str(error), fix="")
                 raise CannotMeasureError([reason]) from error
             self._warn(f"this step is skipped: {error}")
             return BatchSize(None)

@@ -1,9 +1,10 @@
 """The channels of a session: a track for every optimizer, and the curvature."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -18,9 +19,26 @@ from lightning_noise.measure.readings import Average, Readings
 from lightning_noise.measure.track import Track
 from lightning_noise.measure.what import CURVATURE_EVERY, What
 from lightning_noise.probes.catalogue import choose
+from lightning_noise.probes.double_float import has_float64
 from lightning_noise.probes.preconditioner import Preconditioner, UnknownPreconditionerError
 from lightning_noise.probes.probe import Context, Diagonal, Probe
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.sharding import is_sharded
+
+SHARDED_CURVATURE = Reason(
+    "sharded_curvature",
+    Severity.REFUSE,
+    "geometries 'hessian' and 'gauss_newton' differentiate twice through the whole model, of which "
+    "every rank holds a shard",
+    "Use geometry='euclidean', or measure_noise_scale on a consolidated checkpoint.",
+)
+SHARDED_METRIC = Reason(
+    "sharded_metric",
+    Severity.REFUSE,
+    "geometry 'optimizer' weighs whole gradients by the optimizer's state, of which every rank "
+    "holds a shard: it would have to be gathered in every step",
+    "Use geometry='euclidean', or measure_noise_scale on a consolidated checkpoint.",
+)
 
 
 class Model(NamedTuple):
@@ -65,6 +83,10 @@ def _open_track(
 ) -> Track:
     trained = model.trained(name)
     probe, offer = choose(wanted, setup, model.module, trained)
+    every_n_steps = what.every_n_steps or probe.every_n_steps
+    if every_n_steps != (what.every_n_steps or 1):
+        often = f"one of every {every_n_steps} steps is measured"
+        offer = offer._replace(reason=f"{offer.reason}; {often}")
     layers = trained
     if not name:
         layers = dict(model.named())  # those unfrozen later are numbered too
@@ -83,7 +105,7 @@ def _open_track(
         keys,
         rows,
         context=Context(setup.ranks, diagonal, setup.tap),
-        every_n_steps=what.every_n_steps or 1,
+        every_n_steps=every_n_steps,
         optimizer=model.optimizers[name],
     )
 
@@ -98,10 +120,14 @@ def open_curvature(
     """
     if not what.curved:
         return NoCurvature()
+    if is_sharded(model.module, dict(model.named()).values()):
+        raise CannotMeasureError([SHARDED_CURVATURE])
     reason = curvature_reason(setup, what.curved, what.loss_fn)
+    first = next(iter(model.optimizers))
+    if reason is None:
+        reason = float64_reason(what.curved[0], _device_of(model.trained(first)))
     if reason is not None:
         raise CannotMeasureError([reason])
-    first = next(iter(model.optimizers))
     return CurvatureChannel(
         what.curved,
         rows,
@@ -112,6 +138,25 @@ def open_curvature(
         loss_fn=what.loss_fn,
         warn=warn,
     )
+
+
+def float64_reason(geometry: str, device: torch.device) -> Reason | None:
+    """Why a curvature cannot be measured on a device; ``None`` where it can."""
+    if has_float64(device):
+        return None
+    return Reason(
+        "no_float64",
+        Severity.REFUSE,
+        f"geometry {geometry!r} sums its products in float64, which the {device.type} device does "
+        "not have",
+        "Measure on the CPU or on CUDA, or use geometry='euclidean' or 'optimizer'.",
+    )
+
+
+def _device_of(parameters: Mapping[str, Parameter]) -> torch.device:
+    for parameter in parameters.values():
+        return parameter.device
+    return torch.device("cpu")
 
 
 class NoCurvature:
@@ -140,6 +185,8 @@ class NoCurvature:
 
 
 def _preconditioner(probe: Probe, optimizer: Optimizer | None) -> Diagonal:
+    if probe.sees_shards and "optimizer" not in probe.metrics:
+        raise CannotMeasureError([SHARDED_METRIC])
     if optimizer is None or "optimizer" not in probe.metrics:
         raise CannotMeasureError(
             [

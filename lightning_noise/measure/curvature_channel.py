@@ -40,6 +40,10 @@ from lightning_noise.probes.setup import Setup
 PIECES = 4
 
 
+class CurvatureError(CannotMeasureError):
+    """A curvature cannot be measured in this run, as far as its first probe shows."""
+
+
 class CurvatureChannel:
     """Probes "hessian" and "gauss_newton" in the first of every so many optimizer steps.
 
@@ -138,10 +142,10 @@ class CurvatureChannel:
         except NoSecondDerivativeError as error:
             self._without_double_backward = True
             if self._loss_fn is None:
-                raise CannotMeasureError([no_double_backward(error)]) from error
+                raise CurvatureError([no_double_backward(error)]) from error
             return None
         except ReentrantCheckpointError as error:
-            raise CannotMeasureError([reentrant(error)]) from error
+            raise CurvatureError([reentrant(error)]) from error
 
     def after_backward(self, size: float | None) -> None:
         """``.grad`` holds one more micro-batch."""
@@ -189,7 +193,7 @@ class CurvatureChannel:
         pieces = split(batch, PIECES)
         if pieces is None:
             reason = no_pieces(self.geometries[0], PIECES)
-            raise CannotMeasureError([reason])
+            raise CurvatureError([reason])
         rows = sum(piece.rows for piece in pieces)
         parts: list[Batch] = []
         for piece in pieces:
@@ -210,7 +214,7 @@ class CurvatureChannel:
         function = self._loss_fn
         module = self._module
         if function is None or module is None:
-            raise CannotMeasureError([no_double_backward(None)])
+            raise CurvatureError([no_double_backward(None)])
 
         def loss(batch: Any) -> Any:
             with self._setup.forward_context():
@@ -220,7 +224,7 @@ class CurvatureChannel:
             try:
                 yield loss
             except ReentrantCheckpointError as error:
-                raise CannotMeasureError([reentrant(error)]) from error
+                raise CurvatureError([reentrant(error)]) from error
 
     @contextmanager
     def _skipping_disagreement(self) -> Iterator[None]:

@@ -9,44 +9,51 @@ from lightning_noise.core.reasons import CannotMeasureError, Reason, Severity
 from lightning_noise.measure.optimizers import kind_of, learning_rate, parameters_of
 from lightning_noise.measure.pending_rows import Scalar
 from lightning_noise.measure.track import Track
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.rows import combined
+from lightning_noise.probes.sharding import own_piece
 
-TWO_PASSES = "two_passes"
-SHARED = "shared_pass"
-NOT_ZEROED = "not_zeroed"
-IN_PART = "zeroed_in_part"
-LAST_PASS_ONLY = "last_pass_only"
-NO_PASS = "no_pass"
-TEXTS = {  # code: what is the case, and the fix
-    TWO_PASSES: (
-        "two backward passes over one batch made the gradient of one step of {name}: they are "
-        "terms of one loss and not groups of examples",
-        "Add the losses up and make one backward pass.",
-    ),
-    SHARED: (
-        "{name} steps on a backward pass that {other} has stepped on before, and they share "
-        "parameters: its gradient belongs to weights that are gone",
-        "Give each optimizer parameters of its own, or a backward pass of its own.",
-    ),
-    NOT_ZEROED: (
-        "the gradient of {name} was not zeroed after its last step, so that it holds examples "
-        "seen before",
-        "Call its zero_grad() before the backward pass.",
-    ),
-    IN_PART: (
-        "the gradient of {name} was zeroed in part between two backward passes of one step, so "
-        "that its parts belong to different examples",
-        "Call its zero_grad() for all of its parameters, or for none.",
-    ),
-    LAST_PASS_ONLY: (
-        "the {probe} probe sees only the last of several backward passes for one step of {name}",
-        "Use the micro_batches probe, or make one backward pass per step.",
-    ),
-    NO_PASS: (
-        "no backward pass was seen before the step of {name}",
-        "Announce the backward pass, before the step.",
-    ),
-}
+# refused in the first step of an optimizer, skipped in later ones
+TWO_PASSES = Reason(
+    "two_passes",
+    Severity.REFUSE,
+    "two backward passes over one batch made the gradient of one step of {name}: they are "
+    "terms of one loss and not groups of examples",
+    "Add the losses up and make one backward pass.",
+)
+SHARED = Reason(
+    "shared_pass",
+    Severity.REFUSE,
+    "{name} steps on a backward pass that {other} has stepped on before, and they share "
+    "parameters: its gradient belongs to weights that are gone",
+    "Give each optimizer parameters of its own, or a backward pass of its own.",
+)
+NOT_ZEROED = Reason(
+    "not_zeroed",
+    Severity.REFUSE,
+    "the gradient of {name} was not zeroed after its last step, so that it holds examples "
+    "seen before",
+    "Call its zero_grad() before the backward pass.",
+)
+IN_PART = Reason(
+    "zeroed_in_part",
+    Severity.REFUSE,
+    "the gradient of {name} was zeroed in part between two backward passes of one step, so "
+    "that its parts belong to different examples",
+    "Call its zero_grad() for all of its parameters, or for none.",
+)
+LAST_PASS_ONLY = Reason(
+    "last_pass_only",
+    Severity.REFUSE,
+    "the {probe} probe sees only the last of several backward passes for one step of {name}",
+    "Use the micro_batches probe, or make one backward pass per step.",
+)
+NO_PASS = Reason(
+    "no_pass",
+    Severity.REFUSE,
+    "no backward pass was seen before the step of {name}",
+    "Announce the backward pass, before the step.",
+)
 SEVERAL_STEPS = (
     "{name} stepped several times within one batch: the number holds if each of these steps used "
     "as many examples as that batch has"
@@ -56,8 +63,8 @@ SEVERAL_STEPS = (
 class _Pass(NamedTuple):
     """One backward pass that changed an optimizer's gradient."""
 
-    row: Tensor | None
-    fault: str | None
+    row: Wide | None
+    fault: Reason | None
     examples: float
     batch: int
     serial: int
@@ -86,13 +93,13 @@ class FollowedOptimizer:
         self._stepped: Stamps = ()
         self._open = False
         self._size: float | None = None  # examples of the pass that is open
-        self._fault: str | None = None  # code of what was wrong with the gradient before the pass
+        self._fault: Reason | None = None  # what was wrong with the gradient before the pass
         self._counted = 0  # the latest batch whose examples were counted
         self._first = True
 
     def _stamps(self) -> Stamps:
         """What changes when a gradient is made, added to, zeroed or removed; nothing is read from
-        the device.
+        the device. FSDP2 adds to the local piece of a DTensor, whose version alone shows it.
         """
         stamps: list[Stamp] = []
         for parameter in parameters_of(self._optimizer):
@@ -100,7 +107,7 @@ class FollowedOptimizer:
             if gradient is None:
                 stamps.append(None)
             else:
-                stamps.append((id(gradient), gradient._version))
+                stamps.append((id(gradient), own_piece(gradient)._version))
         return tuple(stamps)
 
     def begin(
@@ -127,7 +134,7 @@ class FollowedOptimizer:
         if loss is not None:
             self.track.watch_loss(loss)
 
-    def _fault_of_first_pass(self) -> str | None:
+    def _fault_of_first_pass(self) -> Reason | None:
         without_gradient = self._before.count(None)
         if without_gradient == len(self._before):
             return None
@@ -135,7 +142,7 @@ class FollowedOptimizer:
             return NOT_ZEROED
         return None
 
-    def _fault_after_zeroing(self) -> str | None:
+    def _fault_after_zeroing(self) -> Reason | None:
         pairs = zip(self._after, self._before, strict=False)  # parameters may have been added
         if any(old is not None and old == new for old, new in pairs):
             return IN_PART
@@ -188,14 +195,14 @@ class FollowedOptimizer:
         self._fault = None
         if reason is not None and self._first:
             raise CannotMeasureError([reason])
-        self._first = False
+        self._first = self._first and self.track.probe.undecided
         fault = _first_fault(passes)
         if reason is not None:
-            fault = reason.text
+            fault = reason._replace(severity=Severity.SKIP)
         self._commit(passes, fault)
         self.track.prepare()
 
-    def _commit(self, passes: Sequence[_Pass], fault: str | None) -> None:
+    def _commit(self, passes: Sequence[_Pass], fault: Reason | None) -> None:
         """Counts the examples of each batch once, in the first step that uses them."""
         if passes and passes[0].batch <= self._counted:
             note = SEVERAL_STEPS.format(name=self._label)
@@ -242,11 +249,11 @@ class FollowedOptimizer:
         others = map(id, parameters_of(other._optimizer))
         return not set(own).isdisjoint(others)
 
-    def _reason(self, code: str, other: str = "") -> Reason:
-        template, fix = TEXTS[code]
+    def _reason(self, template: Reason, other: str = "") -> Reason:
+        """The reason with the names that its text leaves open."""
         probe = self.track.probe.name
-        text = template.format(name=self._label, other=other, probe=probe)
-        return Reason(code, Severity.REFUSE, text, fix)
+        text = template.text.format(name=self._label, other=other, probe=probe)
+        return template._replace(text=text)
 
     @property
     def _label(self) -> str:
@@ -254,7 +261,7 @@ class FollowedOptimizer:
         return self.track.name or kind_of(self._optimizer)
 
 
-def _first_fault(passes: Iterable[_Pass]) -> str | None:
+def _first_fault(passes: Iterable[_Pass]) -> Reason | None:
     for one in passes:
         if one.fault is not None:
             return one.fault

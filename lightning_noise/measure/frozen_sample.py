@@ -146,7 +146,8 @@ class Pause:
         parts: list[Tensor] = []
         for index, g in enumerate(gradient):
             parts += norms(index, g)
-        return sum_of_squares(parts, self._device)
+        square: Tensor = sum_of_squares(parts, self._device)
+        return square
 
     def _gradient(self, content: Any) -> list[Tensor]:
         loss, _ = _split(self._loss(content))

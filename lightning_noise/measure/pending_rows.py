@@ -9,10 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_noise.core.reasons import Reason
+from lightning_noise.measure.skips import NO_SIZE
+from lightning_noise.probes.double_float import Wide, has_float64, in_float64
 from lightning_noise.probes.setup import Reduce
 
 Scalar = Tensor | float | None  # a tensor stays on its device until rows are read
-NO_SIZE = "the number of examples in a batch could not be determined"
 
 
 class PendingRow(NamedTuple):
@@ -20,16 +22,17 @@ class PendingRow(NamedTuple):
 
     Args:
         source: which channel it belongs to.
-        values: additive over the ranks, fp64 of shape (n,), on the device.
+        values: additive over the ranks, fp64 of shape (n,), on the device; in pairs where it has no
+            fp64.
         size: examples that this rank used.
         fault: why it cannot be used; ``None`` if it can.
         learning_rate: of the step; a tensor is read when the row is.
     """
 
     source: str
-    values: Tensor
+    values: Wide
     size: float
-    fault: str | None = None
+    fault: Reason | None = None
     learning_rate: Scalar = None
 
 
@@ -39,7 +42,7 @@ class ReadRow(NamedTuple):
     source: str
     values: list[float]
     size: float
-    fault: str | None
+    fault: Reason | None
     learning_rate: float | None
 
 
@@ -111,6 +114,8 @@ class PendingRows:
         """Sums all that waits over the ranks, with one collective if anything waits."""
         if not self._rows and not self._counted:
             return Flushed([], {})
+        if not has_float64(device):
+            device = self._move_to_host()
         rows = self._rows
         sources = list(self._examples)
         packed = self._pack(device)
@@ -129,6 +134,14 @@ class PendingRows:
             values = list(islice(numbers, length))
             found.append(_read(row, size, values))
         return Flushed(found, totals)
+
+    def _move_to_host(self) -> torch.device:
+        """The rows that wait, in fp64; the one copy of this flush."""
+        if self._rows:
+            values = in_float64([row.values for row in self._rows])
+            pairs = zip(self._rows, values, strict=True)
+            self._rows = [row._replace(values=value) for row, value in pairs]
+        return torch.device("cpu")
 
     def _pack(self, device: torch.device) -> Tensor:
         """For each source the ranks' latest first values and the examples, then each row's size and
@@ -157,7 +170,7 @@ def _size_to_sum(row: PendingRow) -> float:
     """A size that one rank cannot determine makes the sum NaN, so that all ranks give the same
     reason.
     """
-    if row.fault == NO_SIZE:
+    if row.fault is not None and row.fault.code == NO_SIZE.code:
         return math.nan
     return row.size
 

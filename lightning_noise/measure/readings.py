@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, Protocol
 
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.reasons import Reason
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import Windows
+from lightning_noise.measure import skips
 from lightning_noise.measure.pending_rows import ReadRow, Totals
+from lightning_noise.measure.skips import NOT_FINITE, ONE_GROUP
 
-ONE_GROUP = "only one group of gradients in the step"
-NOT_FINITE = "gradients were not finite (overflow)"
 LATEST = 15  # steps that the batch size in use is the median of
 
 
@@ -74,7 +75,7 @@ class Tally:
     epoch_began: float = 0.0
     sizes: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
     first_size: float | None = None
-    skipped: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[Reason] = field(default_factory=Counter)
     twins: tuple[int, int] | None = None
 
     def add(self, totals: Totals) -> None:
@@ -107,7 +108,7 @@ class Tally:
             "epoch_began": self.epoch_began,
             "sizes": list(self.sizes),
             "first_size": self.first_size,
-            "skipped": dict(self.skipped),
+            "skipped": skips.saved(self.skipped),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -115,7 +116,7 @@ class Tally:
         self.examples, self.data_size = state["examples"], state["data_size"]
         self.epoch_began, self.first_size = state["epoch_began"], state["first_size"]
         self.sizes = deque(state["sizes"], maxlen=LATEST)
-        self.skipped = Counter(state["skipped"])
+        self.skipped = skips.loaded(state["skipped"])
 
 
 class Readings:
@@ -162,11 +163,13 @@ class Readings:
             age = row.size / tally.first_size
         for index, key in enumerate(keys):
             moments = Moments(*row.values[4 * index : 4 * index + 4])
+            if moments.is_finite and moments.c_small == 0:
+                continue  # the step was not this key's
             reason = _unusable(moments, row.fault)
             if reason is None:
                 self.windows(key).update(moments, age)
                 self.note(key, moments, row, tally.data_size)
-            elif key == Key(optimizer=name) and reason:
+            elif key == Key(optimizer=name):
                 tally.skipped[reason] += 1
 
     def note(
@@ -256,14 +259,10 @@ def _twins(by_rank: Sequence[float]) -> tuple[int, int] | None:
     return None
 
 
-def _unusable(moments: Moments, fault: str | None) -> str | None:
-    """Why a key's record cannot be used; ``None`` if it can, "" if the step simply was not this
-    key's.
-    """
+def _unusable(moments: Moments, fault: Reason | None) -> Reason | None:
+    """Why a key's record cannot be used; ``None`` if it can."""
     if not moments.is_finite:
         return fault or NOT_FINITE
-    if moments.c_small == 0:
-        return ""
     if not moments.has_groups:
         return ONE_GROUP
     return None

@@ -16,7 +16,7 @@ from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import CannotMeasureError
 from lightning_noise.core.windows import Windows
 from lightning_noise.measure.batches import BatchSize, BatchSizes
-from lightning_noise.measure.channels import Model, open_curvature, open_tracks
+from lightning_noise.measure.channels import Model, NoCurvature, open_curvature, open_tracks
 from lightning_noise.measure.curvature_rows import SOURCE
 from lightning_noise.measure.measurement import Measurement
 from lightning_noise.measure.pending_rows import PendingRows
@@ -127,12 +127,23 @@ class Session(Measurement):
         for track in self.tracks:
             track.close()
 
+    def end_curvature(self) -> None:
+        """Measures no curvature from here on. What was measured, and rows that wait, stay."""
+        self.curvature.close()
+        self.curvature = NoCurvature()
+
     # One batch
 
-    def batch(self, batch: Any, *, accumulation: int = 1, size: float | None = None) -> None:
+    def batch(
+        self, batch: Any, *, accumulation: int = 1, size: float | None = None, share: float = 1.0
+    ) -> None:
         """A batch is about to go forward, one of ``accumulation`` of its step.
 
-        ``size`` is the number of its examples, where the host knows it.
+        Args:
+            batch: as the model gets it.
+            accumulation: batches of its step, by which its loss is divided.
+            size: the number of its examples, where the host knows it.
+            share: a further factor on its loss, where the batches of a step are not of one size.
 
         Raises:
             CannotMeasureError: it can never be measured, as far as the first batch shows.
@@ -147,10 +158,11 @@ class Session(Measurement):
         if self._first_batch:
             self._first_batch = False
             self._refuse_batch(rows, accumulation)
-        self._weight = 1 / accumulation
+        self._weight = share / accumulation
         step = self.tracks[0].optimizer_steps
-        self.curvature.batch(batch, self._size, accumulation=accumulation, step=step)
-        self._steps.batch()
+        equal = self._size if share == 1.0 else None  # a curvature needs equal batches
+        self.curvature.batch(batch, equal, accumulation=accumulation, step=step)
+        self._steps.batch(rows)
 
     def _refuse_batch(self, rows: int | None, accumulation: int) -> None:
         if (

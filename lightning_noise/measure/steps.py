@@ -23,8 +23,8 @@ class Steps(ABC):
     """Turns the host's calls into calls of one or more tracks."""
 
     @abstractmethod
-    def batch(self) -> None:
-        """A batch begins; its forward pass is still to come."""
+    def batch(self, examples: int | None = None) -> None:
+        """A batch of so many examples begins; its forward pass is still to come."""
 
     @abstractmethod
     def begin(
@@ -71,12 +71,12 @@ class AnnouncedSteps(Steps):
         self._seen = False  # a backward pass over the present batch
         self._rate: Scalar = None
 
-    def batch(self) -> None:
+    def batch(self, examples: int | None = None) -> None:
         """Tells a probe that watches forward passes that one begins."""
         self._seen = False
         # inside the step the learning rate may carry an adaptive factor
         self._rate = learning_rate(self._track.optimizer)
-        self._track.prepare()
+        self._track.prepare(examples)
 
     def begin(
         self,
@@ -111,7 +111,7 @@ class AnnouncedSteps(Steps):
             return
         self._track.step(loss_scale=loss_scale, learning_rate=self._rate)
         if self._first:
-            self._first = False
+            self._first = self._track.probe.undecided
             self._track.raise_refusal()
 
     def step(self, optimizer: Optimizer | None) -> None:  # there is one
@@ -145,11 +145,11 @@ class FoundSteps(Steps):
         self._batch = 0
         self._pass = 0
 
-    def batch(self) -> None:
+    def batch(self, examples: int | None = None) -> None:
         """Tells probes that watch forward passes that one begins."""
         self._batch += 1
         for one in self._followed.values():
-            one.track.prepare()
+            one.track.prepare(examples)
 
     def begin(
         self,

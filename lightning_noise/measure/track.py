@@ -10,12 +10,14 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_noise.core.moments import Key
+from lightning_noise.core.reasons import Reason
 from lightning_noise.measure.open_step import OpenStep
-from lightning_noise.measure.pending_rows import NO_SIZE, PendingRow, PendingRows, Scalar
+from lightning_noise.measure.pending_rows import PendingRow, PendingRows, Scalar
+from lightning_noise.measure.skips import NO_BACKWARD, NO_ROW, NO_SIZE
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.probe import Context, Offer, Probe
 from lightning_noise.probes.rows import unscaled, unusable
 
-NO_BACKWARD = "the backward pass before the optimizer's step was missing"
 CHANGED = (
     "the parameters that are trained changed during the run: until enough steps have followed, "
     "the averages also contain steps from before the change"
@@ -70,9 +72,7 @@ class Track:
     # What is watched
 
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
-        """Sets the parameters to watch from the next optimizer step on; those that are frozen are
-        skipped until they are unfrozen.
-        """
+        """Sets the parameters to watch from the next optimizer step on, while they are trained."""
         self._parameters = dict(parameters)
 
     @property
@@ -120,11 +120,11 @@ class Track:
 
     # One optimizer step
 
-    def prepare(self) -> None:
-        """A forward pass is about to begin."""
+    def prepare(self, examples: int | None = None) -> None:
+        """A forward pass is about to begin, over so many examples as far as the host knows."""
         step = self._open or self._open_step()
         if step.measured:
-            self.probe.listen()
+            self.probe.listen(examples)
 
     def _open_step(self) -> OpenStep:
         measured = self.optimizer_steps % self._every_n_steps == 0
@@ -189,7 +189,7 @@ class Track:
         row, fault = self.take(loss_scale=loss_scale)
         self.commit(row, fault=fault, used=used, new=used, learning_rate=learning_rate)
 
-    def take(self, *, loss_scale: Scalar = None) -> tuple[Tensor | None, str | None]:
+    def take(self, *, loss_scale: Scalar = None) -> tuple[Wide | None, Reason | None]:
         """What the probe has seen since the previous call, and why it cannot be used.
 
         For a host that learns only later whether the optimizer steps on it (see :meth:`commit`);
@@ -204,7 +204,9 @@ class Track:
         if step.unknown:
             fault = NO_SIZE
             step.unknown = False
-        if row is None or fault is not None:
+        if row is None:
+            return None, fault or NO_ROW
+        if fault is not None:
             return None, fault
         if loss_scale is not None:
             row = unscaled(row, loss_scale)
@@ -212,9 +214,9 @@ class Track:
 
     def commit(
         self,
-        row: Tensor | None,
+        row: Wide | None,
         *,
-        fault: str | None = None,
+        fault: Reason | None = None,
         used: float,
         new: float,
         learning_rate: Scalar = None,
@@ -242,9 +244,9 @@ class Track:
 
     def _append(
         self,
-        row: Tensor | None,
+        row: Wide | None,
         used: float,
-        fault: str | None,
+        fault: Reason | None,
         rate: Scalar = None,
     ) -> None:
         if row is None:

@@ -20,8 +20,8 @@ class What:
     Args:
         probe: "auto", the name of a probe, or a probe.
         geometries: metrics M of gᵀMg; the Euclidean one is measured in any case.
-        every_n_steps: measures the first of every so many optimizer steps; ``None``: every step,
-            curvatures every 100th.
+        every_n_steps: measures the first of every so many optimizer steps; ``None``: as the probe
+            says, mostly every step, and curvatures every 100th.
         decay: exponential decay per measured step.
         per_layer: True for every module that owns parameters; a number n for the first n parts of
             their names.

@@ -12,9 +12,11 @@ from lightning_noise.probes.micro_batches import MicroBatches
 from lightning_noise.probes.probe import Offer, Probe
 from lightning_noise.probes.ranks import Ranks
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.sharding import is_sharded
+from lightning_noise.probes.shards import Shards
 
 AUTO = "auto"
-IN_ORDER: tuple[type[Probe], ...] = (Ranks, MicroBatches, Examples)  # the cheapest first
+IN_ORDER: tuple[type[Probe], ...] = (Ranks, MicroBatches, Examples, Shards)  # the cheapest first
 BY_NAME: dict[str, type[Probe]] = {kind.name: kind for kind in IN_ORDER}
 NAMES = (AUTO, *BY_NAME)
 
@@ -49,8 +51,11 @@ def choose(
     >>> choose("auto", Setup(), model, parameters).probe.name
     'examples'
     """
+    sharded = is_sharded(model, parameters.values())
     if wanted != AUTO:
         probe = _instance_of(wanted)
+        if sharded and not probe.sees_shards:
+            raise CannotMeasureError([_sees_no_shards(probe)])
         answer = probe.offer(setup, model, parameters)
         if isinstance(answer, Reason):
             raise CannotMeasureError([answer])
@@ -58,6 +63,8 @@ def choose(
     uncertain: Chosen | None = None
     refused: list[Reason] = []
     for kind in IN_ORDER:
+        if kind.sees_shards != sharded:
+            continue
         probe = kind()
         answer = probe.offer(setup, model, parameters)
         if isinstance(answer, Offer):
@@ -68,6 +75,8 @@ def choose(
             refused.append(answer)
     if uncertain is None:
         raise CannotMeasureError(refused)
+    if sharded:
+        return uncertain
     why = "; ".join(reason.text for reason in refused)
     reason = f"{uncertain.offer.reason} (single examples cannot be told apart: {why})"
     return uncertain._replace(offer=Offer(reason, certain=False))
@@ -77,3 +86,13 @@ def _instance_of(wanted: str | Probe) -> Probe:
     if isinstance(wanted, str):
         return BY_NAME[wanted]()
     return wanted
+
+
+def _sees_no_shards(probe: Probe) -> Reason:
+    return Reason(
+        "sharded",
+        Severity.REFUSE,
+        f"the {probe.name} probe watches parameters or layers, and of a model sharded by FSDP it "
+        "would see nothing or only a part",
+        "Use the shards probe, which probe='auto' chooses.",
+    )

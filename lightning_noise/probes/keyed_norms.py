@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
+from lightning_noise.probes.double_float import Wide, wide_zeros
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 from lightning_noise.probes.preconditioner import weighted_chunk_norms
 from lightning_noise.probes.probe import Diagonal
@@ -87,12 +88,12 @@ class KeyedNorms:
         """
         return bool(self._weighted)
 
-    def total(self) -> Tensor:
+    def total(self) -> Wide:
         """Returns squared norms by key, fp64 of shape (keys,), and forgets what was noted.
 
         A cell that overflowed spoils only its own keys.
         """
-        result = torch.zeros(self._keys, dtype=torch.float64, device=self.device)
+        result = wide_zeros((self._keys,), self.device)
         for owner, norms in zip(self._owners, self._norms, strict=True):
             if norms and owner:
                 square = sum_of_squares(norms, self.device)
@@ -113,7 +114,7 @@ class KeyedNorms:
             if parameter.grad is not None:
                 self.see(name, parameter.grad)
 
-    def leave_out_absent(self, row: Tensor) -> Tensor:
+    def leave_out_absent(self, row: Wide) -> Wide:
         """Zeroes the lines of keys that take no part in this step.
 
         These have no parameter here (frozen layers), or no P yet.

@@ -9,8 +9,9 @@ from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import Reason, Severity
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.keyed_norms import KeyedNorms
-from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
+from lightning_noise.probes.probe import NO_GROUP, WHOLE_GRADIENTS, Context, Offer, Probe
 from lightning_noise.probes.rows import (
     WeightedGroup,
     inverse_effective_size,
@@ -22,15 +23,14 @@ from lightning_noise.probes.setup import Setup
 from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
-ONE_GROUP = "one_group"
-TEXTS = {
-    ONE_GROUP: (
-        "two groups of gradients are needed per step, but there is one: one rank, and one "
-        "micro-batch per step",
-        "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or "
-        "use more ranks.",
-    )
-}
+ONE_GROUP = Reason(
+    "one_group",
+    Severity.REFUSE,
+    "two groups of gradients are needed per step, but there is one: one rank, and one "
+    "micro-batch per step",
+    "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or "
+    "use more ranks.",
+)
 
 
 class MicroBatches(Probe):
@@ -67,9 +67,9 @@ class MicroBatches(Probe):
         self._parts: dict[str, list[Tensor]] = {}
         self._seen: set[str] = set()
         self._groups: list[WeightedGroup] = []
-        self._square: Tensor | None = None
-        self._fault: str | None = None
-        self._last_fault: str | None = None
+        self._square: Wide | None = None
+        self._fault: Reason | None = None
+        self._last_fault: Reason | None = None
 
     def offer(
         self,
@@ -91,7 +91,7 @@ class MicroBatches(Probe):
             accumulation = max(accumulation, setup.most_accumulation)  # some steps will be skipped
         groups = setup.ranks * accumulation
         if groups < 2:
-            return Reason(ONE_GROUP, Severity.REFUSE, *TEXTS[ONE_GROUP])
+            return ONE_GROUP
         where = f"{count(accumulation, 'micro-batch')} per step on {count(setup.ranks, 'rank')}"
         return Offer(f"{where} are {groups} groups", certain=certain)
 
@@ -103,20 +103,30 @@ class MicroBatches(Probe):
         context: Context = Context(),
     ) -> Iterator[None]:
         """Hooks every parameter that requires a gradient, for the duration of the context."""
-        self._norms = KeyedNorms(parameters, keys, context.diagonal)
+        self._norms = self._norms_of(parameters, keys, context)
         self._replicas = context.replicas
         self._parameters = trained(parameters)
         self._reset()
         with ExitStack() as stack:
-            for name, parameter in self._parameters.items():
-                handle = parameter.register_hook(self._hook(name))
-                stack.callback(handle.remove)
+            self._hook_gradients(stack)
             try:
                 yield
             finally:
                 self._open = False
                 self._parts = {}
                 self._norms.clear()
+
+    def _norms_of(
+        self,
+        parameters: Mapping[str, Parameter],
+        keys: Mapping[Key, Sequence[str]],
+        context: Context,
+    ) -> KeyedNorms:
+        return KeyedNorms(parameters, keys, context.diagonal)
+
+    def _hook_gradients(self, stack: ExitStack) -> None:
+        for name, parameter in self._parameters.items():
+            stack.callback(parameter.register_hook(self._hook(name)).remove)
 
     def _hook(self, name: str) -> Any:
         def see(grad: Tensor) -> None:
@@ -127,11 +137,7 @@ class MicroBatches(Probe):
                 self._parts.setdefault(name, []).append(grad.detach().clone())
             elif name in self._seen:
                 self._in_parts.add(name)
-                self._fault = (
-                    f"the gradient of {name!r} arrived in several parts in one backward pass "
-                    "(reentrant checkpointing of a shared parameter); from the next step on the "
-                    "parts are added up first"
-                )
+                self._fault = _in_parts(name)
             else:
                 self._seen.add(name)
                 # the norms exist: hooks live only inside attach
@@ -171,7 +177,7 @@ class MicroBatches(Probe):
             self._square = share
             self._groups.append(WeightedGroup(self._size, self._weight))
 
-    def row(self) -> Tensor | None:
+    def row(self) -> Wide | None:
         """Moments of the step, shape (keys, 4), with the big norm from ``.grad``.
 
         ``None`` where no group was seen.
@@ -181,7 +187,10 @@ class MicroBatches(Probe):
         fault = self._fault
         self._reset()
         self._last_fault = fault
-        if fault is not None or square is None or self._norms is None:
+        if fault is not None or self._norms is None:
+            return None
+        if square is None:
+            self._last_fault = NO_GROUP
             return None
         self._norms.add_gradients(self._parameters)
         total = total_weight(groups)  # not 1 in a short last window
@@ -201,7 +210,7 @@ class MicroBatches(Probe):
             self._norms.clear()
         self._reset()
 
-    def fault(self) -> str | None:
+    def fault(self) -> Reason | None:
         """What spoiled the latest step, if anything did."""
         return self._last_fault
 
@@ -210,3 +219,13 @@ class MicroBatches(Probe):
         self._square = None
         self._fault = None
         self._last_fault = None
+
+
+def _in_parts(name: str) -> Reason:
+    """The gradient of a parameter arrived more than once in one backward pass."""
+    return Reason(
+        "gradient_in_parts",
+        Severity.SKIP,
+        f"the gradient of {name!r} arrived in several parts in one backward pass (reentrant "
+        "checkpointing of a shared parameter); from the next step on the parts are added up first",
+    )

@@ -2,13 +2,15 @@
 
 |G|² is a small difference of two squared norms. A flat fp32 sum over millions of numbers is off by
 1e-3, which may be more than the answer. Norms of chunks of about a thousand numbers are good to
-1e-7 in fp32; their squares are summed in fp64.
+1e-7 in fp32; their squares are summed in fp64, or in pairs of fp32 numbers on a device without it.
 """
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+from lightning_noise.probes.double_float import Wide, has_float64, sum_of_squares_in_pairs
 
 CHUNK = 1024  # numbers per chunk: long enough to cost nothing, short enough for fp32
 
@@ -39,9 +41,14 @@ def as_dense(tensor: Tensor) -> Tensor:
     return tensor.to_dense()
 
 
-def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Tensor:
-    """Sum of squares of many small norm tensors as one fp64 scalar on ``device``."""
+def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Wide:
+    """Sum of squares of many small norm tensors as one fp64 scalar on ``device``.
+
+    Where it has no fp64, it is a pair of fp32 numbers.
+    """
     parts = list(norms)
+    if not has_float64(device):
+        return sum_of_squares_in_pairs(parts, device)
     if not parts:
         return torch.zeros((), dtype=torch.float64, device=device)
     if any(part.dtype != parts[0].dtype for part in parts):
@@ -49,8 +56,8 @@ def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Tensor:
     return torch.cat(parts).double().square().sum()
 
 
-def squared_norm(tensor: Tensor) -> Tensor:
-    """``|tensor|²`` as an fp64 scalar on the tensor's device.
+def squared_norm(tensor: Tensor) -> Wide:
+    """``|tensor|²`` as an fp64 scalar on the tensor's device, a pair where it has no fp64.
 
     Any floating dtype, any stride, dense or sparse. Relative error below 1e-6 on 24 M fp32 numbers
     (a flat norm: 3e-3).

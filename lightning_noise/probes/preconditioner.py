@@ -1,5 +1,6 @@
 """The diagonal preconditioner that an optimizer uses, and squared norms weighted by it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RAdam, RMSprop
 
+from lightning_noise.probes.double_float import has_float64
 from lightning_noise.probes.norms import as_dense, chunk_norms
 
 State = dict[str, Tensor]  # of one parameter
@@ -87,13 +89,27 @@ def _adam(state: State, group: Group) -> Tensor | None:
     if "max_exp_avg_sq" in state:
         second = state["max_exp_avg_sq"]
     beta = group["betas"][1]
-    step = state["step"]
-    # It is on the host unless the optimizer is capturable or fused. Then it is not read, which
-    # would wait for the device.
-    on_host = step.device.type == "cpu"
-    steps = float(step) if on_host else step.double()
-    correction = 1 - beta**steps
+    correction = bias_correction(beta, state["step"])
     return _inverse((second / correction).to(second.dtype), group["eps"])
+
+
+def bias_correction(beta: float, step: Tensor) -> Tensor | float:
+    """1 − beta^step of a moving average that began at zero, to the precision of fp32 at least.
+
+    The step is on the host unless the optimizer is capturable or fused. Then it is not read, which
+    would wait for the device.
+
+    >>> round(bias_correction(0.999, torch.tensor(1.0)), 12)
+    0.001
+    """
+    if step.device.type == "cpu" and has_float64(step.device):
+        return float(1 - beta ** float(step))
+    if has_float64(step.device):
+        return 1 - beta ** step.double()
+    if beta == 0:
+        return 1.0
+    # in fp32 the difference itself would keep few digits of a small correction
+    return -torch.expm1(step * math.log(beta))
 
 
 def _rmsprop(state: State, group: Group) -> Tensor | None:

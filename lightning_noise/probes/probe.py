@@ -10,12 +10,19 @@ from torch.nn import Parameter
 
 from lightning_noise.core.errors import NoiseScaleError
 from lightning_noise.core.moments import Key
-from lightning_noise.core.reasons import Reason
+from lightning_noise.core.reasons import Reason, Severity
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.setup import Setup
 
 Diagonal = Callable[[Parameter], Tensor | None]
 EUCLIDEAN = frozenset({"euclidean"})
 WHOLE_GRADIENTS = EUCLIDEAN | {"optimizer"}
+NO_GROUP = Reason(
+    "no_group",
+    Severity.SKIP,
+    "no micro-batch of weight above 0 was seen in the step",
+    "Announce every backward pass, with the weight of its loss.",
+)
 
 
 class Offer(NamedTuple):
@@ -66,12 +73,18 @@ class Probe(ABC):
         metrics: geometries in which it can weigh gradients.
         watches_forward: whether it needs :meth:`listen`, because it hooks layers and not gradients.
         sees_every_pass: whether it sees every backward pass of a step, not only the last one.
+        sees_shards: whether it is for models that FSDP has sharded, and for no others. A hook on a
+            sharded parameter sees nothing.
+        every_n_steps: measures the first of every so many optimizer steps, where the user names no
+            cadence.
     """
 
     name: ClassVar[str] = "given"
     metrics: ClassVar[frozenset[str]] = EUCLIDEAN
     watches_forward: ClassVar[bool] = False
     sees_every_pass: ClassVar[bool] = True
+    sees_shards: ClassVar[bool] = False
+    every_n_steps: int = 1
 
     def offer(
         self,
@@ -101,8 +114,11 @@ class Probe(ABC):
     def starts(self, step: int) -> None:  # noqa: B027  # does nothing unless overridden
         """A measured optimizer step begins; ``step`` counts all optimizer steps."""
 
-    def listen(self) -> None:  # noqa: B027  # does nothing unless overridden
-        """The forward pass of a micro-batch is about to begin."""
+    def listen(self, examples: int | None = None) -> None:  # noqa: B027  # as above
+        """The forward pass of a micro-batch is about to begin.
+
+        ``examples`` is the length of its batch dimension, where the host knows it.
+        """
 
     def rest(self) -> None:  # noqa: B027  # does nothing unless overridden
         """The passes over a micro-batch are over.
@@ -143,7 +159,7 @@ class Probe(ABC):
         """The backward pass of this micro-batch is over."""
 
     @abstractmethod
-    def row(self) -> Tensor | None:
+    def row(self) -> Wide | None:
         """Returns the moments of the step that was seen, and forgets it.
 
         Returns:
@@ -151,10 +167,15 @@ class Probe(ABC):
             :class:`~lightning_noise.core.moments.Moments`. It is the part of this replica: the sum
             over all replicas is the row of the step. ``q_big`` is taken from ``.grad``, which the
             strategy has averaged over all replicas. ``None`` where the step cannot be used.
+            On a device without fp64 it is a
+            :class:`~lightning_noise.probes.double_float.DoubleFloat`, or a tensor on the host.
         """
 
-    def fault(self) -> str | None:
-        """Why the latest row was ``None``, in words for the user."""
+    def fault(self) -> Reason | None:
+        """Why the latest row was ``None``: a reason of severity SKIP.
+
+        Steps are counted by it, so a text that differs in every step gives as many counts.
+        """
         return None
 
     def discard(self) -> None:
@@ -169,6 +190,16 @@ class Probe(ABC):
         ``None`` where steps can be used.
         """
         return None
+
+    @property
+    def left_out(self) -> float | None:
+        """Share of the squared gradient norm that rows do not cover; ``None``: not known."""
+        return 0.0
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a refusal may still come in the next step, as the latest one left it open."""
+        return False
 
     def remarks(self) -> Sequence[str]:
         """Reasons to doubt the estimate, to report with it: what is left out or not checked."""

@@ -11,6 +11,7 @@ from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import Reason, Severity
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.keyed_norms import KeyedNorms
 from lightning_noise.probes.probe import WHOLE_GRADIENTS, Context, Offer, Probe
 from lightning_noise.probes.rows import (
@@ -24,6 +25,12 @@ from lightning_noise.probes.setup import Setup
 from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
+NO_BUCKET = Reason(
+    "no_bucket_reduced",
+    Severity.SKIP,
+    "no gradient bucket was reduced in the step's last backward pass",
+    "Let DDP synchronise gradients in the last backward pass of every step.",
+)
 # (state, bucket) → the reduced buffer
 CommHook = Callable[[Any, Any], torch.futures.Future[Tensor]]
 
@@ -117,7 +124,7 @@ class Ranks(Probe):
         self._one_cell = True
         self._seen = False
         self._groups: list[WeightedGroup] = []
-        self._fault: str | None = None
+        self._fault: Reason | None = None
 
     def offer(
         self,
@@ -210,7 +217,7 @@ class Ranks(Probe):
         """Closes the gate."""
         self._open = False
 
-    def row(self) -> Tensor | None:
+    def row(self) -> Wide | None:
         """The part of one replica in the moments of the step, shape (keys, 4).
 
         ``None`` where no bucket was seen.
@@ -219,7 +226,7 @@ class Ranks(Probe):
         seen = self._seen
         self._reset()
         if not seen or not groups or self._norms is None:
-            self._fault = "no gradient bucket was reduced in the step's last backward pass"
+            self._fault = NO_BUCKET
             return None
         total = total_weight(groups)
         local = self._norms.total() / total**2
@@ -236,7 +243,7 @@ class Ranks(Probe):
             self._norms.clear()
         self._reset()
 
-    def fault(self) -> str | None:
+    def fault(self) -> Reason | None:
         """What spoiled the latest step, if anything did."""
         return self._fault
 

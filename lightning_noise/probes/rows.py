@@ -1,6 +1,7 @@
 """All algebra on rows of moments: tensors of shape (keys, 4), fp64, columns as in ``Moments``.
 
-A probe returns a partial row, so that the plain sum over the ranks is the row of the step.
+On a device without fp64 they are pairs of fp32 numbers. A probe returns a partial row, so that the
+plain sum over the ranks is the row of the step.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lightning_noise.probes.double_float import DoubleFloat, Wide, wide_sum, wide_zeros
 
 Q_SMALL, Q_BIG, C_SMALL, C_BIG = range(4)
 
@@ -40,13 +43,13 @@ def inverse_effective_size(groups: Sequence[WeightedGroup]) -> float:
 
 
 def step_row(
-    q_small: Tensor,
-    q_big: Tensor,
+    q_small: Wide,
+    q_big: Wide,
     c_small: float,
     c_big: float,
-) -> Tensor:
+) -> Wide:
     """A row from squared norms by key, shape (keys,), and inverse effective batch sizes."""
-    row = torch.empty(len(q_small), 4, dtype=torch.float64, device=q_small.device)
+    row = wide_zeros((len(q_small), 4), q_small.device)
     row[:, Q_SMALL] = q_small
     row[:, Q_BIG] = q_big
     # filled, not copied: a copy from the host would wait for the device
@@ -55,7 +58,7 @@ def step_row(
     return row
 
 
-def replicated(row: Tensor, replicas: int) -> Tensor:
+def replicated(row: Wide, replicas: int) -> Wide:
     """What one of several replicas contributes to the row of a step, from its own row.
 
     ``q_big`` must come from the gradient averaged over the replicas, so that all of them have the
@@ -69,7 +72,7 @@ def replicated(row: Tensor, replicas: int) -> Tensor:
     return row
 
 
-def unscaled(row: Tensor, loss_scale: Tensor | float) -> Tensor:
+def unscaled(row: Wide, loss_scale: Tensor | float) -> Wide:
     """The row without the factor ``loss_scale`` on the loss.
 
     A scale that is a tensor stays on its device, without a synchronisation.
@@ -78,16 +81,20 @@ def unscaled(row: Tensor, loss_scale: Tensor | float) -> Tensor:
     tensor([[2.0000, 1.0000, 1.0000, 0.5000]])
     """
     row = row.clone()
-    row[:, :C_SMALL] /= torch.as_tensor(loss_scale, device=row.device).to(row.dtype) ** 2
+    scale = torch.as_tensor(loss_scale, device=row.device)
+    if isinstance(row, DoubleFloat):
+        row[:, :C_SMALL] = row[:, :C_SMALL].over(scale.float()).over(scale.float())
+    else:
+        row[:, :C_SMALL] /= scale.to(row.dtype) ** 2
     return row
 
 
-def unusable(keys: int, device: torch.device) -> Tensor:
+def unusable(keys: int, device: torch.device) -> Wide:
     """The row of a step that cannot be used: summed over the ranks, it spoils the step on all."""
-    return torch.full((keys, 4), torch.nan, dtype=torch.float64, device=device)
+    return wide_zeros((keys, 4), device).fill_(torch.nan)
 
 
-def combined(rows: Sequence[Tensor | None]) -> Tensor | None:
+def combined(rows: Sequence[Wide | None]) -> Wide | None:
     """The row of a step of K micro-batches of equal weight, from the rows of its backward passes.
 
     Args:
@@ -105,7 +112,7 @@ def combined(rows: Sequence[Tensor | None]) -> Tensor | None:
     if len(known) < len(rows) or not known:
         return None
     count = len(known)
-    row = torch.stack(known).sum(dim=0)
+    row = wide_sum(known)
     row[:, Q_SMALL] *= count
     row[:, Q_BIG] = known[-1][:, Q_BIG]
     row[:, C_SMALL] /= count

@@ -4,15 +4,17 @@ They report the noise scale, what the current batch size costs, and every reason
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
+from lightning_noise.core.reasons import Reason
 from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.core.windows import SHORT_DECAYS
+from lightning_noise.say.left_out import left_out_line
 from lightning_noise.say.log_keys import name_of
 from lightning_noise.say.words import count
 from lightning_noise.say.words import number as number
@@ -39,6 +41,8 @@ class Verdict(NamedTuple):
         geometries: lines on noise scales in other metrics.
         optimizer: its name, where there are several.
         story: what adapting the batch size did, in lines.
+        left_out: share of the squared gradient norm that the number does not cover; ``None`` where
+            it is not known.
     """
 
     estimate: NoiseEstimate
@@ -49,13 +53,14 @@ class Verdict(NamedTuple):
     global_size: float | None
     learning_rate: float
     data_size: float | None
-    skipped: dict[str, int]
+    skipped: Mapping[Reason, int]
     twins: tuple[int, int] | None = None
     warnings: tuple[str, ...] = ()
     unit: str = "examples"
     geometries: tuple[str, ...] = ()
     optimizer: str = ""
     story: tuple[str, ...] = ()
+    left_out: float | None = 0.0
 
     def __str__(self) -> str:
         return _text(self)
@@ -189,8 +194,12 @@ def cautions(findings: Verdict) -> list[str]:
     found = [*_about_interval(findings), *_about_data(findings)]
     if findings.twins is not None:
         found.append(twins_text(findings.twins))
-    for reason, times in sorted(findings.skipped.items()):
-        found.append(f"skipped {count(times, 'step')}: {reason}")
+    if findings.left_out != 0.0:
+        found.append(left_out_line(findings.estimate, findings.global_size, findings.left_out))
+    by_text = sorted(findings.skipped, key=lambda reason: reason.text)
+    for reason in by_text:
+        times = count(findings.skipped[reason], "step")
+        found.append(f"skipped {times}: {reason.text}")
     found += findings.warnings
     return found
 

@@ -61,6 +61,11 @@ def bound(model: nn.Module, *, seed: int = 0, **settings: object) -> Examples:
     return probe
 
 
+def bound_to_layers(model: nn.Module, *, seed: int = 0, **settings: object) -> Examples:
+    """A probe on a model that hooks its layers alone."""
+    return bound(model, seed=seed, calls=False, **settings)
+
+
 def step(probe: Examples, model: nn.Module, loss: Loss, size: float) -> dict[str, Moments] | None:
     """One optimizer step of one micro-batch: moments of the whole ("") and of every parameter."""
     keys = keys_of(model)

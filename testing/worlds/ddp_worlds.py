@@ -298,7 +298,8 @@ def gans():
         "ddp, accumulated": gan("ddp_find_unused_parameters_true", accumulate=3),
         "mixin": gan(mixin),
         "mixin, untoggled": gan(mixin, toggle=False, order="gd"),
-        "mixin, accumulated": gan(mixin, accumulate=3),
+        "mixin, accumulated": gan(mixin, "ranks", accumulate=3),
+        "mixin, stopped": gan(mixin, accumulate=3),
         "mixin, single examples": gan(mixin, "examples"),
     }
 

@@ -21,4 +21,4 @@ def test_bytes_collectives_and_reads_follow_the_formula(tmp_path, capsys):
         steps = script.LOG_EVERY // (5 if "every_n_steps" in row["settings"] else 1)
         assert (row["collectives"], row["host reads"]) == (logs, logs)
         assert row["bytes"] == logs * 8 * (row["ranks"] + 1 + steps * (1 + 4 * keys))
-    assert len(rows) == 4 and (tmp_path / "scale.csv").read_text().count("\n") == 5
+    assert len(rows) == 6 and (tmp_path / "scale.csv").read_text().count("\n") == 7

@@ -34,6 +34,10 @@ def test_rows_are_measured_and_exact(setups):
     assert (alone.probe, alone.measured, alone.passed_over) == ("examples", 32, 0)
     assert (short.probe, short.measured, short.passed_over) == ("micro_batches", 10, 0)
     assert overflow.passed_over > 5 and overflow.measured + overflow.passed_over == 32
+    said = f"{overflow.passed_over} `not_finite`: gradients were not finite (overflow)"
+    assert (alone.skipped, overflow.skipped) == ("", said)
+    assert f"| 32 | 0 | {alone.q_small:.1e}" in setups.supported_table([alone])
+    assert f"| {overflow.measured} | {said} | " in setups.supported_table([overflow])
     for row, bound in (
         (alone, 1e-6),
         (short, 1e-6),
@@ -45,13 +49,22 @@ def test_rows_are_measured_and_exact(setups):
 
 
 def test_refusals_are_word_for_word(setups):
-    lbfgs, mps, one = setups.measure(
-        named(setups.REFUSED, "LBFGS", "MPS", "one batch a step of one example")
+    lbfgs, synchronised, one, penalty = setups.measure(
+        named(
+            setups.REFUSED,
+            "LBFGS",
+            "SyncBatchNorm",
+            "one batch a step of one example",
+            "one batch a step, a weight penalty in the loss",
+        )
     )
+    codes = [row.code for row in (lbfgs, synchronised, one, penalty)]
+    assert codes == ["LBFGS", "SyncBatchNorm", "one_example", "low_coverage"]
+    assert "| `one_example` | `GradientNoiseScale`: two groups" in setups.refused_table([one])
     assert lbfgs.message.startswith(
         "`GradientNoiseScale`: torch.optim.LBFGS evaluates the loss several times"
     )
-    assert "no float64" in mps.message and "stand-in" in mps.told
+    assert "SyncBatchNorm (net.1)" in synchronised.message and "stand-in" in synchronised.told
     assert "the batch holds one example" in one.message
 
 

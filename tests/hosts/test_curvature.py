@@ -282,8 +282,9 @@ class Attention(L.LightningModule):
 def test_attention_on_cpu_by_loss_fn_or_not_at_all():
     """Its fast kernel has no double backward; ``loss_fn`` is run with the one that has."""
     data = toys.data(examples=640, local_size=8, dtype=torch.float64)
+    named = GradientNoiseScale(geometry="hessian", probe="micro_batches")
     with pytest.raises(MisconfigurationException, match="central differences"):
-        toys.fit(Attention(), data, GradientNoiseScale(geometry="hessian"), accumulate=4)
+        toys.fit(Attention(), data, named, accumulate=4)
     torch.manual_seed(1)
     module = Attention()
     with_kernel = GradientNoiseScale(geometry="hessian", every_n_steps=1, loss_fn=by_loss)
@@ -375,7 +376,11 @@ def test_refused_with_the_way_out():
     module = Still()
     data = loader(module, 64, 4)
     for arguments, accumulate, match in (
-        ({"geometry": "hessian"}, 2, "are 2 per step.*accumulate_grad_batches=3.*loss_fn"),
+        (
+            {"geometry": "hessian"},
+            2,
+            r"GradientNoiseScale\(split=4\): .*are 2 per step.*accumulate_grad_batches=3.*loss_fn",
+        ),
         ({"geometry": ("optimizer",), "probe": "examples"}, 1, "sees none.*micro_batches"),
     ):
         with pytest.raises(MisconfigurationException, match=match):
@@ -522,7 +527,10 @@ class Recomputing(Still):
 
 @pytest.mark.parametrize(("loss_fn", "accumulate"), [(None, 4), (by_loss, 1), (by_loss, 2)])
 def test_reentrant_checkpointing_is_refused_with_the_argument_to_change(loss_fn, accumulate):
-    callback = GradientNoiseScale(geometry="hessian", every_n_steps=5, loss_fn=loss_fn)
+    given = {"every_n_steps": 5, "loss_fn": loss_fn, "probe": "micro_batches"}
+    if accumulate == 1:
+        given["probe"] = "examples"
+    callback = GradientNoiseScale(geometry="hessian", **given)
     fix = r"^`GradientNoiseScale`: Pass use_reentrant=False to torch.utils.checkpoint.checkpoint"
     with pytest.raises(MisconfigurationException, match=fix):
         fit_still(callback, module=Recomputing(reentrant=True), accumulate=accumulate, size=16)

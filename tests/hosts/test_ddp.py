@@ -169,7 +169,9 @@ def test_layers_add_up(two):
 def test_one_rank_s_overflow_drops_the_step_everywhere(two, name):
     states = [rank["estimates"][name]["state"] for rank in two]
     assert states[0]["session"]["averages"] == states[1]["session"]["averages"]
-    assert [sum(s["session"]["tallies"][""]["skipped"].values()) for s in states] == [1, 1]
+    for state in states:
+        (entry,) = state["session"]["tallies"][""]["skipped"]
+        assert (entry["code"], entry["count"]) == ("not_finite", 1)
     assert (
         two[0]["estimates"][name]["steps"] == 5 and two[0]["estimates"]["many steps"]["steps"] == 6
     )
@@ -344,6 +346,13 @@ def test_gan_on_two_ranks_equals_one_process(two, case, accumulate, groups, prob
                 pytest.approx(expected.noise, rel=1e-9),
                 pytest.approx(expected.signal, rel=1e-9),
             )
+
+
+@pytest.mark.slow
+def test_where_the_probe_was_not_named_both_ranks_stop_measuring_and_train_on(two):
+    for rank in two:
+        found = rank["gans"]["mixin, stopped"]
+        assert found["probes"] == ["ranks", "ranks"] and found["Adam"][2] == 0
 
 
 @pytest.mark.slow

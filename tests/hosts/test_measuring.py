@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from lightning_noise import GradientNoiseScale, Key, estimate_noise_scale
 from lightning_noise.core.moments import from_contributions
-from lightning_noise.measure.readings import ONE_GROUP
-from lightning_noise.measure.track import NO_BACKWARD
+from lightning_noise.measure.skips import NO_BACKWARD, NOT_FINITE, ONE_GROUP
 from testing.callbacks import Watcher
+from testing.reference import skipped
 from testing.toys import Regression, Summed, data, fit, rows, trainer
 
 
@@ -94,8 +94,8 @@ def test_short_last_window_and_uneven_batches(accumulate, examples):
 def test_a_window_of_one_micro_batch_is_counted_and_said(capsys):
     callback = GradientNoiseScale()
     fit(Regression(), data(examples=20), callback, accumulate=4)
-    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 1}
-    assert f"skipped 1 step: {ONE_GROUP}" in capsys.readouterr().out
+    assert skipped(callback) == {ONE_GROUP: 1}
+    assert f"skipped 1 step: {ONE_GROUP.text}" in capsys.readouterr().out
 
 
 def test_clipping_does_not_move_it():
@@ -142,9 +142,8 @@ def test_loss_scale_does_not_move_it():
 
 def test_overflow_steps_leave_the_averages_alone():
     callback = scaled_fit(2.0**26, epochs=8)
-    skipped = callback.state_dict()["session"]["tallies"][""]["skipped"]
-    (reason, count), e = *skipped.items(), callback.estimate()
-    assert "overflow" in reason and 3 < count < 20
+    (reason, count), e = *skipped(callback).items(), callback.estimate()
+    assert reason == NOT_FINITE and 3 < count < 20
     assert e.steps + count == 64
     assert all(math.isfinite(value) for value in (e.noise, e.signal, e.noise_scale, e.low))
     assert e.noise == pytest.approx(scaled_fit(2.0**4).estimate().noise, rel=0.02)
@@ -217,7 +216,7 @@ def test_a_step_without_a_backward_pass():
 
     callback = GradientNoiseScale()
     fit(Skipping(), data(), callback)
-    assert callback.state_dict()["session"]["tallies"][""]["skipped"] == {NO_BACKWARD: 1}
+    assert skipped(callback) == {NO_BACKWARD: 1}
     assert callback.estimate().steps == 7
 
 
@@ -225,10 +224,7 @@ def test_accumulation_scheduler_that_begins_without():
     """Single examples measure every step; micro-batches, where asked for, those that have two."""
     callback, schedule = GradientNoiseScale(), GradientAccumulationScheduler({0: 1, 1: 4})
     fit(Regression(), data(), callback, schedule, epochs=2, accumulate=1)
-    assert (
-        callback.state_dict()["session"]["tallies"][""]["skipped"] == {}
-        and callback.estimate().steps == 20
-    )
+    assert skipped(callback) == {} and callback.estimate().steps == 20
     callback = GradientNoiseScale(probe="micro_batches")
     run = fit(
         Regression(),
@@ -239,10 +235,7 @@ def test_accumulation_scheduler_that_begins_without():
         accumulate=1,
     )
     assert run.global_step == 16 + 4
-    assert (
-        callback.state_dict()["session"]["tallies"][""]["skipped"] == {ONE_GROUP: 16}
-        and callback.estimate().steps == 4
-    )
+    assert skipped(callback) == {ONE_GROUP: 16} and callback.estimate().steps == 4
 
 
 def test_batch_size_fn_is_respected():

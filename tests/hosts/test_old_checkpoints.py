@@ -2,13 +2,16 @@
 before there were sessions.
 """
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 
 from lightning_noise import GradientNoiseScale, Key
+from lightning_noise.measure.skips import NOT_FINITE
 from testing.adapting import Keeper, adapting, numbered, run
+from testing.reference import skipped
 from testing.toys import Regression, data, fit
 
 SAVED = json.loads((Path(__file__).parent / "states" / "before_sessions.json").read_text())
@@ -36,6 +39,17 @@ def test_averages_of_all_keys_are_taken_up():
     agrees(callback.estimate(), "b")
     agrees(callback.estimate(Key("hessian")), "hessian")
     agrees(callback.estimate(Key(layer="net")), "layer")
+
+
+def test_skipped_steps_are_taken_up_with_their_codes():
+    """The earlier version stored their texts alone."""
+    state = copy.deepcopy(SAVED["measuring"])
+    state["monitors"][""]["skipped"] = {"gradients were not finite (overflow)": 3}
+    callback = GradientNoiseScale(geometry=("euclidean", "hessian"), per_layer=1, every_n_steps=1)
+    callback.load_state_dict(state)
+    fit(Regression(), data(examples=12), callback, accumulate=3, limit_train_batches=0)
+    assert skipped(callback) == {NOT_FINITE: 3}
+    assert "skipped 3 steps: gradients were not finite (overflow)" in str(callback.verdict())
 
 
 def test_training_goes_on_from_them():

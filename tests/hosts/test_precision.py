@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_noise import Examples, GradientNoiseScale, estimate_noise_scale
-from lightning_noise.measure.readings import NOT_FINITE
+from lightning_noise.measure.skips import NOT_FINITE
 from testing.launch import launch
 from testing.reference import Recorder, errors, skipped
 from testing.toys import Regression, data, fit

@@ -13,6 +13,7 @@ from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import estimate_from
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.trajectory import Trajectory
+from lightning_noise.measure.skips import ONE_GROUP
 from lightning_noise.say.verdict import Verdict, number
 from testing.event_files import scalars
 from testing.models import Lost
@@ -270,9 +271,10 @@ def test_verdict_of_an_unresolved_run():
 
 
 def test_verdict_of_nothing():
-    text = str(findings([], global_size=None, skipped={"only one group": 3}))
+    text = str(findings([], global_size=None, skipped={ONE_GROUP: 3}))
     assert text.splitlines()[0] == "noise scale: b_simple not measured yet (examples)"
-    assert "warning: skipped 3 steps: only one group" in text
+    warning = "warning: skipped 3 steps: only one group of gradients in the step"
+    assert text.splitlines()[-1].strip() == warning
 
 
 def test_verdict_of_too_few_steps():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import nn
 
 from lightning_noise import GradientNoiseScale, MicroBatches
@@ -71,19 +71,19 @@ def refused(module, message, *, callback=None, loader=None, **arguments):
     return run
 
 
-class Recurrent(Regression):
-    """A layer without a rule, so that single examples cannot be told apart."""
+class ByFrequency(Regression):
+    """Gradients that depend on the whole batch, so that single examples have none."""
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.LSTM(4, 6))
+        self.net = nn.Sequential(nn.Embedding(4, 6, scale_grad_by_freq=True))
 
 
 def test_one_device_without_accumulation_or_rules_logs_nothing(tmp_path):
     run = refused(
-        Recurrent(),
-        r"needs two groups of gradients per step.*world_size=1, accumulate_grad_batches=1(?s:.*)no "
-        r"rule for LSTM",
+        ByFrequency(),
+        r"needs two groups of gradients per step.*world_size=1, accumulate_grad_batches=1(?s:.*)"
+        r"scale_grad_by_freq ties",
         accumulate=1,
         logger=CSVLogger(tmp_path),
     )
@@ -127,14 +127,23 @@ def test_sync_batch_norm_is_refused_on_several_ranks_only():
     )
 
 
-def test_strategies_that_shard_are_named():
-    class Sharded:
-        strategy = FSDPStrategy.__new__(FSDPStrategy)
+class Mine:
+    """A strategy of which nothing is known."""
 
-    (rule,) = [r for r in refusals.REFUSALS if r.name == "strategy"]
-    assert rule.holds(Sharded, None) and "FSDPStrategy is not supported" in rule.message(
-        Sharded, None
-    )
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("DeepSpeed", DeepSpeedStrategy, "DeepSpeedStrategy reduces gradients inside its own"),
+        ("strategy", Mine, "strategy Mine is not supported"),
+    ],
+)
+def test_strategies_that_show_nothing_are_named(name, kind, message):
+    class Run:
+        strategy = object.__new__(kind)
+
+    (rule,) = [r for r in refusals.REFUSALS if r.name == name]
+    assert rule.holds(Run, None) and message in rule.message(Run, None)
 
 
 @pytest.mark.parametrize(

@@ -276,9 +276,11 @@ def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case):
     """
     for noise in ({}, {"batch_size_fn": case.count}):
         with pytest.raises(
-            MisconfigurationException, match=r"needs two groups|cover|mixes the examples"
+            MisconfigurationException,
+            match=r"needs two groups|cover|mixes the examples|no layer has",
         ):
-            fit(case.model(), listed(batches(case)), GradientNoiseScale(**noise), accumulate=1)
+            callback = GradientNoiseScale(probe="examples", **noise)
+            fit(case.model(), listed(batches(case)), callback, accumulate=1)
 
 
 def test_a_packed_sequence_really_holds_what_is_counted():

@@ -6,9 +6,7 @@ import torch
 from torch import nn
 
 from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
-from lightning_noise.measure.pending_rows import NO_SIZE
-from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP
-from lightning_noise.measure.track import NO_BACKWARD
+from lightning_noise.measure.skips import NO_BACKWARD, NO_ROW, NO_SIZE, NOT_FINITE, ONE_GROUP
 
 
 def mean_estimation(
@@ -108,6 +106,22 @@ def test_sizes_that_cannot_be_told():
             monitor.step()
         monitor.flush()
     assert monitor.skipped == {NO_SIZE: 3} and monitor.estimate().steps == 1
+
+
+class Silent(MicroBatches):
+    """Returns no row and does not say why."""
+
+    def row(self):
+        super().row()
+
+    def fault(self):
+        return None
+
+
+def test_a_probe_that_gives_no_reason_is_not_taken_for_an_overflow():
+    monitor = Monitor(Silent())
+    mean_estimation(monitor, 3)
+    assert monitor.skipped == {NO_ROW: 3}
 
 
 def test_a_step_that_was_never_finished():

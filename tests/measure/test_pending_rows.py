@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lightning_noise.measure.pending_rows import NO_SIZE, Flushed, PendingRow, PendingRows, Totals
+from lightning_noise.measure.pending_rows import Flushed, PendingRow, PendingRows, Totals
+from lightning_noise.measure.skips import NO_SIZE
 
 CPU = torch.device("cpu")
 
@@ -80,7 +81,8 @@ def test_a_size_unknown_on_one_rank_is_the_reason_on_all():
     size.
     """
     sent = []
-    for rank, (fault, value) in enumerate(((None, 1.0), (NO_SIZE, math.nan))):
+    worded = NO_SIZE._replace(text="its code alone says what it is")
+    for rank, (fault, value) in enumerate(((None, 1.0), (worded, math.nan))):
         rows = opened(reduce=lambda t: sent.append(t) or t, rank=rank, ranks=2)
         rows.append(row(value, fault=fault))
         rows.flush(CPU)

@@ -7,12 +7,15 @@ import pytest
 
 from lightning_noise.core.curvature_average import CurvatureAverage
 from lightning_noise.core.moments import Key, Moments
+from lightning_noise.core.reasons import Reason, Severity
 from lightning_noise.core.windows import Windows
 from lightning_noise.measure.pending_rows import ReadRow, Totals
-from lightning_noise.measure.readings import NOT_FINITE, ONE_GROUP, Readings, Tally
+from lightning_noise.measure.readings import Readings, Tally
+from lightning_noise.measure.skips import NOT_FINITE, ONE_GROUP
 
 KEYS = [Key(), Key(layer="net")]
 STEP = Moments(5.0, 4.5, 1.0, 0.5)
+TEST = Reason("test", Severity.SKIP, "the test says so", "Ask the test.")
 
 
 def opened(**arguments):
@@ -46,7 +49,7 @@ def test_every_key_gets_its_own_moments_and_sinks_hear_of_both():
     ("moments", "fault", "reason"),
     [
         (Moments(math.nan, 1.0, 1.0, 0.5), None, NOT_FINITE),
-        (Moments(math.nan, 1.0, 1.0, 0.5), "the test says so", "the test says so"),
+        (Moments(math.nan, 1.0, 1.0, 0.5), TEST, TEST),
         (Moments(1.0, 1.0, 0.5, 0.5), None, ONE_GROUP),
     ],
 )
@@ -88,6 +91,34 @@ def test_the_state_is_exact_and_leaves_out_what_is_not_measured_now():
     fewer.open({Key(): Windows(0.99)}, [""])
     assert fewer.estimate(Key()) == readings.estimate(Key())
     assert fewer.averages.keys() == {Key()} and fewer.tallies[""] == readings.tallies[""]
+
+
+def test_skipped_steps_are_in_the_state_by_code_and_counted_on():
+    readings = opened()
+    for fault in (TEST, None, TEST):
+        readings.take_step("", KEYS, step(Moments(math.nan, 1.0, 1.0, 0.5), STEP, fault=fault))
+    state = json.loads(json.dumps(readings.state_dict()))
+    assert state["tallies"][""]["skipped"] == [
+        {"code": "test", "text": "the test says so", "fix": "Ask the test.", "count": 2},
+        {"code": "not_finite", "text": NOT_FINITE.text, "fix": NOT_FINITE.fix, "count": 1},
+    ]
+    again = opened()
+    again.load_state_dict(state)
+    again.take_step("", KEYS, step(Moments(math.nan, 1.0, 1.0, 0.5), STEP, fault=TEST))
+    assert again.tallies[""].skipped == {TEST: 3, NOT_FINITE: 1}
+
+
+def test_texts_of_an_earlier_version_get_their_codes():
+    """Where the text contains a name it is kept under one code."""
+    readings = opened()
+    state = readings.state_dict()
+    named = "the gradient of Adam was not zeroed"
+    state["tallies"][""]["skipped"] = {ONE_GROUP.text: 2, named: 4}
+    readings.load_state_dict(state)
+    readings.take_step("", KEYS, step(Moments(1.0, 1.0, 0.5, 0.5), STEP))
+    earlier = Reason("earlier_version", Severity.SKIP, named)
+    assert readings.tallies[""].skipped == {ONE_GROUP: 3, earlier: 4}
+    assert readings.steps("") == 7
 
 
 def test_the_size_of_a_data_set_is_what_a_whole_epoch_used():

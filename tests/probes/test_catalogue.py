@@ -56,8 +56,8 @@ def test_ranks_where_the_buckets_are_shown():
 
 
 def test_every_reason_has_its_code():
-    assert refused("auto", NORMED) == ["one_group", "no_examples"]
-    assert refused("examples", NORMED, accumulation=4) == ["no_examples"]
+    assert refused("auto", NORMED) == ["one_group", "batch_statistics"]
+    assert refused("examples", NORMED, accumulation=4) == ["batch_statistics"]
     assert refused("micro_batches") == ["one_group"]
     assert refused("ranks", ranks=8) == ["no_buckets"]
     assert refused("ranks", accumulation=4, tap=BucketTap()) == ["one_rank"]

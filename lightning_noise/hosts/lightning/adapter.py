@@ -22,6 +22,7 @@ from lightning_noise.hosts.lightning.broadcast_decision import from_rank_zero
 from lightning_noise.hosts.lightning.loaders import LoaderError
 from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.schedules import step_counters
+from lightning_noise.hosts.lightning.split import Split
 from lightning_noise.hosts.lightning.trainer_controls import TrainerControls
 from lightning_noise.hosts.rate_factor import optimizer_kinds
 from lightning_noise.say.log_keys import PREFIX
@@ -31,11 +32,13 @@ PART = "adaptation"  # of the callback's state
 Decide = Callable[[Measurement, Limits], list[Action]]
 
 
-def adapting_by(settings: AdaptiveBatchSize | None, unit: str) -> Adapting:
+def adapting_by(
+    settings: AdaptiveBatchSize | None, unit: str, split: Split | None = None
+) -> Adapting:
     """What a callback calls: an :class:`Adapter`, or without settings :class:`NoAdapting`."""
     if settings is None:
         return NoAdapting()
-    return Adapter(settings, unit)
+    return Adapter(settings, unit, split)
 
 
 class _Source(NamedTuple):
@@ -65,11 +68,13 @@ class Adapter(Adapting):
     Args:
         settings: how to adapt.
         unit: what batch sizes count, in words.
+        split: of the batches; batches and accumulation are counted here as without it.
     """
 
-    def __init__(self, settings: AdaptiveBatchSize, unit: str) -> None:
+    def __init__(self, settings: AdaptiveBatchSize, unit: str, split: Split | None = None) -> None:
         self._adaptation = Adaptation(settings, unit)
-        self._controls = TrainerControls()
+        self._split = split or Split(1)
+        self._controls = TrainerControls(self._split)
         self._open: _Source | None = None  # while a fit is open
 
     @property
@@ -119,7 +124,7 @@ class Adapter(Adapting):
 
     def begin_epoch(self, trainer: L.Trainer) -> None:
         self._controls.settle()
-        batches = trainer.num_training_batches
+        batches = trainer.num_training_batches / self._split.times
         actions = self._adaptation.begin_epoch(trainer.current_epoch, batches)
         self._perform(trainer, actions)
 
@@ -142,7 +147,8 @@ class Adapter(Adapting):
         if self._adaptation.decides_now(measured.optimizer_steps):
             measured.read()
             self._decide(trainer, self._adaptation.inside_epoch)
-        if self._adaptation.windows_align(trainer_facts.batches_done(trainer)):
+        batches, inside = divmod(trainer_facts.batches_done(trainer), self._split.times)
+        if not inside and self._adaptation.windows_align(batches):
             measured.read()
             actions = self._adaptation.align(self._source.measurement())
             self._perform(trainer, actions)
@@ -222,10 +228,12 @@ class Adapter(Adapting):
             "settings": machine.settings,
             "unit": machine.unit,
             "state": machine.state,
+            "times": self._split.times,
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__init__(saved["settings"], saved["unit"])  # type: ignore[misc]  # as if built anew
+        split = Split(saved["times"])
+        self.__init__(saved["settings"], saved["unit"], split)  # type: ignore[misc]  # built anew
         self._adaptation.state = saved["state"]
 
 

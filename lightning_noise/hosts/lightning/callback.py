@@ -12,7 +12,10 @@ from lightning_noise.adapt.policy import BatchSizePolicy
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.hosts.lightning import strategies  # noqa: F401  # registers "ddp_noise"
+from lightning_noise.hosts.lightning import (
+    sharded_strategies,  # noqa: F401  # registers names
+    strategies,  # noqa: F401  # registers "ddp_noise"
+)
 from lightning_noise.hosts.lightning.fits import Fits
 from lightning_noise.hosts.lightning.settings import Settings
 from lightning_noise.hosts.lightning.two_packages import Callback
@@ -24,18 +27,20 @@ from lightning_noise.say.verdict import Verdict
 class GradientNoiseScale(Callback):
     """Measures how large a batch size pays off: the noise scale B_simple = tr(Σ)/|G|².
 
-    Reads gradients only: weights, gradients and random state stay as they would be without it.
+    Reads gradients only: weights, gradients and random state stay as they would be without it
+    (for compiled models see Examples(eager=True)).
     The value and its interval are logged under ``noise_scale/…`` through the trainer's loggers at
     its log interval, and a verdict is printed at the end of ``fit``.
 
     Args:
         probe: where the groups of gradients come from: "auto", "examples" (one device),
-            "micro_batches" (accumulation, plain DDP), "ranks" (strategy "ddp_noise"), or a Probe.
+            "micro_batches" (accumulation, plain DDP), "ranks" (strategy "ddp_noise"), "shards"
+            (FSDP and ModelParallelStrategy), or a Probe.
         geometry: the metric M in gᵀMg, or a tuple of them: "euclidean" (measured in any case),
             "hessian" (B_noise; needs three micro-batches per step or a loss_fn), "gauss_newton"
             (needs a loss_fn), "optimizer". An adaptive batch size follows the first one.
         every_n_steps: measures the first of every so many optimizer steps; None means every step,
-            and every 100th for "hessian" and "gauss_newton".
+            every 20th with Examples(eager=True), and every 100th for "hessian" and "gauss_newton".
         decay: exponential decay per measured step: an average over (1 + decay)/(1 − decay) steps.
         adaptive_batch_size: True lets the noise scale set the batch size between epochs; a
             BatchSizePolicy such as lightning_noise.ExchangeRate does so by its rule; an
@@ -48,6 +53,8 @@ class GradientNoiseScale(Callback):
         verbose: prints the verdict at the end of fit; callback.verdict() returns it in any case.
         loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures
             with fewer than three micro-batches per step. A function or its dotted path.
+        split: divides every training batch into so many micro-batches, whose gradients are
+            accumulated: a step uses the same examples as before, and any model can be measured.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -73,6 +80,7 @@ class GradientNoiseScale(Callback):
         per_layer: bool | int = False,
         prog_bar: bool = False,
         loss_fn: Callable[[Any, Any], Any] | str | None = None,
+        split: int = 1,
         verbose: bool = True,
     ) -> None:
         given = {**locals()}
@@ -106,6 +114,11 @@ class GradientNoiseScale(Callback):
     def session(self) -> Session:
         """The measurement of the latest ``fit``: averages by key, skipped steps, probes."""
         return self._fits.session
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Splits the batches of a fit, where that is wanted, before anything counts them."""
+        if stage == "fit":
+            self._fits.set_up(trainer, pl_module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuses what cannot be right, and continues earlier averages of the same module."""

@@ -4,7 +4,6 @@ verdict.
 
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import starmap
 from typing import Any
 
 import lightning as L
@@ -16,6 +15,7 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.adapting import Adapting
+from lightning_noise.hosts.lightning.collected_verdict import verdict_of
 from lightning_noise.hosts.lightning.loader_facts import SizeCheck, order_cautions
 from lightning_noise.hosts.lightning.loggers import publish
 from lightning_noise.hosts.lightning.measured import MeasuredBySession
@@ -23,10 +23,14 @@ from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.refusals import refuse
 from lightning_noise.hosts.lightning.reword import refusing
 from lightning_noise.hosts.lightning.settings import Settings
+from lightning_noise.hosts.lightning.sharded import named_parameters, outermost
+from lightning_noise.hosts.lightning.split import Split
+from lightning_noise.hosts.lightning.stopping import Measuring
 from lightning_noise.measure.session import Session
 from lightning_noise.measure.track import Track
+from lightning_noise.probes.catalogue import AUTO
 from lightning_noise.say.log_keys import InUse, curvature_values, optimizer_values
-from lightning_noise.say.verdict import Verdict, curvature_line, optimizer_line, twins_text
+from lightning_noise.say.verdict import Verdict, twins_text
 
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
 
@@ -38,32 +42,45 @@ class Fit:
         trainer, module: of the fit.
         settings: the callback's arguments.
         adapting: changes the batch size, or does nothing.
+        split: of the batches, or none.
 
     Raises:
         MisconfigurationException: the set-up cannot give a right number; with the fix.
     """
 
     def __init__(
-        self, trainer: L.Trainer, module: L.LightningModule, settings: Settings, adapting: Adapting
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        settings: Settings,
+        adapting: Adapting,
+        split: Split,
     ) -> None:
         refuse(trainer, module)
         self.trainer = trainer
         self.module = module
         self._settings = settings
         self._adapting = adapting
+        self._split = split
         names = trainer_facts.optimizer_names(trainer)
         self._optimizers = dict(zip(names, trainer.optimizers, strict=True))
         with refusing(trainer):
             self.session = Session(
                 settings.what,
                 trainer_facts.setup_of(trainer),
-                module.named_parameters,
+                named_parameters(trainer, module),
                 self._optimizers,
-                module,
+                outermost(trainer, module),
                 warn=lambda text: rank_zero_warn(f"GradientNoiseScale: {text}"),
             )
         for track in self.session.tracks:
             _announce_probe(track)
+        self._measuring = Measuring(
+            trainer,
+            self.session,
+            may_stop=settings.probe == AUTO,
+            adapts=settings.adaptive is not None,
+        )
         self._size_check = SizeCheck(trainer, given=settings.batch_size_fn is not None)
         self._twins_reported = False
         self._published = 0  # measured steps
@@ -75,6 +92,7 @@ class Fit:
         if state:
             self.load_state_dict(state)
         self.session.watch()
+        self._split.fit_starts([track.probe for track in self.session.tracks])
         self._adapting.open(
             self.trainer,
             self.module,
@@ -105,6 +123,7 @@ class Fit:
                 self._adapting.end_training()
             self._open_epoch = None
             return
+        self._split.train_starts(self.trainer)
         self._adapting.check(self.trainer)
         unended = self._open_epoch
         if unended is not None and unended < self.trainer.current_epoch:
@@ -126,6 +145,7 @@ class Fit:
         self.session.next_epoch(whole=data_seen)
         self._epoch_whole = False
         self._open_epoch = self.trainer.current_epoch
+        self._split.epoch_starts()
         self._adapting.begin_epoch(self.trainer)
 
     def epoch_ends(self) -> None:
@@ -135,6 +155,8 @@ class Fit:
         self.session.read()
         self._epoch_whole = trainer_facts.epoch_is_whole(self.trainer)
         self._open_epoch = None
+        if self._measuring.is_over:
+            return
         self._adapting.end_epoch(self.trainer)
         has_news = self.session.steps_read != self._published
         if has_news or self._adapting.decides:
@@ -146,8 +168,13 @@ class Fit:
 
     def batch_starts(self, batch: Any) -> None:
         """Counts the examples of the batch; its forward pass comes next."""
-        with refusing(self.trainer):
-            self.session.batch(batch, accumulation=self.trainer.accumulate_grad_batches)
+        self._split.batch_starts()
+        if self._split.factor == 0.0:  # its examples come again in this step
+            return
+        accumulation = self.trainer.accumulate_grad_batches
+        self._measuring.event(
+            lambda: self.session.batch(batch, accumulation=accumulation, share=self._split.factor)
+        )
         caution = self._size_check.caution(self.session.size)
         if caution:
             rank_zero_warn(f"GradientNoiseScale: {caution}.")
@@ -155,26 +182,28 @@ class Fit:
 
     def before_backward(self, loss: Tensor) -> None:
         """The graph of the loss exists, and its backward pass comes next."""
-        with refusing(self.trainer):
-            self.session.backward(loss, loss_scale=self._loss_scale())
+        self._measuring.event(lambda: self.session.backward(loss, loss_scale=self._loss_scale()))
 
     def after_backward(self) -> None:
         """After the last micro-batch the gradient is read, still scaled and not yet clipped."""
-        with refusing(self.trainer):
-            last = trainer_facts.ends_step(self.trainer)
-            self.session.backward_done(last=last, loss_scale=self._loss_scale())
+        self._measuring.event(self._backward_done)
+
+    def _backward_done(self) -> None:
+        last = trainer_facts.ends_step(self.trainer)
+        self.session.backward_done(last=last, loss_scale=self._loss_scale())
 
     def _loss_scale(self) -> Tensor | None:
         return trainer_facts.loss_scale(self.trainer, self.module.device)
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
-        with refusing(self.trainer):
-            self.session.stepping(optimizer)
+        self._measuring.event(lambda: self.session.stepping(optimizer))
 
     def batch_ends(self) -> None:
         """Reads and logs at the trainer's interval."""
-        self.session.batch_done()
+        self._measuring.event(self.session.batch_done)
+        if self._measuring.is_over:
+            return
         if trainer_facts.logs_now(self.trainer):
             self._publish(trainer_facts.log_index(self.trainer))
         elif self.session.pending >= UNREAD_STEPS:
@@ -218,38 +247,15 @@ class Fit:
         return [self._verdict(track) for track in self.session.tracks]
 
     def _verdict(self, track: Track) -> Verdict:
-        readings = self.session.readings
-        tally = readings.tallies[track.name]
-        headline = Key(optimizer=track.name)
-        return Verdict(
-            estimate=readings.estimate(headline),
-            average=readings.windows(headline).current(),
-            trajectory=readings.trajectories[headline],
-            probe=track.probe.name,
-            groups=track.offer.reason,
-            global_size=tally.global_size,
+        doubts = trainer_facts.cautions(self.trainer, self.module)
+        return verdict_of(
+            self.session,
+            track,
             learning_rate=self._in_use(track).learning_rate,
-            data_size=tally.data_size,
-            skipped=dict(tally.skipped),
-            twins=tally.twins,
             unit=self._settings.unit,
-            optimizer=track.name,
-            story=tuple(self._adapting.story()),
-            geometries=self._geometry_lines(track),
-            warnings=(
-                *trainer_facts.cautions(self.trainer, self.module),
-                *track.probe.remarks(),
-                *sorted(track.notes),
-            ),
+            story=self._adapting.story(),
+            warnings=(*self._measuring.warnings, *doubts),
         )
-
-    def _geometry_lines(self, track: Track) -> tuple[str, ...]:
-        readings = self.session.readings
-        metric = Key("optimizer", track.name)
-        curved = starmap(curvature_line, self.session.curvatures.items())
-        if metric not in readings.averages:
-            return tuple(curved)
-        return (optimizer_line(readings.estimate(metric)), *curved)
 
     def say_verdicts(self) -> None:
         """Prints the verdict on rank 0, unless the callback was told not to."""

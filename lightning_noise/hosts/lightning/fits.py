@@ -12,6 +12,7 @@ from lightning_noise.hosts.lightning.adapter import adapting_by
 from lightning_noise.hosts.lightning.checkpoint import VERSION, reading_checkpoint, upgraded
 from lightning_noise.hosts.lightning.fit import Fit
 from lightning_noise.hosts.lightning.settings import Settings
+from lightning_noise.hosts.lightning.split import Split
 from lightning_noise.hosts.lightning.two_packages import MisconfigurationException
 from lightning_noise.measure.session import Session
 from lightning_noise.say.verdict import Verdict
@@ -31,11 +32,25 @@ class Fits:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._adapting = adapting_by(settings.adaptive, settings.unit)
+        self._split = Split(settings.split)
+        self._adapting = adapting_by(settings.adaptive, settings.unit, self._split)
         self._fit: Fit | None = None  # the latest one
         self._running = False
         # restored, for the start of the next fit
         self._state: Mapping[str, Any] | None = None
+
+    def set_up(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """A fit is set up: nothing has asked for its loaders yet.
+
+        Raises:
+            MisconfigurationException: its batches cannot be split, or another fit is still running.
+        """
+        self._refuse_nested(trainer)
+        self._split.open(trainer, module)
+
+    def _refuse_nested(self, trainer: L.Trainer) -> None:
+        if self._is_nested(trainer):
+            raise MisconfigurationException(NESTED)
 
     def begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """A fit begins.
@@ -44,12 +59,11 @@ class Fits:
             MisconfigurationException: the set-up cannot give a right number, or another fit is
                 still running.
         """
-        if self._is_nested(trainer):
-            raise MisconfigurationException(NESTED)
+        self._refuse_nested(trainer)
         state = self._state
         if not state and self._continues(module):
             state = self.state_dict()
-        fit = Fit(trainer, module, self._settings, self._adapting)
+        fit = Fit(trainer, module, self._settings, self._adapting, self._split)
         self._fit = fit
         self._state = None
         self._running = True
@@ -91,6 +105,7 @@ class Fits:
         if fit is not None and fit.trainer is trainer:
             fit.close()
             self._running = False
+        self._split.close(trainer)
 
     def fail(self, trainer: L.Trainer, error: BaseException) -> None:
         """The fit has ended with an error: after it Lightning calls no ``teardown``."""
@@ -98,6 +113,7 @@ class Fits:
         if fit is not None and fit.trainer is trainer:
             fit.fail(error)
             self._running = False
+        self._split.close(trainer)
 
     # What is asked for
 
@@ -145,8 +161,10 @@ class Fits:
         if self._fit is None:
             return dict(self._state or {})
         measured = self._fit.state_dict()
-        decided = self._adapting.state_dict()
-        return {"version": VERSION, **measured, **decided}
+        return {"version": VERSION, **measured, **self._parts()}
+
+    def _parts(self) -> dict[str, Any]:
+        return {**self._split.state_dict(), **self._adapting.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores a state at the start of the next fit, or immediately in the middle of a fit.
@@ -161,6 +179,7 @@ class Fits:
             if self._running and self._fit is not None and state:
                 self._fit.load_state_dict(state)
                 self._state = None
+            self._split.load_state_dict(state)
             self._adapting.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
+from lightning_noise.hosts.lightning.split_loader import SplitLoader
+
 
 def loader_sizes(trainer: L.Trainer) -> list[int]:
     """Batch sizes of the training loaders, as far as they have one."""
@@ -93,6 +95,8 @@ def _batch_size(loader: Any) -> int | None:
     if holder is None:
         holder = loader
     size = getattr(holder, "batch_size", None)
-    if isinstance(size, int) and not isinstance(size, bool):
-        return size
-    return None
+    if not isinstance(size, int) or isinstance(size, bool):
+        return None
+    if isinstance(loader, SplitLoader):
+        size //= loader.times
+    return size

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_noise.adapt.size_plan import Bounds
+from lightning_noise.hosts.lightning.split import Split
 
 
 class LoaderError(ValueError):
@@ -210,6 +211,7 @@ def bounds(
     loaders: list[DataLoader[Any]],
     sizes: list[int],
     max_local_size: int | None,
+    split: Split,
 ) -> Bounds:
     """What the loaders and the trainer allow, counted in examples of the first loader.
 
@@ -223,7 +225,10 @@ def bounds(
             lengths.append(in_first)
     # else the loader whose size is rounded down has more batches, and others repeat
     multiple = sizes[0] // math.gcd(*sizes)
-    limit = trainer.limit_train_batches
+    multiple = math.lcm(multiple, split.times)  # micro-batches of one size
+    limit = split.limit
+    if limit is None:
+        limit = trainer.limit_train_batches
     fixed: int | None = None
     share = Fraction(1)
     if isinstance(limit, int):

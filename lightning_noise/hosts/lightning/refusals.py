@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch.nn import SyncBatchNorm
 
-from lightning_noise.hosts.lightning import trainer_facts
+from lightning_noise.hosts.lightning import sharded, trainer_facts
 from lightning_noise.hosts.lightning.two_packages import (
     MisconfigurationException,
     either,
@@ -62,11 +62,7 @@ def _accumulates_static_graph(trainer: L.Trainer) -> bool:
     return is_static and trainer.accumulate_grad_batches > 1
 
 
-def _is_supported(strategy: object) -> bool:
-    supported = either(SingleDeviceStrategy) + either(DDPStrategy)
-    return isinstance(strategy, supported)
-
-
+MEASURED = (*either(SingleDeviceStrategy), *either(DDPStrategy), *sharded.SHARDED)
 REFUSALS = (
     Refusal(
         "two packages",
@@ -78,14 +74,6 @@ REFUSALS = (
         lambda trainer, _: not _optimizers(trainer),
         lambda *_: (
             "it needs an optimizer, but configure_optimizers returned none. Return at least one."
-        ),
-    ),
-    Refusal(
-        "MPS",
-        lambda trainer, _: trainer.strategy.root_device.type == "mps",
-        lambda _, __: (
-            "the MPS device has no float64, in which squared norms must be summed. Use "
-            "Trainer(accelerator='cpu') or CUDA."
         ),
     ),
     Refusal(
@@ -123,11 +111,39 @@ REFUSALS = (
         ),
     ),
     Refusal(
-        "strategy",
-        lambda trainer, _: not _is_supported(trainer.strategy),
+        "DeepSpeed",
+        lambda trainer, _: sharded.is_deepspeed(trainer),
         lambda trainer, _: (
-            f"strategy {type(trainer.strategy).__name__} is not supported: it shards or moves "
-            "gradients before they can be seen. Use one device or DDP."
+            f"{type(trainer.strategy).__name__} reduces gradients inside its own engine, which "
+            "shows neither a rank's own gradient nor the averaged one (.grad is None): a hook in "
+            "the engine would be needed. Use strategy='fsdp' or 'ddp'."
+        ),
+    ),
+    Refusal(
+        "tensor parallelism",
+        lambda trainer, _: sharded.tensor_parallel_size(trainer) > 1,
+        lambda trainer, _: (
+            f"tensor_parallel_size={sharded.tensor_parallel_size(trainer)} splits one gradient "
+            "over ranks that see the same examples: their parts would have to be summed in every "
+            "step before they are squared. Use ModelParallelStrategy(tensor_parallel_size=1)."
+        ),
+    ),
+    Refusal(
+        "CPU offload",
+        lambda trainer, module: sharded.is_offloaded(trainer, module),
+        lambda trainer, _: (
+            f"CPU offload keeps the averaged gradient on the CPU and the ranks' own on "
+            f"{trainer.strategy.root_device}, and no step may wait for a copy between them. Leave "
+            "CPU offload out."
+        ),
+    ),
+    Refusal(
+        "strategy",
+        lambda trainer, _: not isinstance(trainer.strategy, MEASURED),
+        lambda trainer, _: (
+            f"strategy {type(trainer.strategy).__name__} is not supported: nothing is known of "
+            "where it shows gradients before they are reduced. Use one device, DDP, FSDP or "
+            "ModelParallelStrategy."
         ),
     ),
 )

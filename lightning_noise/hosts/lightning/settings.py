@@ -30,6 +30,7 @@ class Settings:
     per_layer: bool | int
     prog_bar: bool
     loss_fn: LossFn | str | None = None
+    split: int = 1
     verbose: bool = True
 
     @classmethod
@@ -58,6 +59,7 @@ class Settings:
             )
         if not isinstance(self.per_layer, bool):
             _check_count("per_layer", self.per_layer, "True, False or ")
+        _check_count("split", self.split, "")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
         _check_type("verbose", self.verbose, (bool,), "a bool", allow_bool=True)
 

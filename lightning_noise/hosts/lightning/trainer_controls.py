@@ -15,6 +15,7 @@ from lightning_noise.adapt.size_plan import BatchPlan, Bounds
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.loaders import Resizer, bounds, local_size, training_loaders
 from lightning_noise.hosts.lightning.schedules import set_pace
+from lightning_noise.hosts.lightning.split import Split
 from lightning_noise.hosts.rate_factor import LearningRateFactor
 
 
@@ -27,9 +28,14 @@ class _Held(NamedTuple):
 
 
 class TrainerControls:
-    """Performs the actions that change a trainer. Where none is held, they change nothing."""
+    """Performs the actions that change a trainer. Where none is held, they change nothing.
 
-    def __init__(self) -> None:
+    Args:
+        split: of the batches; accumulation is counted here in batches, and set in micro-batches.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
         self._resizer = Resizer()
         self._held: _Held | None = None
 
@@ -38,13 +44,14 @@ class TrainerControls:
         self.release()
         self._resizer.install(trainer)
         rate = LearningRateFactor(trainer.optimizers[0])
-        self._held = _Held(trainer, rate, trainer.accumulate_grad_batches)
+        own = trainer.accumulate_grad_batches // self._split.times
+        self._held = _Held(trainer, rate, own)
 
     def release(self) -> None:
         """Restores the trainer and the loaders; may be called twice."""
         self._resizer.remove()
         if self._held is not None:
-            self._held.trainer.accumulate_grad_batches = self._held.own_accumulation
+            self._accumulate(self._held.own_accumulation, self._held.trainer)
             self._held.rate.close()
             self._held = None
 
@@ -56,11 +63,14 @@ class TrainerControls:
             case SetBatch(ratio):
                 self._resizer.ratio = ratio
             case SetAccumulation(micro_batches):
-                self._held.trainer.accumulate_grad_batches = micro_batches
+                self._accumulate(micro_batches, self._held.trainer)
             case SetRateFactor(rate_factor):
                 self._held.rate.factor = rate_factor
             case SetPace(pace):
                 set_pace(self._held.trainer, pace)
+
+    def _accumulate(self, batches: int, trainer: L.Trainer) -> None:
+        trainer.accumulate_grad_batches = batches * self._split.times
 
     def start(self) -> BatchPlan | None:
         """The sizes that the user gave; ``None`` where nothing is held.
@@ -85,7 +95,7 @@ class TrainerControls:
             return Bounds()
         loaders = training_loaders(self._held.trainer)
         sizes = [self._resizer.original_size(loader) for loader in loaders]
-        return bounds(self._held.trainer, loaders, sizes, max_local_size)
+        return bounds(self._held.trainer, loaders, sizes, max_local_size, self._split)
 
     def prepare_before_start(self) -> None:
         """Before the first epoch of a fit: loaders of another batch size are prepared again."""

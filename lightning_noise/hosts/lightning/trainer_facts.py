@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from typing import Any
 
 import lightning as L
 import torch
@@ -198,3 +199,20 @@ def prepare_training_loaders(trainer: L.Trainer) -> None:
     # below the new number of batches it would count as an unfinished epoch
     done = trainer.fit_loop.epoch_loop.batch_progress.current
     done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]
+
+
+def combined_loader(trainer: L.Trainer) -> Any:
+    """The prepared training loaders with their limits; ``None`` before they are there."""
+    return trainer.fit_loop._combined_loader  # public is only the collection of loaders in it
+
+
+def set_training_batches(trainer: L.Trainer, batches: float) -> None:
+    """Sets ``trainer.num_training_batches``, which is only read in public."""
+    trainer.fit_loop.max_batches = batches
+
+
+def inside_epoch(trainer: L.Trainer) -> bool:
+    """Whether a fit that begins is resumed in the middle of an epoch."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    left_inside = bool(progress.current.ready) and not progress.is_last_batch
+    return trainer.fit_loop.restarting and left_inside

@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from lightning_noise.core.moments import Key
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.directions import mix
+from lightning_noise.probes.examples.faults import left_out, watched_in_calls
 from lightning_noise.probes.examples.model import Model
 from lightning_noise.probes.examples.step import Pass, Step
 from lightning_noise.probes.examples.watch import Watch
+from lightning_noise.probes.probe import NO_GROUP
 from lightning_noise.probes.rows import replicated
 
 
@@ -44,15 +47,18 @@ class Attachment:
             with self._watch.attach():
                 yield
         finally:
+            self._model.uncompiled.end()
             self._forget_step()
 
-    def listen(self) -> None:
-        """A forward pass begins."""
-        self._watch.listen(record=self._check_is_due())
+    def listen(self, examples: int | None) -> None:
+        """A forward pass begins, over so many examples where that is known."""
+        self._model.uncompiled.begin()
+        self._watch.listen(examples, record=self._check_is_due())
 
     def rest(self) -> None:
         """No forward or backward pass is in progress."""
         self._watch.rest()
+        self._model.uncompiled.end()
 
     def _check_is_due(self) -> bool:
         model = self._model
@@ -61,6 +67,7 @@ class Attachment:
     def begin(self, begun: Pass, index: int) -> None:
         """A micro-batch of the optimizer step ``index`` begins."""
         model = self._model
+        model.uncompiled.begin()
         model.begun = True
         self._step.open = begun
         if self._check_is_due():
@@ -97,11 +104,17 @@ class Attachment:
     def _drop(self, causes: Mapping[str, Cause]) -> None:
         if not causes:
             return
-        groups = self._model.scope.drop(causes)
-        named = "; ".join(group.brief for group in groups)
-        self._step.spoil(f"left out from the next step on: {named}")
+        handed = self._model.scope.hand_over(causes)
+        self._watch.leave_out(causes, handed)
+        self._step.handed |= handed.keys()
+        if handed:
+            self._step.spoil(watched_in_calls(handed))
+        rest = {name: cause for name, cause in causes.items() if name not in handed}
+        if rest:
+            groups = self._model.scope.drop(rest)
+            self._step.spoil(left_out(groups))
 
-    def row(self) -> Tensor | None:
+    def row(self) -> Wide | None:
         """Ends the step and returns its moments; ``None`` where nothing was seen.
 
         The ``last_fault`` of the model tells whether they can be used.
@@ -109,14 +122,18 @@ class Attachment:
         row = None
         if self._step.seen:
             row = self._moments()
+        else:
+            self._step.spoil(NO_GROUP)
         self._model.conclude(self._step)
         self._forget_step()
         return row
 
-    def _moments(self) -> Tensor:
+    def _moments(self) -> Wide:
         model = self._model
         norms = self._watch.norms
-        causes = model.checks.compare(model.scope.covered)
+        covered = model.scope.covered
+        compared = {name: p for name, p in covered.items() if name not in self._step.handed}
+        causes = model.checks.compare(compared)
         if causes is not None:
             self._drop(causes)
             model.scope.weigh()

@@ -114,6 +114,13 @@ class Coverage(NamedTuple):
         return min(self.parameters, self.grad_sq)
 
     @property
+    def left_out(self) -> float | None:
+        """Share of the squared gradient norm that is not covered; ``None`` where not measured."""
+        if not self.missing:
+            return 0.0
+        return None if self.grad_sq is None else 1 - self.grad_sq
+
+    @property
     def shares(self) -> str:
         """Both shares in words."""
         shares = f"{self.parameters:.1%} of the parameters"

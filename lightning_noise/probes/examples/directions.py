@@ -136,6 +136,15 @@ class Directions:
         self._seed = 0
         self._examples = 0
 
+    def need(self, name: str, size: int) -> None:
+        """Makes room for a parameter; not within a micro-batch whose signs were asked for."""
+        if self._sizes.get(name) == size:
+            return
+        width = bytes_for(size)
+        self._sizes[name] = size
+        self._spans[name] = (self._bytes, width)
+        self._bytes += width
+
     def begin(self, seed: int, examples: int) -> None:
         """A micro-batch begins. Nothing is drawn before signs are requested."""
         self._seed = seed

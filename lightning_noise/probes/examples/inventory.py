@@ -13,8 +13,11 @@ from lightning_noise.probes.examples.modules import Reader
 from lightning_noise.probes.examples.refusals import compiled_parts
 from lightning_noise.probes.examples.registry import find_reader
 from lightning_noise.probes.examples.rule import Rule
+from lightning_noise.probes.examples.rules.embedding import BY_FREQUENCY
+from lightning_noise.probes.examples.uncompiled import COMPILED
 
-COMPILED = "it runs inside torch.compile, where hooks may not fire"
+UNOWNED = "no module of the model owns it"
+UNSEEN_BY_CALLS = frozenset({COMPILED, UNOWNED, BY_FREQUENCY})
 
 
 class Slot(NamedTuple):
@@ -57,17 +60,33 @@ class Inventory(NamedTuple):
         slots: the layers to hook.
         forms: how to sketch each covered parameter; ``None`` for one that is not sketched.
         uncovered: why the others are not covered.
+        by_calls: those that no layer covers, and whose calls of functions are watched instead.
     """
 
     slots: list[Slot]
     forms: dict[str, Form | None]
     uncovered: dict[str, Cause]
+    by_calls: frozenset[str] = frozenset()
+
+    def with_calls(self, refused: Mapping[str, Cause]) -> "Inventory":
+        """Leaves to the watch on calls what no layer covers, but for what it has refused."""
+        found: set[str] = set()
+        for name, cause in self.uncovered.items():
+            if name not in refused and cause.kind not in UNSEEN_BY_CALLS:
+                found.add(name)
+        uncovered: dict[str, Cause] = {}
+        for name, cause in self.uncovered.items():
+            if name not in found:
+                uncovered[name] = refused.get(name, cause)
+        return self._replace(uncovered=uncovered, by_calls=frozenset(found))
 
 
 def take_inventory(
     model: nn.Module,
     parameters: Mapping[str, Parameter],
     dropped: Mapping[str, Cause],
+    *,
+    eager: bool = False,
 ) -> Inventory:
     """Finds the layers of ``model`` that own ``parameters``.
 
@@ -77,11 +96,14 @@ def take_inventory(
         model: whose layers to go through.
         parameters: those to cover.
         dropped: parameters that earlier steps have shown not to be covered, with the cause.
+        eager: whether passes run without ``torch.compile``, so that hooks fire everywhere.
     """
     known = {id(parameter): name for name, parameter in parameters.items()}
-    compiled = set(map(id, compiled_parts(model)))
+    compiled: set[int] = set()
+    if not eager:
+        compiled |= set(map(id, compiled_parts(model)))
     uncovered = {name: cause for name, cause in dropped.items() if name in parameters}
-    owned_by_none = dict.fromkeys(parameters, Cause("no module of the model owns it"))
+    owned_by_none = dict.fromkeys(parameters, Cause(UNOWNED))
     slots: list[Slot] = []
     for layer, module in model.named_modules():
         names, operands = _owned(module, known)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Mapping
 import torch
 from torch import Tensor
 
+from lightning_noise.probes.double_float import Wide
 from lightning_noise.probes.examples.contribution import (
     Contribution,
     Dense,
@@ -152,7 +153,7 @@ class Ledger:
             return part.sketch(None, None)
         return part.sketch(form, self._signs(name))
 
-    def end(self, leave_out: Container[str]) -> Tensor:
+    def end(self, leave_out: Container[str]) -> Wide:
         """Returns Σ_i |c_i|² by key, fp64 of shape (keys,), and forgets the backward pass."""
         for name, total in self._sums.items():
             if name not in leave_out:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.contribution import NotPerExample
 from lightning_noise.probes.examples.hooks import ModuleHook
 from lightning_noise.probes.examples.inventory import Slot
@@ -23,6 +24,16 @@ _backward_pass = getattr(torch._C, "_current_graph_task_id", lambda: -1)  # -1: 
 _in_torch_func = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 _version = attrgetter("_version")  # of a tensor: counts its changes in place
 See = Callable[[Slot, Tensor, "Kept"], None]
+
+
+def in_backward_pass() -> bool:
+    """Whether a backward pass is under way, as where checkpointing computes something again."""
+    return bool(_backward_pass() != -1)
+
+
+def in_torch_func() -> bool:
+    """Whether a transform of torch.func is under way."""
+    return bool(_in_torch_func())
 
 
 class Kept:
@@ -90,6 +101,8 @@ class Listener:
     Attributes:
         listening: whether calls are being noted.
         calls: how many calls of the forward pass use each parameter, however they were made.
+        misplaced: layers with calls whose examples are known to lie elsewhere than along
+            dimension 0, by their names.
 
     Reentrant checkpointing calls a layer first without a graph, which is skipped, then again inside
     the backward pass. The other kind calls it twice with a graph, and only the first graph has a
@@ -108,12 +121,15 @@ class Listener:
         self._lower = ModuleHook(lower)
         self.listening = False
         self.calls: Counter[str] = Counter()
+        self.misplaced: dict[str, Slot] = {}
+        self._where: Callable[[Tensor], Fold | None] = _nowhere
         self._recorded: dict[int, Call] = {}
         self._serial = 0
 
     def begin(self, *, record: bool = False) -> None:
         """Hooks the layers, unless they are hooked. From now on calls count as uses."""
         self.calls.clear()
+        self.misplaced.clear()
         self._recorded = {}
         self.listening = True
         self._recording = record
@@ -156,6 +172,21 @@ class Listener:
         finally:
             self._inspect = None
 
+    def ask(self, where: Callable[[Tensor], Fold | None]) -> None:
+        """Names who knows where the examples lie in an output, if not along dimension 0."""
+        self._where = where
+
+    def follow(self, slot: Slot, source: Source, inputs: tuple[Tensor, ...]) -> None:
+        """Follows the output of a call that no module made, until its gradient comes."""
+        if not in_backward_pass():
+            self._called = True
+            if self.listening:
+                self.calls.update(slot.names.values())
+        elif not self._called:
+            return
+        if torch.is_grad_enabled() and not _in_torch_func():
+            self._await_gradient(slot, source, Kept(inputs))
+
     def _hook_layers(self) -> None:
         for slot, hook in self._layer_hooks:
             # first of all hooks: what a user's hook makes of the output is not the layer's output
@@ -181,9 +212,12 @@ class Listener:
             elif not self._called:
                 # A forward pass without these hooks is recomputed: it must save what it saved then.
                 return
-            if not isinstance(output, Tensor) or not output.requires_grad:
+            if not isinstance(output, Tensor):
                 return
-            if not torch.is_grad_enabled():
+            fold = self._where(output)
+            if fold is not None:
+                self.misplaced[slot.layer] = slot
+            if not output.requires_grad or not torch.is_grad_enabled():
                 return
             if _in_torch_func():
                 return  # inside vmap and the like a tensor is not what it seems
@@ -195,7 +229,8 @@ class Listener:
             if not needs_inputs:
                 kept_inputs = ()
             source = source_of(output, tensors)
-            self._await_gradient(slot, source, Kept(kept_inputs))
+            layout = source.layout._replace(fold=fold)
+            self._await_gradient(slot, source._replace(layout=layout), Kept(kept_inputs))
 
         return hook
 
@@ -214,12 +249,18 @@ class Listener:
             self._recorded[serial] = Call(slot, edge, layout, recomputed)
 
         def arrived(grad: Tensor) -> None:
-            if self._inspect is None:
+            # calls of functions in the same layer have slots of their own
+            is_misplaced = self.misplaced.get(slot.layer) is slot
+            if self._inspect is None and not is_misplaced:
                 self._see(slot, layout.at_output(grad), kept)
-            elif serial in self._recorded:
+            elif self._inspect is not None and serial in self._recorded:
                 self._inspect(self._recorded[serial], layout.at_output(grad))
 
         source.tensor.register_hook(arrived)
+
+
+def _nowhere(output: Tensor) -> None:
+    return None
 
 
 def lower(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

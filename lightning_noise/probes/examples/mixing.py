@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node
 
+from lightning_noise.probes.double_float import widest
 from lightning_noise.probes.examples.listener import Call, Inspect
 from lightning_noise.probes.graph import Edge, meets, walk
 from lightning_noise.probes.second_derivatives import (
@@ -182,8 +183,8 @@ class MixingCheck:
 
         Along dimension 1 all rows of a root without positions are random: each holds all positions.
         """
-        size, stride, dtype, _ = root.layout
-        start = torch.empty_strided(size, stride, dtype=dtype, device=self._device).zero_()
+        at = root.layout
+        start = torch.empty_strided(at.size, at.stride, dtype=at.dtype, device=self._device).zero_()
         output = root.layout.at_output(start)
         drawn = torch.randn(output.shape, generator=self._generator, device=self._device)
         if dimension == 0 or self._is_square(root):
@@ -194,10 +195,9 @@ class MixingCheck:
     def _halves(self, grad: Tensor, dimension: int) -> Halves:
         """Largest entries in the other half, and in the chosen one."""
         rows = grad.detach().movedim(dimension, 0).reshape(self._examples, -1)
-        largest = torch.linalg.vector_norm(rows, torch.inf, dim=1).double()
-        others = largest[self._others]
-        chosen = largest[self._chosen]
-        return others.amax(), chosen.amax()
+        norms = torch.linalg.vector_norm(rows, torch.inf, dim=1)
+        largest = norms.to(widest(rows.device))
+        return largest[self._others].amax(), largest[self._chosen].amax()
 
     def _bend_loss(self, roots: list[Call], between: set[Node], found: Mixing) -> Mixing:
         _refuse_hidden(between)

@@ -2,12 +2,14 @@
 
 from torch import nn
 
+from lightning_noise.core.reasons import Reason
 from lightning_noise.probes.examples.checks import Checks
 from lightning_noise.probes.examples.errors import UnsupportedModelError
 from lightning_noise.probes.examples.mixing import Mixing
+from lightning_noise.probes.examples.pass_seen import PassSeen
 from lightning_noise.probes.examples.scope import Scope
 from lightning_noise.probes.examples.step import Step
-from lightning_noise.probes.examples.watch import PassSeen
+from lightning_noise.probes.examples.uncompiled import Uncompiled
 
 
 class Model:
@@ -16,15 +18,20 @@ class Model:
     Args:
         module: the model.
         min_coverage: smallest share of it that must be covered.
+        calls: whether calls of functions are watched where no layer covers a parameter.
         seed: of the signs.
         rank: of this process.
+        eager: whether passes run without ``torch.compile``.
 
     Attributes:
+        module: the model.
         scope: what is covered.
+        uncompiled: keeps ``torch.compile`` away from passes, where that was requested.
         checks: what the checks have shown.
         several: parameters that are used more than once.
         begun: whether a micro-batch has begun.
         last_fault: why the latest step could not be used.
+        handed: whether parameters were handed over to the watch on calls in it.
     """
 
     def __init__(
@@ -33,14 +40,20 @@ class Model:
         min_coverage: float,
         seed: int,
         rank: int,
+        *,
+        calls: bool = True,
+        eager: bool = False,
     ) -> None:
+        self.module = module
         self.seed = seed
         self.rank = rank
-        self.scope = Scope(module, min_coverage)
+        self.uncompiled = Uncompiled(eager)
+        self.scope = Scope(module, min_coverage, calls=calls, eager=eager)
         self.checks = Checks()
         self.several: frozenset[str] = frozenset()
         self.begun = False
-        self.last_fault: str | None = None
+        self.last_fault: Reason | None = None
+        self.handed = False
         self._matched = False
         self._as_long: dict[str, bool] = {}
 
@@ -61,11 +74,12 @@ class Model:
     def conclude(self, step: Step) -> None:
         """A step is over."""
         self.checks.settle(step.positions)
+        self.handed = bool(step.handed)
         refusal = self.scope.refusal
         if self.checks.mixed is not None:
-            self.last_fault = self.checks.mixed.in_brief
+            self.last_fault = self.checks.mixed.skip
         elif step.fault is None and refusal is not None:
-            self.last_fault = refusal.in_brief
+            self.last_fault = refusal.skip
         else:
             self.last_fault = step.fault
 
@@ -83,7 +97,8 @@ class Model:
         refusal = self.scope.refusal
         if refusal is None and self.begun and not self._matched and self.last_fault is not None:
             return UnsupportedModelError(
-                f"the examples probe saw no step that it could use: {self.last_fault}",
+                self.last_fault.code,
+                f"the examples probe saw no step that it could use: {self.last_fault.text}",
                 "Put the examples along dimension 0, pass batch_size_fn if their number is not the "
                 "length of the first tensor, or accumulate gradients over two micro-batches or "
                 "more, each of half the batch size",

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from lightning_noise.probes.examples.rule import Rule
+from lightning_noise.probes.examples.rules.bilinear import BilinearRule
 from lightning_noise.probes.examples.rules.convolution import ConvolutionRule
 from lightning_noise.probes.examples.rules.embedding import EmbeddingRule
 from lightning_noise.probes.examples.rules.linear import LinearRule
@@ -16,9 +17,11 @@ from lightning_noise.probes.examples.rules.norms import (
     LayerNormRule,
     RMSNormRule,
 )
+from lightning_noise.probes.examples.rules.transposed_convolution import TransposedConvolutionRule
 
 Reader = Callable[[Any], Rule]  # the rule for a module, with its arguments read
 Conv: TypeAlias = "nn.Conv1d | nn.Conv2d | nn.Conv3d"
+ConvTranspose: TypeAlias = "nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d"
 AnyInstanceNorm: TypeAlias = "nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d"
 
 
@@ -32,6 +35,15 @@ def _convolution(module: Conv) -> ConvolutionRule:
         dilation=tuple(module.dilation),
         groups=module.groups,
         mode=module.padding_mode,
+    )
+
+
+def _transposed_convolution(module: ConvTranspose) -> TransposedConvolutionRule:
+    return TransposedConvolutionRule(
+        stride=tuple(module.stride),
+        padding=tuple(int(n) for n in module.padding),
+        dilation=tuple(module.dilation),
+        groups=module.groups,
     )
 
 
@@ -63,6 +75,10 @@ READERS: dict[type[nn.Module], Reader] = {
     nn.Conv1d: _convolution,
     nn.Conv2d: _convolution,
     nn.Conv3d: _convolution,
+    nn.ConvTranspose1d: _transposed_convolution,
+    nn.ConvTranspose2d: _transposed_convolution,
+    nn.ConvTranspose3d: _transposed_convolution,
+    nn.Bilinear: BilinearRule().read,
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,

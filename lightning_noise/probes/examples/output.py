@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_noise.probes.examples.calls.fold import Fold
+
 Ints = tuple[int, ...]
 
 
@@ -31,15 +33,21 @@ class Layout(NamedTuple):
         stride: of the tensor.
         dtype: of the tensor and the output.
         view: the output in the tensor; ``None`` where the tensor is the output.
+        fold: where the examples lie in the output; ``None``: along dimension 0.
     """
 
     size: Ints
     stride: Ints
     dtype: torch.dtype
     view: View | None
+    fold: Fold | None = None
 
     def at_output(self, grad: Tensor) -> Tensor:
-        """The gradient at the layer's output, from that at the tensor."""
+        """The gradient at the layer's output, from that at the tensor; examples come first."""
+        found = self._unarranged(grad)
+        return found if self.fold is None else self.fold.first(found)
+
+    def _unarranged(self, grad: Tensor) -> Tensor:
         if self.view is None:
             return grad
         if grad.stride() != self.stride:
@@ -52,10 +60,13 @@ class Layout(NamedTuple):
 
     @property
     def output_size(self) -> Ints:
-        """The size of the layer's output."""
-        if self.view is None:
-            return self.size
-        return self.view.size
+        """The size of the layer's output, examples first."""
+        size = self.size
+        if self.view is not None:
+            size = self.view.size
+        if self.fold is not None:
+            size = self.fold.size_first(size)
+        return size
 
 
 class Source(NamedTuple):

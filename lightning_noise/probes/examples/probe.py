@@ -8,27 +8,20 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.core.reasons import Reason, Severity
-from lightning_noise.probes.examples.arguments import check_arguments
+from lightning_noise.core.reasons import Reason
+from lightning_noise.probes.double_float import Wide
+from lightning_noise.probes.examples.arguments import check_arguments, check_module
 from lightning_noise.probes.examples.attachment import Attachment
 from lightning_noise.probes.examples.coverage import Coverage
 from lightning_noise.probes.examples.errors import UnsupportedModelError
 from lightning_noise.probes.examples.model import Model
-from lightning_noise.probes.examples.refusals import coupled_examples
+from lightning_noise.probes.examples.offers import ONE_EXAMPLE, as_reason, offer_for
 from lightning_noise.probes.examples.remarks import remarks_on
 from lightning_noise.probes.examples.step import Pass
+from lightning_noise.probes.examples.uncompiled import EVERY
 from lightning_noise.probes.examples.watch import Watch
 from lightning_noise.probes.probe import Context, Offer, Probe
 from lightning_noise.probes.setup import Setup
-
-NO_EXAMPLES = "no_examples"
-ONE_EXAMPLE = Reason(
-    "one_example",
-    Severity.REFUSE,
-    "two groups of gradients are needed per step, but the batch holds one example and gradients "
-    "are not accumulated",
-    "Use a batch size of 2 or more, or accumulate gradients over two micro-batches or more.",
-)
 
 
 class Examples(Probe):
@@ -40,12 +33,13 @@ class Examples(Probe):
     gradients with one position or few elements are exact. With ``exact=True`` all norms are exact,
     at 20 to 45 % of a step instead of a few.
 
-    The examples must lie along dimension 0 of the inputs and outputs of layers, and every layer
-    needs a rule (:func:`~lightning_noise.probes.examples.registry.register_rule`). At the first
-    measured step and every 1000th, the probe compares the sum over the examples with the gradient.
-    It leaves a parameter out of both norms, and names it in :attr:`coverage`, if the two differ
-    (weight penalties, functional use of a weight), if its layer has no rule, or if its layer was
-    called without the batch along dimension 0. A step in which such a parameter is found gives no
+    Layers with a rule (:func:`~lightning_noise.probes.examples.registry.register_rule`) are hooked.
+    The examples must lie along dimension 0 of their inputs and outputs. For all other parameters
+    the probe watches the calls of torch's functions in which they meet the batch, and follows where
+    the examples lie from call to call. At the first measured step and every 1000th, the probe
+    compares the sum over the examples with the gradient. Parameters for which the two differ are
+    watched in calls from then on. If they differ there, too (weight penalties), they are left out
+    of both norms and named in :attr:`coverage`. A step in which such a parameter is found gives no
     row.
 
     In the same steps the probe follows derivatives through the graph of the loss, provided that it
@@ -57,8 +51,13 @@ class Examples(Probe):
             or Gram matrices, whichever is cheaper.
         sketches: m, the number of independent sketches of a gradient. Their noise falls as 1/m, and
             their cost grows as m.
-        min_coverage: smallest share of the parameters, and of the squared gradient norm, that must
-            be covered.
+        min_coverage: smallest share of the parameters, and of the squared gradient norm, to cover.
+        eager: whether measured steps run without ``torch.compile``, in which hooks on layers do not
+            fire. Every 20th step is measured, unless the host names another cadence. All other
+            steps stay compiled. A measured step may differ from a compiled one by rounding, and
+            under inductor in the random numbers of dropout.
+        calls: whether to watch calls of torch's functions for parameters that no layer's rule
+            covers.
 
     Attributes:
         step_index: index of the optimizer step, which seeds the signs. The probe counts it; a host
@@ -82,17 +81,33 @@ class Examples(Probe):
     name: ClassVar[str] = "examples"
     watches_forward: ClassVar[bool] = True
 
-    def __init__(self, exact: bool = False, sketches: int = 1, min_coverage: float = 0.9) -> None:
-        check_arguments(exact, sketches, min_coverage)
+    def __init__(
+        self,
+        exact: bool = False,
+        sketches: int = 1,
+        min_coverage: float = 0.9,
+        eager: bool = False,
+        calls: bool = True,
+    ) -> None:
+        check_arguments(exact, sketches, min_coverage, eager, calls)
         self.exact = exact
         self.sketches = sketches
         self.min_coverage = min_coverage
+        self.eager = eager
+        self.calls = calls
+        self.every_n_steps = EVERY if eager else 1
         self.step_index = 0
         self._model: Model | None = None
         self._attached: Attachment | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"exact": self.exact, "sketches": self.sketches, "min_coverage": self.min_coverage}
+        return {
+            "exact": self.exact,
+            "sketches": self.sketches,
+            "min_coverage": self.min_coverage,
+            "eager": self.eager,
+            "calls": self.calls,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # hooks and tensors belong to one process and one fit
@@ -105,13 +120,11 @@ class Examples(Probe):
             TypeError: ``module`` is not a module.
             UnsupportedModelError: BatchNorm in train mode ties the examples together.
         """
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}.")
-        refusal = coupled_examples(module)
-        if refusal is not None:
-            raise refusal
+        check_module(module)
         self._attached = None
-        self._model = Model(module, self.min_coverage, seed, rank)
+        self._model = Model(
+            module, self.min_coverage, seed, rank, calls=self.calls, eager=self.eager
+        )
 
     def offer(
         self,
@@ -125,13 +138,8 @@ class Examples(Probe):
                 self.bind(model, seed=setup.seed, rank=setup.rank)
             self.survey(parameters)
         except UnsupportedModelError as error:
-            fix = f"{error.fix}. {error.otherwise}".rstrip()
-            return Reason(NO_EXAMPLES, Severity.REFUSE, error.cause, fix)
-        if setup.manual and setup.ranks == 1:
-            return Offer("1 rank and manual optimization, so single examples are the groups")
-        if setup.ranks * setup.accumulation <= 1:
-            return Offer("1 rank and no accumulation, so single examples are the groups")
-        return Offer("single examples are the groups, as requested")
+            return as_reason(error)
+        return offer_for(setup, eager=self.eager)
 
     def accepts(self, rows: int | None, setup: Setup) -> Reason | None:
         """Needs two examples."""
@@ -179,6 +187,7 @@ class Examples(Probe):
             raise model.scope.refusal
         watch = Watch(
             inventory,
+            model.module,
             model.scope.parameters,
             keys,
             exact=self.exact,
@@ -217,6 +226,11 @@ class Examples(Probe):
         return self._model.refusal
 
     @property
+    def undecided(self) -> bool:
+        """Whether parameters were handed over to the watch on calls in the latest step."""
+        return self._model is not None and self._model.handed
+
+    @property
     def unchecked(self) -> tuple[str, ...]:
         """The parts of the check on mixing that could not be made, and why."""
         if self._model is None:
@@ -230,11 +244,16 @@ class Examples(Probe):
             return []
         return self._model.doubtful
 
+    @property
+    def left_out(self) -> float | None:
+        """Share of the squared gradient norm that is not covered, as of the latest check."""
+        return 0.0 if self.coverage is None else self.coverage.left_out
+
     def remarks(self) -> list[str]:
         """What a user should know about the estimate: one line per kind of reason for doubt."""
         return remarks_on(self.doubtful, self.unchecked, self.coverage)
 
-    def fault(self) -> str | None:
+    def fault(self) -> Reason | None:
         """What spoiled the latest step, if anything did."""
         if self._model is None:
             return None
@@ -244,13 +263,14 @@ class Examples(Probe):
         """The optimizer step of this index begins."""
         self.step_index = step
 
-    def listen(self) -> None:
+    def listen(self, examples: int | None = None) -> None:
         """The forward pass of a micro-batch is about to begin.
 
-        A host that calls :meth:`begin` after the forward pass must call this before it.
+        A host that calls :meth:`begin` after the forward pass must call this before it, with the
+        number of examples along dimension 0 where it is known.
         """
         if self._attached is not None:
-            self._attached.listen()
+            self._attached.listen(examples)
 
     def rest(self) -> None:
         """No pass is in progress: removes the hooks on layers until the next one begins."""
@@ -279,7 +299,7 @@ class Examples(Probe):
         if self._attached is not None:
             self._attached.end()
 
-    def row(self) -> Tensor | None:
+    def row(self) -> Wide | None:
         """Returns the moments of the step by key, shape (keys, 4), and forgets the step.
 
         ``None`` where nothing was seen or too little is covered.

@@ -26,6 +26,7 @@ def coupled_examples(module: nn.Module) -> UnsupportedModelError | None:
     if not names:
         return None
     return UnsupportedModelError(
+        "batch_statistics",
         f"BatchNorm in train mode ties the examples of a batch together ({listed(names)}), so "
         "single examples have no gradients of their own",
         otherwise="Or use GroupNorm or LayerNorm, or put these layers into eval mode.",
@@ -45,6 +46,7 @@ def mixed_examples(layers: Sequence[str], loss: bool) -> UnsupportedModelError |
         if name:
             layer = f"layer {name!r}"
         return UnsupportedModelError(
+            "mixed_examples",
             f"the model mixes the examples of a batch: what {layer} gives for one example reaches "
             "the outputs of others, so single examples have no gradients of their own",
             otherwise="If the batch lies along dimension 1 (time first), put it along dimension 0 "
@@ -53,6 +55,7 @@ def mixed_examples(layers: Sequence[str], loss: bool) -> UnsupportedModelError |
         )
     if loss:
         return UnsupportedModelError(
+            "coupled_loss",
             "the loss couples the examples of a batch (as an in-batch contrastive loss does), so "
             "single examples have no gradients of their own",
             otherwise="The estimate then holds for micro-batches of that size.",

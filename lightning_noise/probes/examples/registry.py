@@ -1,6 +1,7 @@
 """Which rule serves which kind of module, and how a user adds one."""
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # of MultiheadAttention alone
 
 from lightning_noise.probes.examples.modules import READERS, Reader
 from lightning_noise.probes.examples.rule import FunctionRule, Rule, RuleFunction
@@ -69,6 +70,8 @@ def find_reader(module: nn.Module) -> Reader | str:
     'no rule for LSTM'
     """
     kind = type(module)
+    if kind is NonDynamicallyQuantizableLinear:
+        return "MultiheadAttention calls it as a function"
     for base in kind.__mro__:
         if base not in _rules:
             continue

@@ -14,8 +14,12 @@ from lightning_noise.probes.examples.coverage import (
     by_cause,
 )
 from lightning_noise.probes.examples.errors import CoverageError, UnsupportedModelError
-from lightning_noise.probes.examples.inventory import Inventory, take_inventory
-from lightning_noise.probes.examples.refusals import coupled_examples
+from lightning_noise.probes.examples.inventory import (
+    UNSEEN_BY_CALLS,
+    Inventory,
+    take_inventory,
+)
+from lightning_noise.probes.examples.refusals import compiled_parts, coupled_examples
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 from lightning_noise.probes.trained import trained
 
@@ -26,6 +30,8 @@ class Scope:
     Args:
         module: the model.
         min_coverage: least share of the parameters, and of |ḡ|², that must be covered.
+        eager: whether passes run without ``torch.compile``.
+        calls: whether calls of functions are watched where no layer covers a parameter.
 
     Attributes:
         coverage: ``None`` before the first :meth:`survey`.
@@ -33,14 +39,26 @@ class Scope:
         covered: those whose per-example gradients are seen.
     """
 
-    def __init__(self, module: nn.Module, min_coverage: float) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        min_coverage: float,
+        *,
+        calls: bool = True,
+        eager: bool = False,
+    ) -> None:
         self.coverage: Coverage | None = None
         self.parameters: dict[str, Parameter] = {}
         self.covered: dict[str, Parameter] = {}
         self._module = module
         self._min_coverage = min_coverage
+        self._eager = eager
         self._uncovered: dict[str, Cause] = {}
+        self._calls = calls
+        self._calls_are_seen = calls
         self._dropped: dict[str, Cause] = {}  # uncovered, as a step has shown
+        self._handed: dict[str, Cause] = {}  # left to the watch on calls in a step
+        self._by_calls: frozenset[str] = frozenset()
         self._coupled: UnsupportedModelError | None = None
         self._lacking: CoverageError | None = None
 
@@ -55,12 +73,33 @@ class Scope:
         if self.parameters.keys() == parameters.keys():
             grad_sq = self._grad_sq
         watched = trained(parameters)
-        inventory = take_inventory(self._module, watched, self._dropped)
+        known = {**self._handed, **self._dropped}
+        inventory = take_inventory(self._module, watched, known, eager=self._eager)
+        compiled = next(iter(compiled_parts(self._module)), None)
+        self._calls_are_seen = self._calls and (self._eager or compiled is None)
+        if self._calls_are_seen:
+            inventory = inventory.with_calls(self._dropped)
+        self._by_calls = inventory.by_calls
         self.parameters = watched
         self._uncovered = inventory.uncovered
         self._update(grad_sq)
         self._coupled = coupled_examples(self._module)
         return inventory
+
+    def hand_over(self, causes: Mapping[str, Cause]) -> dict[str, Parameter]:
+        """Those of the parameters that are left to the watch on calls from now on.
+
+        They are those that layers were to cover, unless parts of the model are compiled.
+        """
+        found: dict[str, Parameter] = {}
+        if not self._calls_are_seen:
+            return found
+        for name, cause in causes.items():
+            if name not in self._by_calls and cause.kind not in UNSEEN_BY_CALLS:
+                found[name] = self.parameters[name]
+                self._handed[name] = cause
+        self._by_calls |= found.keys()
+        return found
 
     def drop(self, causes: Mapping[str, Cause]) -> list[Group]:
         """Leaves parameters out from now on, and returns them grouped by cause."""

@@ -5,7 +5,7 @@ Every use of a parameter outside the calls of its layers shows here.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from lightning_noise.probes.double_float import Wide, read, wide_zeros
 from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.precision import working
 from lightning_noise.probes.norms import as_dense, squared_norm
@@ -46,8 +47,8 @@ class SelfCheck:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._totals: dict[str, Tensor] = {}
-        self._residual: defaultdict[str, list[Tensor]] = defaultdict(list)
-        self._seen: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self._residual: defaultdict[str, list[Wide]] = defaultdict(list)
+        self._seen: defaultdict[str, list[Wide]] = defaultdict(list)
         self._coarsest: defaultdict[str, float] = defaultdict(float)
         self._called: set[str] = set()
         self._open = False
@@ -123,8 +124,7 @@ class SelfCheck:
         names = list(self._residual)
         if not names:
             return {}
-        rows = [self._added(self._residual, names), self._added(self._seen, names)]
-        residual, seen = torch.stack(rows).sqrt().tolist()
+        residual, seen = self._norms_of(names)
         of_all = math.hypot(*seen)
         if not all(map(math.isfinite, (*residual, of_all))):
             return None
@@ -136,9 +136,14 @@ class SelfCheck:
                 mismatched[name] = self._cause(name, off, own)
         return mismatched
 
-    def _added(self, parts: Mapping[str, list[Tensor]], names: Iterable[str]) -> Tensor:
-        zero = torch.zeros((), dtype=torch.float64, device=self._device)
-        return torch.stack([sum(parts[name], zero) for name in names])
+    def _norms_of(self, names: Sequence[str]) -> tuple[list[float], list[float]]:
+        """The norms of what is left and of what was seen, in one copy to the host."""
+        zero = wide_zeros((), self._device)
+        squares: list[Wide] = []
+        for parts in (self._residual, self._seen):
+            squares += [sum(parts[name], zero) for name in names]
+        norms = list(map(math.sqrt, read(squares)))
+        return norms[: len(names)], norms[len(names) :]
 
     def _cause(
         self,

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from lightning_noise.probes.examples.watch import PassSeen
+from lightning_noise.core.reasons import Reason
+from lightning_noise.probes.double_float import Wide, wide_zeros
+from lightning_noise.probes.examples.pass_seen import PassSeen
 
 
 class Pass(NamedTuple):
@@ -31,15 +30,17 @@ class Step:
         open: the one that has begun and not ended.
         fault: the first reason why the step cannot be used.
         positions: layers whose rows are positions, not examples.
+        handed: parameters that are watched in calls of functions from the next step on.
     """
 
     def __init__(self) -> None:
         self.micro_batches = 0
         self.open: Pass | None = None
-        self.fault: str | None = None
+        self.fault: Reason | None = None
         self.positions: frozenset[str] = frozenset()
+        self.handed: set[str] = set()
         self._passes: list[Pass] = []
-        self._squares: list[Tensor] = []
+        self._squares: list[Wide] = []
 
     @property
     def seen(self) -> bool:
@@ -60,20 +61,20 @@ class Step:
             self._passes.append(ended)
             self._squares.append(seen.squares)
 
-    def spoil(self, fault: str) -> None:
+    def spoil(self, fault: Reason) -> None:
         """The step cannot be used."""
         self.fault = self.fault or fault
 
-    def row(self, big: Tensor) -> Tensor:
+    def row(self, big: Wide) -> Wide:
         """The moments of the step, from |Σ c_i|² by key."""
         return example_row(self._squares, big, self._passes)
 
 
 def example_row(
-    squares: Sequence[Tensor],
-    big: Tensor,
+    squares: Sequence[Wide],
+    big: Wide,
     passes: Sequence[Pass],
-) -> Tensor:
+) -> Wide:
     """Moments by key from the contributions c_i that the examples made to the step's gradient.
 
     The weight of a micro-batch is divided evenly among its examples: the share of an example is
@@ -91,7 +92,7 @@ def example_row(
         fp64 of shape (keys, 4).
     """
     total = sum(one.weight for one in passes)
-    row = torch.zeros(len(big), 4, dtype=torch.float64, device=big.device)
+    row = wide_zeros((len(big), 4), big.device)
     for square, one in zip(squares, passes, strict=True):
         row[:, 0] += square * (one.examples / one.weight / total)
     row[:, 1] = big / total**2

@@ -2,48 +2,34 @@
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
+from lightning_noise.core.reasons import Reason
+from lightning_noise.probes.examples.calls.calls import Calls
+from lightning_noise.probes.examples.calls.meeting import Meeting
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
 from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.directions import Directions
+from lightning_noise.probes.examples.faults import (
+    NOTHING_SEEN,
+    SEEN_TWICE,
+    batch_not_first,
+    used_again,
+)
 from lightning_noise.probes.examples.inventory import Inventory, Slot
 from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
 from lightning_noise.probes.examples.listener import Kept, Listener
 from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
 from lightning_noise.probes.examples.outer import Outer
+from lightning_noise.probes.examples.pass_seen import PassSeen
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.keyed_norms import KeyedNorms
 
-NOTHING_SEEN = "no covered layer was in the backward pass, or it ran before the hooks were there"
-
-
-class PassSeen(NamedTuple):
-    """What one backward pass has shown.
-
-    Args:
-        squares: Σ_i |c_i|² by key, fp64 of shape (keys,).
-        dropped: parameters without per-example gradients, and why.
-        fault: why the step cannot be used.
-        matched: whether any layer had the examples along dimension 0.
-        positions: layers whose rows are positions, not examples.
-        several: parameters that are used more than once.
-        as_long: by layer, whether each call had as many positions as examples, so that one cannot
-            be told from the other.
-    """
-
-    squares: Tensor
-    dropped: dict[str, Cause]
-    fault: str | None
-    matched: bool
-    positions: frozenset[str]
-    several: frozenset[str]
-    as_long: dict[str, bool]
+MISPLACED = "its layer was called with the examples in another place than dimension 0"
 
 
 class Watch:
@@ -51,6 +37,7 @@ class Watch:
 
     Args:
         inventory: what to hook.
+        model: the model that it was taken of.
         parameters: all watched parameters.
         keys: the names that each key is summed over.
         exact: whether to take exact norms, without sketches.
@@ -61,6 +48,7 @@ class Watch:
     def __init__(
         self,
         inventory: Inventory,
+        model: nn.Module,
         parameters: Mapping[str, Parameter],
         keys: Mapping[Key, Sequence[str]],
         *,
@@ -68,11 +56,12 @@ class Watch:
         sketches: int,
         several: Iterable[str],
     ) -> None:
-        forms = inventory.forms
+        forms = dict(inventory.forms)
         signs = {name: form.signs for name, form in forms.items() if form is not None}
         self.norms = KeyedNorms(parameters, keys)
         self._dropped: dict[str, Cause] = {}
         self._parameters = dict(parameters)
+        self._handed: set[str] = set()
         self._directions = Directions(signs, sketches, self.norms.device)
         self._ledger = Ledger(
             self.norms,
@@ -81,7 +70,10 @@ class Watch:
             exact=exact,
             sketches=sketches,
         )
+        self._forms = forms
         self._listener = Listener(inventory.slots, self._see)
+        by_calls = {name: parameters[name] for name in sorted(inventory.by_calls)}
+        self._calls = Calls(model, by_calls, self._listener)
         self._several = set(several)
         self._reset()
 
@@ -93,10 +85,11 @@ class Watch:
         self._strangers: dict[str, Cause] = {}  # parameters of layers that did not have them there
         self._strange_sizes: set[int] = set()
         self._new: dict[str, Cause] = {}
-        self._fault: str | None = None
+        self._fault: Reason | None = None
         self._cleared: Container[str] = ()  # layers whose rows are known not to mix
         self._positions: set[str] = set()
         self._as_long: dict[str, bool] = {}
+        self._chosen = False
 
     @contextmanager
     def attach(self) -> Iterator[None]:
@@ -105,20 +98,31 @@ class Watch:
             try:
                 yield
             finally:
+                self._calls.rest()
                 self.cancel()
 
-    def listen(self, *, record: bool) -> None:
+    def listen(self, examples: int | None, *, record: bool) -> None:
         """A forward pass begins: notes its calls, and can record them for the check on mixing."""
         self._listener.begin(record=record)
+        self._calls.begin(examples)
 
     def rest(self) -> None:
         """Removes the hooks on layers until the next forward pass."""
+        self._calls.rest()
         self._listener.rest()
+
+    def leave_out(self, causes: Mapping[str, Cause], handed: Mapping[str, Parameter]) -> None:
+        """Leaves out what layers show of these; those handed over are watched in calls."""
+        self._dropped |= {name: cause for name, cause in causes.items() if name not in handed}
+        for name in handed:
+            self._dropped.pop(name, None)
+        self._handed |= handed.keys()
+        self._calls.watch(handed)
 
     def begin(self, examples: int, seed: int, check: SelfCheck | None) -> None:
         """Opens the gate for one backward pass over this number of examples."""
         if not self._listener.listening:
-            self.listen(record=check is not None)
+            self.listen(examples, record=check is not None)
         self._reset(examples, check)
         self._directions.begin(seed, examples)
         self._ledger.begin()
@@ -128,7 +132,8 @@ class Watch:
         """Checks in the graph of the loss whether the examples of the open micro-batch mix."""
         listener = self._listener
         check = MixingCheck(loss, listener.recorded, self._examples, listener.inspecting, seed)
-        found = check.find()
+        with torch._C.DisableTorchFunction():
+            found = check.find()
         self._cleared = found.checked - set(found.layers)
         return found
 
@@ -136,12 +141,17 @@ class Watch:
         """Closes the gate and returns what the backward pass has shown."""
         self._open = False
         self._listener.end()
+        self._drop(self._calls.refused)
+        for slot in self._listener.misplaced.values():
+            seen_by_layer = set(slot.names.values()).difference(self._handed)
+            self._drop(dict.fromkeys(seen_by_layer, Cause(MISPLACED, slot.layer)))
         if self._matched:
             self._drop(self._strangers)
         elif self._fault is None:
             self._fault = self._nothing_seen()
         self._dropped |= self._new
-        squares = self._ledger.end(self._dropped)
+        with torch._C.DisableTorchFunction():
+            squares = self._ledger.end(self._dropped)
         self._directions.end()
         return PassSeen(
             squares,
@@ -160,12 +170,10 @@ class Watch:
         self._directions.end()
         self.norms.clear()
 
-    def _nothing_seen(self) -> str:
+    def _nothing_seen(self) -> Reason:
         if not self._strange_sizes:
             return NOTHING_SEEN
-        examples = f"the {self._examples} examples of the batch"
-        found = ", ".join(map(str, sorted(self._strange_sizes)))
-        return f"no layer has {examples} along dimension 0 (found there: {found})"
+        return batch_not_first(self._examples, self._strange_sizes)
 
     def _drop(self, causes: Mapping[str, Cause]) -> None:
         for name, cause in causes.items():
@@ -177,8 +185,9 @@ class Watch:
         # Gradients are enabled under create_graph=True: this pass computes a penalty in the loss.
         if not self._open or torch.is_grad_enabled():
             return
-        if self._dropped or self._new:
-            slot = self._without_dropped(slot)
+        if not self._chosen:
+            self._choose_forms()
+        slot = self._in_charge(slot)
         if not slot.names or not self._belongs(slot, grad):
             return
         with _without_autocast(grad.device.type):
@@ -188,11 +197,23 @@ class Watch:
                 cause = Cause(str(reason), slot.layer)
                 self._drop(dict.fromkeys(slot.names.values(), cause))
 
-    def _without_dropped(self, slot: Slot) -> Slot:
-        dropped = self._dropped.keys() | self._new.keys()
-        if dropped.isdisjoint(slot.names.values()):
+    def _in_charge(self, slot: Slot) -> Slot:
+        """The slot without parameters that were dropped, or handed over to the watch on calls."""
+        out: set[str] = self._dropped.keys() | self._new.keys()
+        if not isinstance(slot.rule, Meeting):
+            out |= self._handed
+        if out.isdisjoint(slot.names.values()):
             return slot
-        return slot.without(dropped)
+        return slot.without(out)
+
+    def _choose_forms(self) -> None:
+        """Decides how parameters seen in calls are sketched: all calls are known by now."""
+        self._chosen = True
+        for name in self._calls.watched:
+            form = self._calls.form(name)
+            self._forms[name] = form
+            if form is not None:
+                self._directions.need(name, form.signs)
 
     def _belongs(self, slot: Slot, grad: Tensor) -> bool:
         """Whether the examples lie along dimension 0 of a layer's output."""
@@ -215,10 +236,12 @@ class Watch:
     def _add(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         inputs = kept.take()
         if inputs is None:
-            self._fault = "backward went through one graph twice (retain_graph=True)"
+            self._fault = SEEN_TWICE
             return
         try:
-            self._contribute(slot, inputs, grad)
+            # what computes inputs again, above, must be intercepted as the forward pass was
+            with torch._C.DisableTorchFunction():
+                self._contribute(slot, inputs, grad)
         except (NotPerExample, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's rule may raise anything; training goes on without it
@@ -264,8 +287,7 @@ class Watch:
                     self._ledger.add(name, part, alone=self._alone(name))
         except UsedAgain as used:
             self._several.update(parts)
-            again = f"{used.name!r} was used again inside the backward pass"
-            self._fault = f"{again}; from the next step on its uses are added up"
+            self._fault = used_again(used.name)
 
     def _enter_pair(
         self,

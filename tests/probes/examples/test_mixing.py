@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lightning_noise.core.reasons import Severity
 from lightning_noise.hosts.loop import Monitor
 from lightning_noise.probes.examples import Examples, checks
 from testing.examples import mixing_cases as cases
@@ -44,8 +45,10 @@ def test_a_model_that_mixes_is_refused_by_the_name_of_the_layer_before(
     assert what in str(probe.refusal)
     fix = "Accumulate gradients over two micro-batches or more, each of half the batch size"
     assert str(probe.refusal).startswith(f"{fix}: the model mixes the examples of a batch: ")
-    assert (probe.fault() or "").startswith("the model mixes the examples of a batch: ")
-    assert (probe.fault() or "").endswith(fix)
+    fault = probe.fault()
+    assert fault is not None and (fault.code, fault.severity) == ("mixed_examples", Severity.SKIP)
+    assert fault.text.startswith("the model mixes the examples of a batch: ")
+    assert fault.text.endswith(fix)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -60,7 +63,7 @@ def test_a_loss_that_couples_is_refused(build: Callable[[], Case], seed: int) ->
 @pytest.mark.parametrize("build", cases.ORDINARY, ids=lambda build: build.__name__)
 def test_an_ordinary_model_is_cleared(build: Callable[[], Case]) -> None:
     case = make(build)
-    probe = bound(case.model, min_coverage=0.01)
+    probe = bound(case.model, min_coverage=0.01, calls=False)
     checked_step(probe, case)
     assert (probe.refusal, probe.unchecked, probe.doubtful) == (None, (), [])
     assert checked_step(probe, case) is not None
@@ -239,10 +242,11 @@ def test_as_many_places_as_examples_are_left_out_and_nothing_else() -> None:
     model = Tabled()
     ids = torch.randint(30, (7, 7))
     case = Case("places", model, lambda: model(ids).square().mean(), 7)
-    probe = bound(model, min_coverage=0.8)
+    probe = bound(model, min_coverage=0.8, calls=False)
     assert checked_step(probe, case) is None
     wanted = "places.weight (it looks up consecutive numbers: positions, not examples (places))"
-    assert wanted in (probe.fault() or "")
+    fault = probe.fault()
+    assert fault is not None and fault.code == "parameters_left_out" and wanted in fault.text
     assert checked_step(probe, case) is not None
     assert probe.refusal is None and probe.coverage is not None
     assert [part.name for part in probe.coverage.missing] == ["places.weight"]
@@ -258,7 +262,7 @@ def test_a_plain_loop_gives_the_loss_inside_of_the_micro_batch() -> None:
         monitor.flush()
     assert "the loss couples" in str(monitor.session.tracks[0].probe.refusal)
     (reason,) = monitor.skipped
-    assert reason.startswith("the loss couples the examples of a batch")
+    assert (reason.code, reason.severity) == ("coupled_loss", Severity.SKIP)
 
 
 def test_no_graph_is_held_after_the_step() -> None:

@@ -30,7 +30,8 @@ from lightning_noise.probes.examples.rules.norms import (
     LayerNormRule,
     RMSNormRule,
 )
-from testing.examples.oracle import assert_agrees, bound, loop, step
+from testing.examples.oracle import assert_agrees, loop, step
+from testing.examples.oracle import bound_to_layers as bound
 
 
 @pytest.fixture(autouse=True)

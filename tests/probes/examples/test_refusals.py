@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples import CoverageError, Examples, UnsupportedModelError
-from testing.examples.oracle import bound, keys_of, step
+from testing.examples.oracle import bound_to_layers as bound
+from testing.examples.oracle import keys_of, step
 
 
 def test_batch_norm_in_train_mode() -> None:
@@ -39,13 +40,14 @@ def test_batch_norm_set_to_train_mode_in_mid_run_is_a_fault() -> None:
     assert step(probe, model, lambda: model(x).square().mean(), 5) is not None
     model.train()
     assert step(probe, model, lambda: model(x).square().mean(), 5) is None
-    assert "BatchNorm" in (probe.fault() or "")
+    fault = probe.fault()
+    assert fault is not None and fault.code == "batch_statistics"
     model.eval()
     assert step(probe, model, lambda: model(x).square().mean(), 5) is not None
 
 
 def test_too_little_coverage_lists_what_is_missing() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 8), nn.Bilinear(2, 2, 3))
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 8), nn.LSTMCell(1, 1))
     probe = bound(model)
     with (
         pytest.raises(CoverageError) as caught,
@@ -56,7 +58,8 @@ def test_too_little_coverage_lists_what_is_missing() -> None:
     assert "min_coverage=0.9" in text and "register_rule" in text
     lstm = "1.weight_hh_l0, 1.weight_ih_l0, 1.bias_ih_l0, 1.bias_hh_l0 (448 parameters)"
     assert f"{lstm}: no rule for LSTM (1)" in text
-    assert "2.weight, 2.bias (15 parameters): no rule for Bilinear (2)" in text
+    cell = "2.weight_ih, 2.weight_hh, 2.bias_ih, 2.bias_hh (16 parameters)"
+    assert f"{cell}: no rule for LSTMCell (2)" in text
     assert caught.value.coverage.parameters == pytest.approx(
         20 / sum(p.numel() for p in model.parameters())
     )
@@ -123,7 +126,9 @@ def test_a_layer_without_the_batch_along_dimension_0(examples: int) -> None:
     ids = torch.randint(30, (examples, 7))
     probe = bound(model, min_coverage=0.8)
     assert step(probe, model, lambda: model(ids).square().mean(), examples) is None
-    assert re.search(r"places\.weight \(it.* \(places\)\)", probe.fault() or "")
+    fault = probe.fault()
+    assert fault is not None and fault.code == "parameters_left_out"
+    assert re.search(r"places\.weight \(it.* \(places\)\)", fault.text)
     found = step(probe, model, lambda: model(ids).square().mean(), examples)
     assert found is not None and found["places.weight"] == (0, 0, 0, 0)
     assert probe.coverage is not None and [part.name for part in probe.coverage.missing] == [
@@ -136,9 +141,10 @@ def test_no_layer_has_the_batch_along_dimension_0() -> None:
     layer, x = nn.Linear(4, 4), torch.randn(9, 5, 4)
     probe = bound(layer)
     assert step(probe, layer, lambda: layer(x).square().mean(), 5) is None
-    assert "no layer has the 5 examples of the batch along dimension 0 (found there: 9)" in (
-        probe.fault() or ""
-    )
+    fault = probe.fault()
+    assert fault is not None and fault.code == "batch_not_first"
+    wanted = "no layer has the 5 examples of the batch along dimension 0 (found there: 9)"
+    assert fault.text == wanted
     assert isinstance(probe.refusal, UnsupportedModelError) and "batch_size_fn" in str(
         probe.refusal
     )

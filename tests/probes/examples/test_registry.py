@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_noise.probes.examples import CoverageError, Outer, register_rule, registry
 from lightning_noise.probes.examples.rule import RuleFunction
-from testing.examples.oracle import Truth, assert_agrees, bound, loop, step
+from testing.examples.oracle import Truth, assert_agrees, loop, step
+from testing.examples.oracle import bound_to_layers as bound
 
 
 class Scale(nn.Module):

@@ -13,7 +13,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from lightning_noise.core.moments import Key
 from lightning_noise.probes.examples import CoverageError, Examples, checks
 from testing.examples.models import mlp
-from testing.examples.oracle import Loss, bound, loop, step
+from testing.examples.oracle import Loss, loop, step
+from testing.examples.oracle import bound_to_layers as bound
 
 
 def classify(model: nn.Module, x: Tensor) -> Tensor:
@@ -46,7 +47,9 @@ def assert_excluded(model: nn.Module, whole: Loss, parts: list[Loss], names: set
     """The first step says what is left out; the second gives the moments of the rest, exactly."""
     probe = bound(model, exact=True, min_coverage=0.01)
     assert step(probe, model, whole, 6) is None
-    assert all(name in (probe.fault() or "") for name in names)
+    fault = probe.fault()
+    assert fault is not None and fault.code == "parameters_left_out"
+    assert all(name in fault.text for name in names)
     found, truth = step(probe, model, whole, 6), loop(model, parts)
     assert found is not None and probe.coverage is not None
     assert {part.name for part in probe.coverage.missing} == names
@@ -132,7 +135,8 @@ def test_too_little_is_a_refusal_with_the_list() -> None:
     assert isinstance(probe.refusal, CoverageError)
     assert "2.weight (400 parameters): its gradient is not the sum" in str(probe.refusal)
     assert step(probe, model, whole, 6) is None
-    assert "min_coverage=0.9" in (probe.fault() or "")
+    fault = probe.fault()
+    assert fault is not None and fault.code == "low_coverage"
 
 
 def test_what_appears_later_is_caught_at_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +160,8 @@ def test_an_overflow_puts_the_check_off() -> None:
     overflown = step(probe, model, lambda: plain() * torch.inf, 6)
     assert overflown is not None and not overflown[""].is_finite
     assert step(probe, model, penalised, 6) is None
-    assert "2.weight" in (probe.fault() or "")
+    fault = probe.fault()
+    assert fault is not None and fault.code == "parameters_left_out" and "2.weight" in fault.text
 
 
 def test_a_gradient_that_is_all_rounding_is_no_mismatch() -> None:

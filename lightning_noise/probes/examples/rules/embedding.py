@@ -8,6 +8,8 @@ from lightning_noise.probes.examples.contribution import Contribution, Form, Not
 from lightning_noise.probes.examples.lookup import Lookup
 from lightning_noise.probes.examples.rule import Operands, Rule
 
+BY_FREQUENCY = "scale_grad_by_freq ties the examples of a batch together"
+
 
 class EmbeddingRule(Rule):
     """weight: a table whose rows are looked up.
@@ -35,7 +37,7 @@ class EmbeddingRule(Rule):
     def refuses(self) -> str | None:
         """Gradients scaled by a token's frequency in the batch are not sums over examples."""
         if self.by_frequency:
-            return "scale_grad_by_freq ties the examples of a batch together"
+            return BY_FREQUENCY
         return None
 
     def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:

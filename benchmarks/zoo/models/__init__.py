@@ -1,0 +1,1 @@
+"""The entries of the zoo, by the package that defines the models."""

@@ -1,0 +1,199 @@
+"""Derived tables whose rows are chosen by the batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_noise.probes.examples.calls.fold import Fold
+from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting
+from lightning_noise.probes.examples.calls.operands import batch_of, derived_among
+from lightning_noise.probes.examples.calls.placed import Sides
+from lightning_noise.probes.examples.calls.seen import Seen
+from lightning_noise.probes.examples.contribution import Contribution, Form, NotPerExample
+from lightning_noise.probes.examples.lookup import Lookup
+from lightning_noise.probes.examples.rules.embedding import BY_FREQUENCY, EmbeddingRule
+
+Parameters = Mapping[str, Tensor]
+
+
+class LookupMeeting(Meeting):
+    """table[ids].
+
+    Args:
+        of_ids: where the examples lie in the indices.
+        padding: row that gets no gradient.
+        sparse: whether the table's gradient is.
+        before: dimensions of the output in front of those of the indices.
+    """
+
+    op = "embedding"
+    positions_first = True
+
+    def __init__(
+        self,
+        *args: Any,
+        of_ids: Fold,
+        padding: int | None = None,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__(*args)
+        self.of_ids = of_ids
+        self.padding = padding
+        self.sparse = sparse
+
+    def sides(self, own: str) -> Sides | None:
+        """Rows of all that an index chooses."""
+        shape = self.met[own].tensor.shape
+        return shape[0], shape[1:].numel()
+
+    def offers(self) -> dict[str, tuple[Form, ...]]:
+        """One sign per row of the table."""
+        found: dict[str, tuple[Form, ...]] = {}
+        for key, forms in super().offers().items():
+            found[key] = tuple(form for form in forms if form.side == "rows")
+        return found
+
+    def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
+        """As of an embedding."""
+        return EmbeddingRule().doubts(inputs)
+
+    def parts(self, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Contribution]:
+        """The rows that were looked up."""
+        ids = self.of_ids.first(inputs[0])
+        table = self.met["table"].tensor
+        grad = grad.flatten(ids.dim()) if table.dim() > 1 else grad.unsqueeze(-1)
+        part = Lookup(grad, ids % len(table), len(table), self.padding, self.sparse)
+        return {"table": part}
+
+
+def embedding(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
+    """``functional.embedding(input, weight, padding_idx, …)``."""
+    if seen.argument(5, "scale_grad_by_freq", False):
+        raise NotPerExample(BY_FREQUENCY)
+    ids, table = seen.argument(0, "input"), seen.argument(1, "weight")
+    padding = seen.argument(2, "padding_idx")
+    return LookupMeeting(
+        derived_among(seen, {"table": table}),
+        (ids,),
+        at,
+        parameters,
+        of_ids=batch_of(seen, ids),
+        padding=None if padding is None else padding % len(table),
+        sparse=bool(seen.argument(6, "sparse", False)),
+    )
+
+
+def indexed(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
+    """``table[ids]`` along dimension 0."""
+    table, index = seen.args
+    ids = index[0] if type(index) is tuple and len(index) == 1 else index
+    if not isinstance(ids, Tensor):
+        raise NotPerExample("several indices at once choose its numbers")
+    return LookupMeeting(
+        derived_among(seen, {"table": table}),
+        (ids,),
+        at,
+        parameters,
+        of_ids=batch_of(seen, ids),
+    )
+
+
+def selected(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
+    """``torch.index_select(table, 0, ids)``."""
+    table, ids = seen.argument(0, "input"), seen.argument(2, "index")
+    if seen.argument(1, "dim") % table.dim() != 0:
+        raise NotPerExample("its columns are chosen by the batch")
+    return LookupMeeting(
+        derived_among(seen, {"table": table}),
+        (ids,),
+        at,
+        parameters,
+        of_ids=batch_of(seen, ids),
+    )
+
+
+class BagMeeting(LookupMeeting):
+    """Sums or means of rows.
+
+    Args:
+        mean: whether rows are averaged.
+        weighted: whether the last input holds a factor for each index.
+        offsets: whether the second input holds where each example's indices begin.
+    """
+
+    op = "embedding_bag"
+
+    def __init__(
+        self, *args: Any, mean: bool, weighted: bool, offsets: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.mean = mean
+        self.weighted = weighted
+        self.offsets = offsets
+
+    def doubts(self, inputs: tuple[Tensor, ...]) -> str | None:
+        """None: a bag belongs to an example."""
+        return None
+
+    def parts(self, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Contribution]:
+        """The gradient at each index is a share of the bag's."""
+        ids = inputs[0]
+        factors = inputs[-1] if self.weighted else torch.ones_like(ids, dtype=grad.dtype)
+        if self.offsets:
+            ids, factors = _padded(ids, factors, inputs[1])
+        if self.padding is not None:
+            factors = factors.masked_fill(ids == self.padding, 0)
+        if self.mean:
+            factors = factors / factors.sum(1, keepdim=True).clamp_min(1)
+        table = self.met["table"].tensor
+        shares = grad.unsqueeze(1) * factors.unsqueeze(2)
+        return {"table": Lookup(shares, ids, len(table), self.padding, self.sparse)}
+
+
+def _padded(ids: Tensor, factors: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices by example, and their factors: 0 beyond the last one of an example."""
+    places = torch.arange(len(ids), device=ids.device)
+    bags = torch.searchsorted(offsets, places, right=True) - 1
+    within = places - offsets[bags]
+    longest = int(within.max()) + 1 if len(ids) else 1
+    size = (len(offsets), longest)
+    wide_ids, wide_factors = ids.new_zeros(size), factors.new_zeros(size)
+    wide_ids[bags, within], wide_factors[bags, within] = ids, factors
+    return wide_ids, wide_factors
+
+
+def bag(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
+    """``functional.embedding_bag(input, weight, offsets, …)``."""
+    if seen.argument(5, "scale_grad_by_freq", False):
+        raise NotPerExample(BY_FREQUENCY)
+    mode = seen.argument(6, "mode", "mean")
+    if mode == "max" or seen.argument(9, "include_last_offset", False):
+        raise NotPerExample("embedding_bag was called with mode='max' or include_last_offset=True")
+    ids, table, offsets = (seen.argument(n, key) for n, key in enumerate(BAG))
+    weights = seen.argument(8, "per_sample_weights")
+    by_offsets = ids.dim() == 1
+    given = (ids, offsets, weights) if by_offsets else (ids, weights)
+    padding = seen.argument(10, "padding_idx")
+    return BagMeeting(
+        derived_among(seen, {"table": table}),
+        tuple(x for x in given if x is not None),
+        at,
+        parameters,
+        of_ids=batch_of(seen, offsets if by_offsets else ids),
+        padding=None if padding is None else padding % len(table),
+        sparse=bool(seen.argument(7, "sparse", False)),
+        mean=mode == "mean",
+        weighted=weights is not None,
+        offsets=by_offsets,
+    )
+
+
+BAG = ("input", "weight", "offsets")
+MEETINGS = {
+    "embedding_bag": bag,
+    "embedding": embedding,
+    "getitem": indexed,
+    "index_select": selected,
+}
