@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from benchmarks.zoo.entry import Batch, Entry, Trained
 from lightning_noise import GradientNoiseScale, Key, Moments
 from lightning_noise.core.reasons import CannotMeasureError
+from lightning_noise.hosts.lightning.reword import NO_EXAMPLES
 from lightning_noise.measure.readings import Reading
 from lightning_noise.probes.examples import Examples
 from lightning_noise.probes.examples.coverage import Coverage
@@ -173,9 +174,6 @@ def fit(
     return Fit(track.probe.name, tuple(recorder.moments), coverage, None, digests, state)
 
 
-ABOUT_EXAMPLES = ("batch_statistics", "low_coverage")  # codes of the examples probe
-
-
 def why_nothing(noise: GradientNoiseScale) -> str:
     """Why no step of a fit could be used: what ended the measurement, or else the latest reason."""
     for warning in noise.verdict().warnings:
@@ -192,7 +190,7 @@ def refused(error: MisconfigurationException, passes: int) -> Refusal:
     """The reason that concerns single examples, where several are given."""
     cause = error.__context__
     if isinstance(cause, CannotMeasureError):
-        concerned = [reason for reason in cause.reasons if reason.code in ABOUT_EXAMPLES]
+        concerned = [reason for reason in cause.reasons if reason.code in NO_EXAMPLES]
         reason = [*concerned, *cause.reasons][0]
         return Refusal(reason.code, reason.text, passes)
     if isinstance(cause, UnsupportedModelError):

@@ -91,13 +91,7 @@ def indexed(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     ids = index[0] if type(index) is tuple and len(index) == 1 else index
     if not isinstance(ids, Tensor):
         raise NotPerExample("several indices at once choose its numbers")
-    return LookupMeeting(
-        derived_among(seen, {"table": table}),
-        (ids,),
-        at,
-        parameters,
-        of_ids=batch_of(seen, ids),
-    )
+    return _rows_of(seen, table, ids, at, parameters)
 
 
 def selected(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
@@ -105,13 +99,14 @@ def selected(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     table, ids = seen.argument(0, "input"), seen.argument(2, "index")
     if seen.argument(1, "dim") % table.dim() != 0:
         raise NotPerExample("its columns are chosen by the batch")
-    return LookupMeeting(
-        derived_among(seen, {"table": table}),
-        (ids,),
-        at,
-        parameters,
-        of_ids=batch_of(seen, ids),
-    )
+    return _rows_of(seen, table, ids, at, parameters)
+
+
+def _rows_of(
+    seen: Seen, table: Tensor, ids: Tensor, at: Arrangement, parameters: Parameters
+) -> Meeting:
+    operands = derived_among(seen, {"table": table})
+    return LookupMeeting(operands, (ids,), at, parameters, of_ids=batch_of(seen, ids))
 
 
 class BagMeeting(LookupMeeting):
