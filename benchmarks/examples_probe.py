@@ -372,6 +372,7 @@ class BackPack(Plain):
 
     def _squares_of(self, module: nn.Module, parameter: nn.Parameter) -> Tensor:
         if not hasattr(parameter, "batch_l2"):
+            # a limit of the competitor, which becomes a row of the table
             raise NotImplementedError(f"BatchL2Grad does not support {type(module).__name__}")
         return parameter.batch_l2
 

@@ -176,10 +176,17 @@ def write_csv(path: Path, checkpoints: Sequence[Checkpoint]) -> None:
         for c in checkpoints:
             for name in NAMES:
                 values = (*c.found[name], c.found.indefinite, c.found.examples)
-                texts = [
-                    "" if v is None else f"{v:.5g}" if isinstance(v, float) else v for v in values
-                ]
+                texts = map(as_cell, values)
                 writer.writerow((c.optimizer, c.step, f"{c.loss:.4f}", name, *texts))
+
+
+def as_cell(value: object) -> object:
+    """Empty for what is not defined, five digits of a float."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return value
 
 
 def draw(path: Path, checkpoints: Sequence[Checkpoint]) -> None:

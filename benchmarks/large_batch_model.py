@@ -67,6 +67,7 @@ def load(seed: int) -> Digits:
 def loss_of(module: nn.Module, batch: Sequence[Tensor]) -> Tensor:
     """Cross entropy, mean over the batch."""
     # as in geometries.py
+    # nn.Module does not declare net
     return F.cross_entropy(module.net(batch[0]), batch[1])  # type: ignore[operator]
 
 

@@ -211,14 +211,20 @@ def markdown(rows: Sequence[Row]) -> str:
     )
     more = ("progress", "b_simple mean", "crit/noise", "crit/progress", "crit/simple")
     cells: list[tuple[str, ...]] = [(*titles, *more)]
-    cells += [
-        tuple("–" if v is None else v if isinstance(v, str) else f"{v:.3g}" for v in row)
-        for row in rows
-    ]
+    cells += [tuple(map(as_cell, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def as_cell(value: float | str | None) -> str:
+    """A dash for what is not defined, three digits of a number."""
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    return f"{value:.3g}"
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

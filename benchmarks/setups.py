@@ -353,6 +353,7 @@ SUPPORTED = (
     Setup(
         "torch.compile around the module",
         "torch.compile(module, backend='aot_eager')",
+        # a compiled module is typed as a function
         lambda: torch.compile(Silent(), backend="aot_eager"),  # type: ignore[return-value]
         accumulating(2),
         plain=Regression,

@@ -114,7 +114,7 @@ def choose_loss(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.M
             "over the batch."
         )
     copy = deepcopy(module)
-    # there is no step to log at
+    # There is no step to log at. The methods of this one copy are replaced, hence the ignore.
     copy.log = copy.log_dict = lambda *_, **__: None  # type: ignore[method-assign,assignment]
     return _training_step_loss, copy
 
@@ -145,7 +145,7 @@ def weighted_norms(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> 
             )
 
     def norms(index: int, gradient: Tensor) -> list[Tensor]:
-        # checked above, and the state only grows
+        # not None: checked above, and the state only grows
         return weighted_chunk_norms(gradient, diagonal(parameters[index]))  # type: ignore[arg-type]
 
     return norms
