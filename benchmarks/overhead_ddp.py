@@ -149,11 +149,13 @@ def rank() -> list[tuple[int, str, float]]:
     return rows
 
 
-def ratio(rows: Sequence[tuple[int, str, float]], variant: str) -> tuple[float, float, float]:
-    """Median of the paired ratios to plain DDP, and the ends of its 95 % interval."""
+def ratio(
+    rows: Sequence[tuple[int, str, float]], variant: str, base: str = VARIANTS[0]
+) -> tuple[float, float, float]:
+    """Median of the paired ratios to ``base``, and the ends of its 95 % interval."""
     seconds = {(number, name): value for number, name, value in rows}
     numbers = sorted({number for number, _, _ in rows})
-    ratios = sorted(seconds[n, variant] / seconds[n, VARIANTS[0]] for n in numbers)
+    ratios = sorted(seconds[n, variant] / seconds[n, base] for n in numbers)
     reach = round(0.98 * len(ratios) ** 0.5)  # 1.96 · sqrt(n)/2
     low = max(0, len(ratios) // 2 - reach - 1)
     return statistics.median(ratios), ratios[low], ratios[len(ratios) - 1 - low]

@@ -100,6 +100,70 @@ class Unused2(Unused, Net2):
     """The same under FSDP2."""
 
 
+class Lora(Net):
+    """A frozen layer with a trained correction of low rank beside it, in one unit."""
+
+    def __init__(self, *arguments, **shard):
+        super().__init__(*arguments, **shard)
+        with torch.random.fork_rng():
+            torch.manual_seed(2)
+            self.net[2][0] = LowRank(self.net[2][0], rank=2)
+
+
+class LowRank(nn.Module):
+    def __init__(self, frozen, rank):
+        super().__init__()
+        self.frozen = frozen.requires_grad_(False)
+        self.down = nn.Linear(frozen.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, frozen.out_features, bias=False)
+
+    def forward(self, x):
+        return self.frozen(x) + self.up(self.down(x))
+
+
+class Lora2(Lora, Net2):
+    """The same under FSDP2."""
+
+
+class Again(nn.Module):
+    """Calls its part twice."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x):
+        return self.part(self.part(x))
+
+
+class Twice(Net):
+    """A unit is called twice in one forward pass."""
+
+    def __init__(self, *arguments, **shard):
+        super().__init__(*arguments, **shard)
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            block = Block(nn.Linear(5, 5), nn.Tanh())
+        self.net[2] = nn.Sequential(self.net[2][0], Again(block))
+
+
+class Twice2(Twice, Net2):
+    """The same under FSDP2."""
+
+    def shard_over(self, mesh):
+        fully_shard(self.net[2][1].part, mesh=mesh, **self.shard)
+        fully_shard(self.net, mesh=mesh, **self.shard)
+
+
+class TwoPaths(Twice):
+    """FSDP wraps the unit at one of its two places, and leaves the other as it is."""
+
+    def __init__(self, *arguments, **shard):
+        super().__init__(*arguments, **shard)
+        block = self.net[2][1].part
+        self.net[2] = nn.Sequential(self.net[2][0], block, block)
+
+
 class Checkpointed(Net):
     """The block's activations are computed again in the backward pass."""
 

@@ -9,6 +9,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter  # no public name
+from torch.distributed.tensor import Shard
 
 from testing.sharded import Block, Net, Net2
 
@@ -147,6 +148,16 @@ class Grouped2(Net2):
     def shard_over(self, mesh):
         fully_shard([self.net[2], self.net[3]], mesh=mesh)
         fully_shard(self.net, mesh=mesh)
+
+
+class Columns2(Net2):
+    """Ranks hold columns of a matrix, and rows of the others."""
+
+    def shard_over(self, mesh):
+        wide = self.net[0].weight
+        fully_shard(
+            self.net, mesh=mesh, shard_placement_fn=lambda p: Shard(1) if p is wide else None
+        )
 
 
 class Slope(L.LightningModule):

@@ -18,6 +18,7 @@ from lightning_noise.measure.session import Session
 from lightning_noise.measure.what import LossFn, What
 from lightning_noise.probes.probe import Probe
 from lightning_noise.probes.setup import Reduce, Setup
+from lightning_noise.probes.sharding import as_shards
 
 
 class Monitor:
@@ -142,7 +143,7 @@ class Monitor:
         return session
 
     def _named(self) -> Iterable[tuple[str, Parameter]]:
-        return self._parameters.items()
+        return as_shards(self._module, self._parameters.items())
 
     def close(self) -> None:
         """Removes every hook and forgets the step in progress. Averages and unread rows stay."""

@@ -63,7 +63,8 @@ class Tally:
     Args:
         examples: used by all ranks.
         data_size: examples in a finite data set once it has been seen whole.
-        epoch_began: ``examples`` when the epoch began.
+        epoch_began: ``examples`` when the epoch began; ``None`` where they cannot be compared,
+            because it began on another number of ranks.
         sizes: examples of the latest steps.
         first_size: examples of the first step.
         skipped: steps that could not be used, by reason.
@@ -72,7 +73,7 @@ class Tally:
 
     examples: float = 0.0
     data_size: float | None = None
-    epoch_began: float = 0.0
+    epoch_began: float | None = 0.0
     sizes: deque[float] = field(default_factory=lambda: deque(maxlen=LATEST))
     first_size: float | None = None
     skipped: Counter[Reason] = field(default_factory=Counter)
@@ -87,9 +88,15 @@ class Tally:
         """An epoch begins. ``whole``: the one before used every example of a finite data set once,
         so its size is known.
         """
-        if whole:
+        if whole and self.epoch_began is not None:
             self.data_size = self.examples - self.epoch_began
         self.epoch_began = self.examples
+
+    def leave_ranks(self, *, inside_epoch: bool) -> None:
+        """The steps that follow are those of another number of ranks."""
+        self.sizes.clear()
+        if inside_epoch:
+            self.epoch_began = None
 
     @property
     def global_size(self) -> float | None:

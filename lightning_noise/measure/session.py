@@ -24,6 +24,7 @@ from lightning_noise.measure.readings import Average, Tally
 from lightning_noise.measure.steps import AnnouncedSteps, FoundSteps, Steps
 from lightning_noise.measure.what import What
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.words import count
 
 
 class Session(Measurement):
@@ -76,6 +77,7 @@ class Session(Measurement):
         super().__init__(rows, decay_by_examples=what.decay_by_examples)
         self.what, self.setup = what, setup
         self._model = Model(parameters, dict(optimizers), module)
+        self._warn = warn
         self._sizes = BatchSizes(what.batch_size_fn, warn)
         self.tracks = open_tracks(what, setup, self._model, rows)
         self.curvature = open_curvature(what, setup, self._model, rows, warn)
@@ -268,10 +270,32 @@ class Session(Measurement):
         """
         self.read()
         steps = {track.name: track.optimizer_steps for track in self.tracks}
-        return {"steps": steps, **self.readings.state_dict()}
+        return {"steps": steps, "ranks": self.setup.ranks, **self.readings.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`, as far as the same is measured."""
+    def load_state_dict(self, state: Mapping[str, Any], *, inside_epoch: bool = False) -> None:
+        """Restores :meth:`state_dict`, as far as the same is measured.
+
+        Args:
+            state: what was saved, on any number of ranks.
+            inside_epoch: whether it was saved between the batches of an epoch.
+        """
         for track in self.tracks:
             track.optimizer_steps = state["steps"].get(track.name, 0)
         self.readings.load_state_dict(state)
+        saved = state.get("ranks", self.setup.ranks)  # the first checkpoints have none
+        if saved == self.setup.ranks:
+            return
+        for tally in self.readings.tallies.values():
+            tally.leave_ranks(inside_epoch=inside_epoch)
+        self._warn(_other_ranks(saved, self.setup.ranks, inside_epoch=inside_epoch))
+
+
+def _other_ranks(saved: int, ranks: int, *, inside_epoch: bool) -> str:
+    """What is taken up from a checkpoint of another number of ranks, and what is not."""
+    text = (
+        f"the checkpoint was saved on {count(saved, 'rank')}, and this run has "
+        f"{count(ranks, 'rank')}. The averages go on, and the batch size in use is counted anew."
+    )
+    if not inside_epoch:
+        return text
+    return f"{text} The size of the data set is not taken from the epoch that was interrupted."

@@ -120,9 +120,46 @@ def plain_name(name: str) -> str:
 
 
 def plainly_named(module: nn.Module) -> Iterator[tuple[str, Parameter]]:
-    """Named parameters, by the names that they have without FSDP."""
-    for name, parameter in module.named_parameters():
+    """Named parameters as an optimizer has them, by the names that they have without FSDP."""
+    for name, parameter in as_shards(module, module.named_parameters()):
         yield plain_name(name), parameter
+
+
+def as_shards(
+    model: nn.Module | None, named: Iterable[tuple[str, Parameter]]
+) -> Iterator[tuple[str, Parameter]]:
+    """Named parameters, with the shard in place of each parameter that FSDP2 holds gathered.
+
+    FSDP2 keeps its root gathered after a forward pass until a backward pass ends, and so between a
+    validation and the next step. What ``named_parameters`` returns then is in no optimizer.
+    """
+    shards: dict[int, Parameter] = {}
+    if model is not None and "torch.distributed.fsdp" in sys.modules:
+        shards = _shards_by_gathered(model)
+    for name, parameter in named:
+        yield name, shards.get(id(parameter), parameter)
+
+
+def _shards_by_gathered(model: nn.Module) -> dict[int, Parameter]:
+    """The shard of each parameter of FSDP2, by the id of the parameter that it is gathered into."""
+    from torch.distributed.fsdp import FSDPModule
+
+    found: dict[int, Parameter] = {}
+    for module in model.modules():
+        if not isinstance(module, FSDPModule):
+            continue
+        for group in _groups(module):
+            for parameter in group.fsdp_params:
+                # there is none before the first forward pass
+                gathered = getattr(parameter, "_unsharded_param", None)
+                found[id(gathered)] = parameter.sharded_param
+    return found
+
+
+def _groups(module: Any) -> Any:
+    """The groups of parameters of a module of FSDP2."""
+    # no public way to see what is gathered, or what set_gradient_divide_factor has set
+    return module._get_fsdp_state()._fsdp_param_groups
 
 
 def _is_unit(module: nn.Module) -> bool:
@@ -139,8 +176,8 @@ def _is_flattened(parameter: Parameter) -> bool:
 
 def _units(model: nn.Module, names: Mapping[int, str]) -> list[Unit]:
     """Every unit, with the parameters of ``names`` (by id) that no unit inside it holds."""
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
+    wrappers = _wrappers(model)
+    shards = _shards_by_gathered(model)
     units: list[Unit] = []
     visited: set[nn.Module] = set()
     waiting: list[tuple[str, nn.Module, Unit | None]] = [("", model, None)]
@@ -149,21 +186,37 @@ def _units(model: nn.Module, names: Mapping[int, str]) -> list[Unit]:
         if module in visited:
             continue
         visited.add(module)
-        if _is_unit(module):
-            held = module.module if isinstance(module, FullyShardedDataParallel) else module
-            unit = Unit(held, module, plain_name(f"{path}.").strip("."))
+        # a module can be reached by a second path, without its wrapper: it belongs to that still
+        if module in wrappers:
+            unit = Unit(module, wrappers[module], plain_name(f"{path}.").strip("."))
             units.append(unit)
         if unit is not None:
-            unit.places.update(_own_places(module, names))
+            unit.places.update(_own_places(module, names, shards))
         waiting += [(f"{path}.{name}", child, unit) for name, child in module.named_children()]
     return units
 
 
-def _own_places(module: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[str, Place]]:
+def _wrappers(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """What shards each unit, by the module that has its parameters gathered in forward pre-hooks:
+    FSDP2 makes a unit of the module itself, and FSDP wraps it.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    found: dict[nn.Module, nn.Module] = {}
+    for module in filter(_is_unit, model.modules()):
+        held = module.module if isinstance(module, FullyShardedDataParallel) else module
+        found[held] = module
+    return found
+
+
+def _own_places(
+    module: nn.Module, names: Mapping[int, str], shards: Mapping[int, Parameter]
+) -> Iterator[tuple[str, Place]]:
     """Sharded parameters that ``module`` itself owns; those that a unit ignores are whole."""
     from torch.distributed.tensor import DTensor
 
-    for attribute, parameter in module.named_parameters(recurse=False):
+    for attribute, found in module.named_parameters(recurse=False):
+        parameter = shards.get(id(found), found)
         name = names.get(id(parameter))
         if name is not None and (isinstance(parameter, DTensor) or _is_flattened(parameter)):
             yield name, Place(module, attribute)
@@ -212,8 +265,7 @@ def _refuse_divided(unit: Unit) -> None:
 
     if not isinstance(unit.wrapper, FSDPModule):
         return
-    # set by FSDPModule.set_gradient_divide_factor, which has no public counterpart that reads it
-    for group in unit.wrapper._get_fsdp_state()._fsdp_param_groups:
+    for group in _groups(unit.wrapper):
         if group.gradient_divide_factor is not None:
             raise CannotMeasureError([_divided(unit.name, group.gradient_divide_factor)])
 

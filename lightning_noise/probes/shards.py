@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils.hooks import RemovableHandle
@@ -82,6 +83,8 @@ class Shards(MicroBatches):
 
     A step in which a module has got a gradient that no hook has seen cannot be used; if it is the
     first one, training stops with a :class:`~lightning_noise.core.reasons.CannotMeasureError`.
+    A step in which hooks have seen a module, but not all of its parameters with a gradient other
+    than 0, counts as not finite.
 
     Needs the outermost module: a host passes it to :meth:`offer`, or call :meth:`bind`.
     """
@@ -192,7 +195,25 @@ class Shards(MicroBatches):
             self._blind = self._unheard()
             if self._blind is not None:
                 self._fault = self._blind._replace(severity=Severity.SKIP)
-        return super().row()
+        missed = self._missed_norm()
+        row = super().row()
+        if row is None or missed is None:
+            return row
+        # decided on the device: no rank waits, and the sum spoils the step on all ranks alike
+        return row * torch.where(missed > 0, math.nan, 1.0).to(torch.float64)
+
+    def _missed_norm(self) -> Tensor | None:
+        """The sum of norms of averaged gradients that no hook has seen, of parameters whose module
+        was seen; more than 0 unless they are those of parameters that the step did not use.
+        """
+        norms: list[Tensor] = []
+        for name in self._sharding.pieces.keys() - self._heard:
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                norms += chunk_norms(own_piece(gradient))
+        if not norms:
+            return None
+        return torch.cat(norms).sum()
 
     def _unheard(self) -> Reason | None:
         """A unit with a gradient that no hook has seen: it would be counted as 0."""

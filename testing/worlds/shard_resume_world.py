@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -127,6 +128,11 @@ def one():
     callback, module = GradientNoiseScale(), Net2(adam)
     fitted = trainer(callback, strategy=parallel("sharded"), devices=1, epochs=2, accumulate=4)
     path = FOLDER / "resumed fsdp2, sharded" / "epoch=0.ckpt"
-    fitted.fit(module, data(examples=EXAMPLES), ckpt_path=path)
-    estimate = callback.estimate()
-    return {"steps": estimate.steps, "probe": callback.session.tracks[0].offer.reason}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fitted.fit(module, data(examples=EXAMPLES), ckpt_path=path)
+    return {
+        "steps": callback.estimate().steps,
+        "probe": callback.session.tracks[0].offer.reason,
+        "warnings": [str(warning.message) for warning in warned],
+    }

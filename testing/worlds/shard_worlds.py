@@ -60,7 +60,9 @@ class Moments(L.Callback):
         self.moments.setdefault(reading.key.layer, []).append(tuple(reading.moments))
 
 
-def measured(strategy, module, sizes, *, noise=None, accumulate=1, poison=None, **arguments):
+def measured(
+    strategy, module, sizes, *, noise=None, accumulate=1, poison=None, val=None, **arguments
+):
     """The moments of one epoch, and what else there is to compare."""
     callback = GradientNoiseScale(**(noise or {}))
     moments = Moments(callback)
@@ -75,7 +77,7 @@ def measured(strategy, module, sizes, *, noise=None, accumulate=1, poison=None, 
     )
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        run.fit(module, shard(sizes, poison=poison))
+        run.fit(module, shard(sizes, poison=poison), val)
     return {
         "moments": moments.moments,
         "probes": probes(callback),

@@ -6,14 +6,14 @@ from lightning.pytorch.strategies import StrategyRegistry
 from pytorch_lightning import strategies as twin
 from torch import nn
 
-from lightning_noise.core.moments import from_contributions
 from lightning_noise.core.reasons import CannotMeasureError
 from lightning_noise.hosts.lightning import sharded_strategies
 from lightning_noise.probes.catalogue import choose
 from lightning_noise.probes.setup import Setup
 from testing.launch import launch
 from testing.sharded import Frozen, Net, Tied, Unused
-from testing.toys import Regression, data
+from testing.sharded_reference import FOUR, agree, flat, gradients, moments
+from testing.toys import Regression
 
 FSDP2 = {
     "accumulated": Net,
@@ -51,7 +51,6 @@ FSDP = {
     "flat parameters": Net,
 }
 CASES = [("fsdp2", *case) for case in FSDP2.items()] + [("fsdp", *case) for case in FSDP.items()]
-FOUR = [4, 4, 4, 4]
 
 
 def str_of(value):
@@ -62,37 +61,6 @@ def str_of(value):
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     return launch("testing.worlds.shard_runs:two", 2, folder, timeout=400.0)
-
-
-def gradients(module, sizes):
-    """By micro-batch in the order of the common stream, each parameter's gradient in fp64."""
-    module = module.double()
-    x, y = (t.double() for t in data(examples=400).dataset.tensors)
-    found, at = [], 0
-    for size in sizes:
-        module.zero_grad(set_to_none=True)
-        module.loss((x[at : at + size], y[at : at + size])).backward()
-        named = module.named_parameters()
-        found.append({name: p.grad.flatten() for name, p in named if p.grad is not None})
-        at += size
-    return found
-
-
-def flat(by_name, layer=""):
-    return torch.cat([g for name, g in by_name.items() if name.startswith(layer)])
-
-
-def moments(module, sizes, layer=""):
-    """Of the parameters below ``layer``, every micro-batch a group of equal weight."""
-    groups = [flat(by_name, layer) for by_name in gradients(module, sizes)]
-    weights = [1 / len(sizes)] * len(sizes)
-    mean = sum(groups) / len(sizes)
-    parts = [float((w * g) @ (w * g)) for g, w in zip(groups, weights, strict=True)]
-    return from_contributions(parts, weights, sizes, float(mean @ mean))
-
-
-def agree(found, wanted, rel=1e-6):
-    assert found == pytest.approx(tuple(wanted), rel=rel)
 
 
 @pytest.mark.slow

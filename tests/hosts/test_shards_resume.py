@@ -60,3 +60,7 @@ def test_averages_are_taken_up_at_another_number_of_ranks(worlds):
     (alone,) = worlds[1]
     assert alone["steps"] == 6 + 6
     assert "4 micro-batches per step on 1 rank are 4 groups" in alone["probe"]
+    saved = "GradientNoiseScale: the checkpoint was saved on 2 ranks, and this run has 1 rank."
+    assert [text for text in alone["warnings"] if text.startswith(saved)] == [
+        f"{saved} The averages go on, and the batch size in use is counted anew."
+    ]

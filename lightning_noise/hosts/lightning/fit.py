@@ -182,10 +182,14 @@ class Fit:
 
     def before_backward(self, loss: Tensor) -> None:
         """The graph of the loss exists, and its backward pass comes next."""
+        if self._split.factor == 0.0:  # under a sharded strategy; see Split
+            return
         self._measuring.event(lambda: self.session.backward(loss, loss_scale=self._loss_scale()))
 
     def after_backward(self) -> None:
         """After the last micro-batch the gradient is read, still scaled and not yet clipped."""
+        if self._split.factor == 0.0:
+            return
         self._measuring.event(self._backward_done)
 
     def _backward_done(self) -> None:
@@ -294,7 +298,8 @@ class Fit:
         """Restores :meth:`state_dict`."""
         self._epoch_whole = state["epoch_whole"]
         self._open_epoch = state["open_epoch"]
-        self.session.load_state_dict(state["session"])
+        inside_epoch = self._open_epoch is not None
+        self.session.load_state_dict(state["session"], inside_epoch=inside_epoch)
 
 
 def _announce_probe(track: Track) -> None:

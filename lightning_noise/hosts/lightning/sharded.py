@@ -29,8 +29,10 @@ def outermost(trainer: L.Trainer, module: L.LightningModule) -> nn.Module:
 
 
 def named_parameters(trainer: L.Trainer, module: L.LightningModule) -> Named:
-    """Gives the parameters by the names that they have without FSDP."""
-    if not isinstance(trainer.strategy, either(FSDPStrategy)):
+    """Gives the parameters as the optimizers have them, by the names that they have without
+    FSDP.
+    """
+    if not isinstance(trainer.strategy, SHARDED):
         return module.named_parameters
     return partial(plainly_named, module)
 

@@ -47,7 +47,12 @@ class NoiseModelParallelStrategyMixin(_ModelParallelBase):
         tensor_parallel_size: int = 1,
         **settings: Any,
     ) -> None:
-        super().__init__(data_parallel_size, tensor_parallel_size, **settings)
+        # by keyword: a derived strategy may take arguments of its own before them
+        super().__init__(
+            data_parallel_size=data_parallel_size,
+            tensor_parallel_size=tensor_parallel_size,
+            **settings,
+        )
         self._all_data_parallel = data_parallel_size == "auto"
         self._tensor_parallel = tensor_parallel_size
 

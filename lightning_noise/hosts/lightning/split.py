@@ -16,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_noise.hosts.lightning import trainer_facts
+from lightning_noise.hosts.lightning.sharded import SHARDED
 from lightning_noise.hosts.lightning.split_loader import (
     SplitError,
     SplitLoader,
@@ -65,7 +66,8 @@ class Split:
 
     Attributes:
         factor: on the loss of the present micro-batch: its examples divided by those of an equal
-            part of its batch. 0.0 for one that must not count.
+            part of its batch. 0.0 for one that must not count, whose backward pass is skipped, or
+            under a sharded strategy made from a loss of 0.
     """
 
     def __init__(self, times: int) -> None:
@@ -99,7 +101,9 @@ class Split:
         )
         self._held = held
         strategy.process_dataloader = self._processing(strategy.process_dataloader)
-        strategy.backward = self._going_backward(strategy.backward)
+        # a rank gathers and reduces shards in its backward pass, and the others wait for it
+        is_sharded = isinstance(strategy, SHARDED)
+        strategy.backward = self._going_backward(strategy.backward, every_rank=is_sharded)
         held.trainer.accumulate_grad_batches = held.accumulation * self.times
         if isinstance(held.limit, int):
             held.trainer.limit_train_batches = held.limit * self.times
@@ -108,7 +112,8 @@ class Split:
         """Optimizers and probes are there: schedulers that count batches count micro-batches."""
         if self._held is None:
             return
-        if any(probe.watches_forward for probe in probes):
+        # the one other probe that hooks the forward pass sees micro-batches
+        if any(probe.watches_forward and not probe.sees_shards for probe in probes):
             rank_zero_warn(
                 f"GradientNoiseScale(split={self.times}): a probe that sees single examples gains "
                 "nothing by a split. Leave split out, or leave probe at 'auto'."
@@ -225,9 +230,10 @@ class Split:
         least = before if isinstance(before, int) else 0
         held.trainer.limit_train_batches = max(least, loader.most * self.times)
 
-    def _going_backward(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _going_backward(self, inner: Callable[..., Any], *, every_rank: bool) -> Callable[..., Any]:
         def backward(closure_loss: Any, *arguments: Any, **options: Any) -> Any:
-            if self.factor == 0.0:  # its examples come again in this step, and count there
+            # its examples come again in this step, and count there
+            if self.factor == 0.0 and not every_rank:
                 return closure_loss
             if self.factor != WHOLE:
                 closure_loss = closure_loss * self.factor

@@ -36,6 +36,11 @@ def in_torch_func() -> bool:
     return bool(_in_torch_func())
 
 
+def packs_what_is_saved() -> bool:
+    """Whether hooks on saved tensors are active, as under checkpointing."""
+    return _saving_hooks(True) is not None
+
+
 class Kept:
     """The inputs of one call, kept until the gradient of its output arrives.
 
@@ -66,7 +71,9 @@ class Kept:
             return None
         if self._unpack is not None:
             return tuple(map(self._unpack, inputs))
-        if list(map(_version, inputs)) != self._versions:
+        with torch._C.DisableTorchFunction():
+            versions = list(map(_version, inputs))
+        if versions != self._versions:
             raise NotPerExample("its input was modified in place after the call")
         return tuple(inputs)
 
@@ -232,7 +239,7 @@ class Listener:
             layout = source.layout._replace(fold=fold)
             self._await_gradient(slot, source._replace(layout=layout), Kept(kept_inputs))
 
-        return hook
+        return _unseen(hook)
 
     def _await_gradient(
         self,
@@ -245,14 +252,16 @@ class Listener:
         serial = self._serial  # not the call: it holds a node of the graph, which holds this hook
         if self._recording and _backward_pass() == -1:
             edge = get_gradient_edge(source.tensor)
-            recomputed = _saving_hooks(True) is not None
+            recomputed = packs_what_is_saved()
             self._recorded[serial] = Call(slot, edge, layout, recomputed)
 
         def arrived(grad: Tensor) -> None:
             # calls of functions in the same layer have slots of their own
             is_misplaced = self.misplaced.get(slot.layer) is slot
             if self._inspect is None and not is_misplaced:
-                self._see(slot, layout.at_output(grad), kept)
+                with torch._C.DisableTorchFunction():
+                    at_output = layout.at_output(grad)
+                self._see(slot, at_output, kept)  # in here inputs may be computed again
             elif self._inspect is not None and serial in self._recorded:
                 self._inspect(self._recorded[serial], layout.at_output(grad))
 
@@ -261,6 +270,16 @@ class Listener:
 
 def _nowhere(output: Tensor) -> None:
     return None
+
+
+def _unseen(hook: Callable[..., None]) -> Callable[..., None]:
+    """The hook, whose own operations the watch on calls does not see: they cost as the model's."""
+
+    def disabled(*args: Any) -> None:
+        with torch._C.DisableTorchFunction():
+            hook(*args)
+
+    return disabled
 
 
 def lower(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

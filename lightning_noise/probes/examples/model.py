@@ -95,7 +95,8 @@ class Model:
     def refusal(self) -> UnsupportedModelError | None:
         """Why currently no step can be used."""
         refusal = self.scope.refusal
-        if refusal is None and self.begun and not self._matched and self.last_fault is not None:
+        nothing_seen = self.begun and not self._matched and not self.handed
+        if refusal is None and nothing_seen and self.last_fault is not None:
             return UnsupportedModelError(
                 self.last_fault.code,
                 f"the examples probe saw no step that it could use: {self.last_fault.text}",

@@ -6,13 +6,19 @@ import torch
 from torch import Tensor
 
 HALF = frozenset({torch.float16, torch.bfloat16})
+PRECISE = frozenset({torch.float32, torch.float64, torch.complex64, torch.complex128})
 SUMS_HALF_IN_FLOAT = {"cuda"}  # devices
 
 
 def working(tensor: Tensor) -> Tensor:
-    """The tensor in the precision of sums: fp64 stays as it is, everything else becomes fp32."""
-    if tensor.dtype in (torch.float32, torch.float64):
+    """The tensor in the precision of sums: fp64 stays as it is, everything else becomes fp32.
+
+    Complex numbers stay complex.
+    """
+    if tensor.dtype in PRECISE:
         return tensor
+    if tensor.is_complex():
+        return tensor.to(torch.complex64)
     return tensor.float()
 
 

@@ -145,7 +145,7 @@ class Watch:
         for slot in self._listener.misplaced.values():
             seen_by_layer = set(slot.names.values()).difference(self._handed)
             self._drop(dict.fromkeys(seen_by_layer, Cause(MISPLACED, slot.layer)))
-        if self._matched:
+        if self._matched or self._may_be_folded():
             self._drop(self._strangers)
         elif self._fault is None:
             self._fault = self._nothing_seen()
@@ -170,6 +170,12 @@ class Watch:
         self._directions.end()
         self.norms.clear()
 
+    def _may_be_folded(self) -> bool:
+        """Whether all layers had several rows for every example, as in (batch · positions)."""
+        sizes = self._strange_sizes
+        whole = all(size > 0 and size % self._examples == 0 for size in sizes)
+        return bool(sizes) and whole and self._fault is None
+
     def _nothing_seen(self) -> Reason:
         if not self._strange_sizes:
             return NOTHING_SEEN
@@ -188,9 +194,14 @@ class Watch:
         if not self._chosen:
             self._choose_forms()
         slot = self._in_charge(slot)
-        if not slot.names or not self._belongs(slot, grad):
+        if not slot.names:
             return
-        with _without_autocast(grad.device.type):
+        with torch._C.DisableTorchFunction():
+            belongs = self._belongs(slot, grad)
+            device = grad.device.type
+        if not belongs:
+            return
+        with _without_autocast(device):
             try:
                 self._add(slot, grad, kept)
             except NotPerExample as reason:

@@ -13,9 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.probes.examples import Examples
-from lightning_noise.probes.examples.calls import notebook
+from lightning_noise.probes.examples.calls import mode, notebook
+from lightning_noise.probes.examples.calls.fast_paths import modules_of
+from lightning_noise.probes.examples.calls.operations import operation_of
 from testing.examples.called import CASES, Attention, Case, Normalised
 from testing.examples.oracle import Loss, Truth, assert_agrees, bound, keys_of, loop
+from testing.examples.unusual import GROUPED, UNUSUAL
+
+ALL = [*CASES, *UNUSUAL]
 
 CHECKPOINTED = "checkpointed, reentrant=False, time_first=False, 5"
 
@@ -80,7 +85,7 @@ def settled(probe: Examples, problem: Problem) -> dict[str, Moments]:
     raise AssertionError(probe.fault())
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_exact(case: Case) -> None:
     problem = Problem(case)
     probe = bound(problem.model, exact=True, min_coverage=0.5)
@@ -93,7 +98,49 @@ def test_exact(case: Case) -> None:
     assert_agrees(found, truth, problem.size, tolerance=1e-9)
 
 
-@pytest.mark.parametrize("case", CASES[::2], ids=lambda case: case.name)
+def test_experts_in_groups() -> None:
+    problem = Problem(GROUPED)
+    found = settled(bound(problem.model, exact=True, min_coverage=0.5), problem)
+    assert_agrees(found, problem.truth(), problem.size, tolerance=1e-5)  # the kernel is in fp32
+
+
+class Passing(nn.Module):
+    """Rows of some examples are added to those of others.
+
+    Args:
+        by_index: whether by index_add, or by an assignment.
+    """
+
+    def __init__(self, by_index: bool) -> None:
+        super().__init__()
+        self.by_index = by_index
+        self.message, self.head = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        source, target = torch.tensor([0, 2, 3, 1, 0]), torch.tensor([1, 0, 2, 2, 3])
+        messages = self.message(x[source])
+        received = x.new_zeros(len(x), 4)
+        if self.by_index:
+            received.index_add_(0, target, messages)
+        else:
+            received[target] = messages
+        return self.head(received).tanh()
+
+
+@pytest.mark.parametrize("by_index", [True, False])
+def test_rows_that_come_to_other_examples_are_refused_by_name(by_index: bool) -> None:
+    problem = Problem(Case("messages", lambda: Passing(by_index), (4, 5)))
+    probe = bound(problem.model, exact=True, min_coverage=0.01)
+    settled(probe, problem)
+    assert probe.coverage is not None
+    causes = {part.name: part.reason for part in probe.coverage.missing}
+    assert set(causes) == {"message.weight", "message.bias"}
+    how = "index_add" if by_index else "setitem"
+    reason = f"rows that it meets are not led back to their examples by {how}"
+    assert set(causes.values()) == {reason}
+
+
+@pytest.mark.parametrize("case", [*CASES[::2], *UNUSUAL[1::3]], ids=lambda case: case.name)
 def test_sketched_in_the_mean(case: Case) -> None:
     problem = Problem(case)
     truth = problem.truth()
@@ -107,7 +154,7 @@ def test_sketched_in_the_mean(case: Case) -> None:
     assert abs(drawn.mean() - wanted) <= 4 * drawn.std() / 30**0.5 + 1e-9 * wanted
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
 def test_gradients_are_the_same_to_the_last_bit(case: Case) -> None:
     problem = Problem(case)
     model = problem.model.float()
@@ -262,6 +309,115 @@ def test_no_batch_is_held_beyond_what_autograd_holds(name: str) -> None:
                 probe.row()
     batch = problem.x.numel() * problem.x.element_size()
     assert abs(held[2] - held[0]) < batch / 4
+
+
+class Across(nn.Module):
+    """A linear map of an input that is not contiguous: torch multiplies a copy of it."""
+
+    def __init__(self, dim: int = 8) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.weight = nn.Parameter(torch.randn(dim, dim))
+        self.bias = nn.Parameter(torch.randn(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.norm(x).transpose(0, 1), self.weight, self.bias).tanh()
+
+
+class AcrossWithout(Across):
+    """The same without a bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.norm(x).transpose(0, 1), self.weight) * self.bias
+
+
+@pytest.mark.parametrize("kind", [Across, AcrossWithout])
+def test_of_an_input_that_autograd_copies_the_copy_alone_is_held(kind: type[Across]) -> None:
+    problem = Problem(Case("across", kind, (256, 6, 8)))
+    problem.loss = lambda rows=slice(None): (  # type: ignore[method-assign]
+        problem.model(problem.x[rows]).square().sum() / problem.size
+    )
+    probe, keys = bound(problem.model, exact=True), keys_of(problem.model)
+    with probe.attach(dict(problem.model.named_parameters()), keys):
+        assert one_step(probe, problem) is not None  # with the checks
+        held: list[int] = []
+        for listens in (False, True):
+            with Storages() as storages:
+                if listens:
+                    probe.listen(problem.size)
+                loss = problem.loss()
+                held.append(storages.held)
+                probe.discard()
+                probe.rest()
+            del loss
+    batch = problem.x.numel() * problem.x.element_size()
+    assert held[1] - held[0] < batch / 4
+
+
+@pytest.mark.parametrize("kind", [Across, AcrossWithout])
+def test_the_gradients_of_such_a_map_are_those_of_a_loop(kind: type[Across]) -> None:
+    problem = Problem(Case("across", kind, (5, 6, 8)))
+    found = settled(bound(problem.model, exact=True), problem)
+    assert_agrees(found, problem.truth(), problem.size, tolerance=1e-9)
+
+
+def test_operations_of_the_probe_itself_are_not_intercepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    original = mode.Interception.__torch_function__
+
+    def counted(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        seen.append(operation_of(func).name)
+        return original(self, func, types, args, kwargs)
+
+    class Plain(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 4), nn.Linear(4, 3))
+            self.scale = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    problem = Problem(Case("plain", Plain, (5, 4)))
+    probe = bound(problem.model, exact=True)
+    with attached(probe, problem):
+        assert one_step(probe, problem) is not None
+        monkeypatch.setattr(mode.Interception, "__torch_function__", counted)
+        assert one_step(probe, problem) is not None
+    own = {"linear", "mul", "square", "sum", "div", "truediv", "backward"}
+    assert {name for name in seen if not name.startswith("__get__")} - own <= {
+        "numel",
+        "ones_like",
+        "getitem",
+    }
+
+
+def test_modules_are_those_of_torch() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.Sequential(shared, nn.ModuleList([nn.Tanh()])))
+    model.register_module("none", None)
+    assert set(modules_of(model)) == set(model.modules())
+    assert len(modules_of(model)) == len(list(model.modules()))
+
+
+def test_a_tensor_that_a_module_has_kept_of_the_last_step_is_a_constant() -> None:
+    """A table with as many rows as the batch has examples, computed in the first forward pass."""
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(5, 4))
+            self.table: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.table is None:
+                self.table = torch.arange(20.0, dtype=torch.float64).reshape(5, 4).cos()
+            return x * (self.table * self.scale).sum(0)
+
+    problem = Problem(Case("keeps", Keeps, (5, 4)))
+    found = settled(bound(problem.model, exact=True), problem)
+    assert_agrees(found, problem.truth(), problem.size, tolerance=1e-9)
 
 
 def test_what_the_self_check_drops_leaves_both_norms_at_once() -> None:

@@ -1,18 +1,19 @@
 """Watches the calls in which parameters meet the batch, where no layer's hook sees them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_noise.probes.examples.calls.facts import Facts
-from lightning_noise.probes.examples.calls.fast_paths import Pauses
+from lightning_noise.probes.examples.calls.fast_paths import Pauses, modules_of
 from lightning_noise.probes.examples.calls.fold import Fold
+from lightning_noise.probes.examples.calls.met_linear import LinearMeeting
 from lightning_noise.probes.examples.calls.mode import Interception
 from lightning_noise.probes.examples.calls.notebook import Met, Notebook
 from lightning_noise.probes.examples.calls.operations import Operation
+from lightning_noise.probes.examples.calls.saved import as_saved
 from lightning_noise.probes.examples.calls.seen import tensors_in
 from lightning_noise.probes.examples.contribution import Form
 from lightning_noise.probes.examples.coverage import Cause
@@ -63,9 +64,9 @@ class Calls:
         if self._book is not None and examples in (None, self._book.facts.examples):
             self._book.refused.clear()  # another pass over tensors that may be known
             return
-        constants = [*self._model.buffers(), *_attributes(self._model)]
-        self._book = Notebook(Facts(examples, constants, self._watched), self._watched)
-        self._hooks = self._pauses.attach(self._model)
+        modules = modules_of(self._model)
+        self._book = Notebook(Facts(examples, _held_by(modules), self._watched), self._watched)
+        self._hooks = self._pauses.attach(modules)
         self._mode.enter()
 
     def rest(self) -> None:
@@ -131,12 +132,19 @@ class Calls:
         slot = Slot(layer, self._model, meeting, lambda: meeting, names, operands)
         source = source_of(met.out, met.given)
         layout = source.layout._replace(fold=meeting.at.fold)
-        self._listener.follow(slot, source._replace(layout=layout), meeting.release())
+        inputs = meeting.release()
+        if isinstance(meeting, LinearMeeting):
+            inputs = tuple(as_saved(x, met.out) for x in inputs)
+        self._listener.follow(slot, source._replace(layout=layout), inputs)
 
 
-def _attributes(model: nn.Module) -> list[Tensor]:
-    """Tensors that modules hold without having registered them."""
+def _held_by(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """Buffers, and tensors that modules hold without having registered them.
+
+    They are looked up before every forward pass: a cache may have been computed in the last one.
+    """
     found: list[Tensor] = []
-    for module in model.modules():
-        found += [x for x in vars(module).values() if isinstance(x, torch.Tensor)]
+    for module in modules:
+        found += [x for x in module._buffers.values() if x is not None]
+        found += [x for x in vars(module).values() if isinstance(x, Tensor)]
     return found

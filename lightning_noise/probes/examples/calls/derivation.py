@@ -1,7 +1,9 @@
 """How a call derives tensors from parameters, so that it can be repeated and led back."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_noise.probes.examples.calls.derived import Derived, Place
@@ -51,3 +53,34 @@ def place_of(seen: Seen, out: Tensor) -> Place | None:
         return Place(size, stride, before.offset + offset)
     whole = before == Place(size, stride, 0)
     return before if seen.name in CASTS and whole and out.is_contiguous() else None
+
+
+def on_a_copy(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function that changes its first argument, made to change a copy."""
+
+    def again(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return function(tensor.clone(), *args, **kwargs)
+
+    return again
+
+
+def with_part(base: Tensor, view: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function that puts a part into a copy of a tensor, where a view of it lies.
+
+    It chooses numbers one by one: strides mean nothing where gradients are batched.
+    """
+    places = torch.arange(base.numel(), device=base.device)
+    laid = torch.empty_strided(base.shape, base.stride(), dtype=torch.long, device=base.device)
+    laid.copy_(places.view(base.shape))
+    offset = int(view.storage_offset()) - int(base.storage_offset())
+    taken = laid.as_strided(view.shape, view.stride(), laid.storage_offset() + offset).reshape(-1)
+    source = torch.zeros_like(places)
+    source[taken] = torch.arange(len(taken), device=base.device)
+    is_part = torch.zeros_like(places, dtype=torch.bool)
+    is_part[taken] = True
+
+    def again(whole: Tensor, part: Tensor) -> Tensor:
+        wide = part.reshape(-1)[source]
+        return torch.where(is_part, wide, whole.reshape(-1)).reshape(whole.shape)
+
+    return again

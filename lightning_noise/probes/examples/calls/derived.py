@@ -84,6 +84,8 @@ class Derived:
             leaves = {leaf: _as_working(x, gradients.dtype) for leaf, x in leaves.items()}
             wanted = leaves[name].requires_grad_()
             value = self.replay(leaves)
+            if gradients.is_complex() and not value.is_complex():
+                gradients = gradients.real
             (pulled,) = torch.autograd.grad(
                 value,
                 wanted,
@@ -113,7 +115,9 @@ class Origin(NamedTuple):
 
 
 def _as_working(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype.to_real()) if tensor.is_floating_point() else tensor
 
 
 def _replay(value: Derived, leaves: Mapping[str, Tensor], done: dict[int, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """Modules of torch that compute otherwise where their calls are intercepted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,9 +12,21 @@ from lightning_noise.probes.examples.hooks import ModuleHook
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 
 
-def fast_paths(model: nn.Module) -> Iterator[nn.Module]:
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """All modules, each once, in a fraction of the time that ``model.modules()`` takes."""
+    found = {id(model): model}
+    waiting = [model]
+    while waiting:
+        for module in waiting.pop()._modules.values():
+            if module is not None and id(module) not in found:
+                found[id(module)] = module
+                waiting.append(module)
+    return list(found.values())
+
+
+def fast_paths(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
     """Modules that take a fused kernel in eval mode, unless calls are intercepted."""
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, FUSED) and not module.training:
             yield module
 
@@ -36,10 +48,10 @@ class Pauses:
         self._before = ModuleHook(self._enter)
         self._after = ModuleHook(self._leave)
 
-    def attach(self, model: nn.Module) -> ExitStack:
-        """Hooks the modules, until the stack is closed."""
+    def attach(self, modules: Iterable[nn.Module]) -> ExitStack:
+        """Hooks those that take fused kernels, until the stack is closed."""
         hooks = ExitStack()
-        for module in fast_paths(model):
+        for module in fast_paths(modules):
             before = module.register_forward_pre_hook(self._before, prepend=True)
             after = module.register_forward_hook(
                 self._after, prepend=True, with_kwargs=True, always_call=True

@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lightning_noise.probes.examples.calls import channels, indexing, met_recurrent, products, views
+from lightning_noise.probes.examples.calls import (
+    channels,
+    indexing,
+    met_grouped,
+    met_recurrent,
+    products,
+    transforms,
+    views,
+)
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.pointwise import POINTWISE, pointwise
 from lightning_noise.probes.examples.calls.reductions import REDUCTIONS
@@ -20,4 +28,6 @@ RULES: dict[str, LayoutRule] = {
     **products.RULES,
     **channels.RULES,
     **met_recurrent.LAYOUTS,
+    **met_grouped.LAYOUTS,
+    **transforms.RULES,
 }

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_noise.probes.examples.calls.added import Added
 from lightning_noise.probes.examples.calls.derived import Derived
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.placed import (
@@ -40,7 +41,7 @@ class Arrangement(NamedTuple):
     def rows(self, first: Tensor) -> Tensor:
         """What :meth:`Fold.rows` gives, from what :meth:`Fold.first` gave."""
         fold, shape = self
-        apart = fold.outer(shape) * fold.inner
+        apart = fold.apart(shape)
         return first.reshape(fold.examples, *shape[: fold.dim], apart, *shape[fold.dim + 1 :])
 
 
@@ -96,17 +97,26 @@ class Meeting(Rule):
     @property
     def names(self) -> dict[str, str]:
         """The model's name of each parameter behind an operand, by a name in this call."""
-        found: dict[str, str] = {}
+        return {keys[0]: name for name, keys in self._keys().items()}
+
+    def _keys(self) -> dict[str, list[str]]:
+        """Names in this call by the model's: a parameter may be behind several operands."""
+        found: dict[str, list[str]] = {}
         for own, operand in self.met.items():
-            found |= operand.names(own)
+            for key, name in operand.names(own).items():
+                found.setdefault(name, []).append(key)
         return found
 
     def offers(self) -> dict[str, tuple[Form, ...]]:
         """By the names in this call, the sketches that are offered."""
         found: dict[str, tuple[Form, ...]] = {}
+        keys = self._keys()
         for own, operand in self.met.items():
             for key, name in operand.names(own).items():
-                found[key] = self._forms(own, operand, name)
+                if len(keys[name]) == 1:
+                    found[key] = self._forms(own, operand, name)
+                elif key == keys[name][0]:
+                    found[key] = ()  # what several operands add is built
         return found
 
     def sketches(self, own: str, tensor: Tensor) -> tuple[Form, ...]:
@@ -148,11 +158,19 @@ class Meeting(Rule):
         grad: Tensor,
     ) -> Parts:
         """Those of the operands, led back to the parameters."""
-        found: dict[str, Contribution] = {}
+        by_name: dict[str, list[Contribution]] = {}
+        keys = self.names
+        wanted = {name for key, name in keys.items() if key in operands}
         for own, part in self.parts(inputs, self.arranged(grad)).items():
-            for key, name in self.met[own].names(own).items():
-                if key in operands:
-                    found[key] = self._of(own, part, name)
+            for name in wanted.intersection(self.met[own].names(own).values()):
+                by_name.setdefault(name, []).append(self._of(own, part, name))
+        found: dict[str, Contribution] = {}
+        for key, name in keys.items():
+            parts = by_name.get(name, [])
+            if len(parts) > 1:
+                found[key] = Added(parts, self.watched[name].shape)
+            elif parts:
+                found[key] = parts[0]
         return found
 
     def _of(self, own: str, part: Contribution, name: str) -> Contribution:
@@ -163,7 +181,8 @@ class Meeting(Rule):
         if isinstance(part, Dense):
             return Pulled(part, derived, name, self.watched)
         frame = self._frame(own, name)
-        if derived.name is not None and (frame is None or (frame.is_whole and len(shape) == 2)):
+        as_it_is = frame is None or (frame.is_whole and (frame.rows, frame.cols) == tuple(shape))
+        if derived.name is not None and as_it_is:
             return part
         if frame is not None:
             return Placed(part, frame, shape)

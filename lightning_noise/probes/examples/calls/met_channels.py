@@ -52,8 +52,9 @@ class RuleMeeting(Meeting):
         """As the rule gives."""
         tensors = {own: operand.tensor for own, operand in self.met.items()}
         fold = self.of_input
-        each = fold.outer(self.at.shape) * fold.inner if self.by_rows else 1
-        if each == 1:
+        each = fold.apart(self.at.shape) if self.by_rows else 1
+        chosen = self.by_rows and fold.owners is not None
+        if each == 1 and not chosen:
             given = tuple(fold.first(x) for x in inputs)
         else:
             given = tuple(fold.rows(x).flatten(0, 1) for x in inputs)

@@ -1,18 +1,22 @@
 """Derived matrices that are multiplied with the batch."""
 
 from collections.abc import Mapping
+from string import ascii_letters
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_noise.probes.examples.calls.blocks import Blocks
+from lightning_noise.probes.examples.calls.derived import Derived
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting
 from lightning_noise.probes.examples.calls.met_pointwise import summed_to
+from lightning_noise.probes.examples.calls.met_repeated import repeated
 from lightning_noise.probes.examples.calls.operands import batch_of, derived_among
+from lightning_noise.probes.examples.calls.own import own_fold
 from lightning_noise.probes.examples.calls.placed import Sides
-from lightning_noise.probes.examples.calls.products import einsum_tensors, letters_of
+from lightning_noise.probes.examples.calls.products import Letters, einsum_tensors, letters_of
 from lightning_noise.probes.examples.calls.seen import Seen
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
 from lightning_noise.probes.examples.outer import Outer, over_positions
@@ -139,11 +143,23 @@ def _product(
 ) -> Meeting:
     left = isinstance(seen.fact(b), Fold)
     matrix, x = (a, b) if left else (b, a)
+    own = _own_of(matrix, at)
+    if own is not None and len(seen.derived) == 1:
+        return repeated(seen, at, parameters, {0: own})
+    if any(given.is_complex() for given, _ in seen.facts):
+        return repeated(seen, at, parameters)
     operands = derived_among(seen, {"matrix": matrix, "added": c})
     if "matrix" not in operands:
         return MatmulMeeting(operands, (), at, parameters, left=left, of_input=None)
     of_input = batch_of(seen, x)
     return MatmulMeeting(operands, (x,), at, parameters, left=left, of_input=of_input)
+
+
+def _own_of(matrix: Tensor, at: Arrangement) -> Fold | None:
+    """Where the examples lie in a batch of matrices, if each example has matrices of its own."""
+    if at.fold.dim >= len(at.shape) - 2:
+        return None
+    return own_fold(matrix.shape[:-2], at.fold, at.shape[:-2])
 
 
 def _by_block(tensor: Tensor, rows: Tensor, lead: torch.Size) -> Tensor:
@@ -197,9 +213,11 @@ class EinsumMeeting(Meeting):
         alone = [n for n, letter in enumerate(of_weight) if letter not in of_x + of_out]
         kept = "".join(letter for letter in of_weight if letter in of_x + of_out)
         size = self.met["operand"].tensor.shape
+        used = of_x + of_out
+        one = next(letter for letter in ascii_letters if letter not in used)  # of the examples
 
         def built() -> Tensor:
-            found = torch.einsum(f"ω{of_x},ω{of_out}->ω{kept}", x, g)
+            found = torch.einsum(f"{one}{of_x},{one}{of_out}->{one}{kept}", x, g)
             for dim in alone:
                 found = found.unsqueeze(dim + 1)
             return found.expand(len(x), *size)
@@ -249,14 +267,16 @@ def einsum(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     """``torch.einsum(equation, a, b)``."""
     tensors = einsum_tensors(seen)
     letters = letters_of(seen.args[0], tensors)
-    if letters is None or len(tensors) != 2:
-        raise NotPerExample("einsum was called with repeated letters or more than two operands")
+    if letters is None:
+        raise NotPerExample("einsum was called with repeated letters")
+    if len(tensors) != 2 or any(x.is_complex() for x in tensors):
+        return _any_einsum(seen, letters, at, parameters)
     first = isinstance(seen.fact(tensors[0]), Fold)
     x, weight = tensors if first else reversed(tensors)
     of_x, of_weight = letters.operands if first else reversed(letters.operands)
     of_input = batch_of(seen, x)
     if of_x[of_input.dim] in of_weight:
-        raise NotPerExample("it has numbers for every example in einsum")
+        return _any_einsum(seen, letters, at, parameters)
     operands = derived_among(seen, {"operand": weight})
     return EinsumMeeting(
         operands,
@@ -266,6 +286,26 @@ def einsum(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
         of_input=of_input,
         letters=(of_x, letters.out, of_weight),
     )
+
+
+def _any_einsum(seen: Seen, letters: Letters, at: Arrangement, parameters: Parameters) -> Meeting:
+    """Any number of operands, all of which may have the dimension of the examples."""
+    letter = letters.out[at.fold.dim]
+    folds: dict[int, Fold] = {}
+    for n, operand in enumerate(letters.operands):
+        if letter in operand:
+            folds[n] = at.fold._replace(dim=operand.index(letter))
+    facts = list(seen.facts)
+    own: dict[int, Fold] = {}
+    place = 0
+    for n, (x, fact) in enumerate(seen.facts):
+        if isinstance(fact, Derived):
+            if n in folds:
+                own[place] = folds[n]
+            place += 1
+        elif n in folds:
+            facts[n] = (x, folds[n])
+    return repeated(seen._replace(facts=facts), at, parameters, own)
 
 
 MEETINGS = {

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting
+from lightning_noise.probes.examples.calls.met_repeated import repeated
 from lightning_noise.probes.examples.calls.operands import batch_of, derived_among
 from lightning_noise.probes.examples.calls.placed import Sides
 from lightning_noise.probes.examples.calls.seen import Seen
@@ -86,12 +87,29 @@ def embedding(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
 
 
 def indexed(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
-    """``table[ids]`` along dimension 0."""
+    """``table[ids]`` along the first dimensions."""
     table, index = seen.args
-    ids = index[0] if type(index) is tuple and len(index) == 1 else index
-    if not isinstance(ids, Tensor):
-        raise NotPerExample("several indices at once choose its numbers")
-    return _rows_of(seen, table, ids, at, parameters)
+    several = index if type(index) is tuple else (index,)
+    rest = several[_leading(several) :]
+    if _leading(several) == 0 or any(part != slice(None) for part in rest if not _is_array(part)):
+        return repeated(seen, at, parameters)
+    if any(_is_array(part) for part in rest):
+        return repeated(seen, at, parameters)
+    if _leading(several) > 1:
+        return _cells_of(seen, table, several[: _leading(several)], at, parameters)
+    return _rows_of(seen, table, several[0], at, parameters)
+
+
+def _is_array(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.dtype not in (torch.bool, torch.uint8)
+
+
+def _leading(parts: tuple[Any, ...]) -> int:
+    """How many indices in front are tensors of whole numbers."""
+    for count, part in enumerate(parts):
+        if not _is_array(part):
+            return count
+    return len(parts)
 
 
 def selected(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
@@ -107,6 +125,45 @@ def _rows_of(
 ) -> Meeting:
     operands = derived_among(seen, {"table": table})
     return LookupMeeting(operands, (ids,), at, parameters, of_ids=batch_of(seen, ids))
+
+
+def _cells_of(
+    seen: Seen, table: Tensor, ids: tuple[Tensor, ...], at: Arrangement, parameters: Parameters
+) -> Meeting:
+    """``table[i, j]``: rows of the table with its first dimensions as one."""
+    operands = derived_among(seen, {"table": table})
+    folds = {fold for fold in map(seen.fact, ids) if isinstance(fold, Fold)}
+    if len(folds) != 1:
+        raise NotPerExample("indices of which the examples lie in different places choose it")
+    return CellMeeting(operands, ids, at, parameters, of_ids=folds.pop(), indices=len(ids))
+
+
+class CellMeeting(LookupMeeting):
+    """table[i, j].
+
+    Args:
+        indices: how many of them.
+    """
+
+    def __init__(self, *args: Any, indices: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.indices = indices
+
+    def sides(self, own: str) -> Sides | None:
+        """Rows of all that a pair of indices chooses."""
+        shape = self.met[own].tensor.shape
+        return shape[: self.indices].numel(), shape[self.indices :].numel()
+
+    def parts(self, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Contribution]:
+        """The rows that were looked up."""
+        table = self.met["table"].tensor
+        size = table.shape[: self.indices]
+        row = torch.zeros_like(inputs[0])
+        for ids, length in zip(inputs, size, strict=True):
+            row = row * length + ids % length
+        row = self.of_ids.first(row)
+        grad = grad.unsqueeze(-1) if table.dim() == self.indices else grad.flatten(row.dim())
+        return {"table": Lookup(grad, row, size.numel(), None)}
 
 
 class BagMeeting(LookupMeeting):
@@ -164,8 +221,12 @@ def bag(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     if seen.argument(5, "scale_grad_by_freq", False):
         raise NotPerExample(BY_FREQUENCY)
     mode = seen.argument(6, "mode", "mean")
-    if mode == "max" or seen.argument(9, "include_last_offset", False):
-        raise NotPerExample("embedding_bag was called with mode='max' or include_last_offset=True")
+    if seen.argument(9, "include_last_offset", False):
+        raise NotPerExample("embedding_bag was called with include_last_offset=True")
+    if mode == "max" and seen.argument(0, "input").dim() == 1:
+        raise NotPerExample("embedding_bag was called with mode='max' and offsets")
+    if mode == "max":
+        return repeated(seen, at, parameters)
     ids, table, offsets = (seen.argument(n, key) for n, key in enumerate(BAG))
     weights = seen.argument(8, "per_sample_weights")
     by_offsets = ids.dim() == 1

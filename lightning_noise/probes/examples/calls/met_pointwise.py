@@ -10,6 +10,7 @@ from lightning_noise.probes.examples.calls.derived import Derived
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting, Operand
 from lightning_noise.probes.examples.calls.operands import derived_among
+from lightning_noise.probes.examples.calls.own import Own, own_fold
 from lightning_noise.probes.examples.calls.pointwise import POINTWISE, RANDOM
 from lightning_noise.probes.examples.calls.seen import Seen, filled, with_holes
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
@@ -42,6 +43,25 @@ def check_same_for_all(size: torch.Size, fold: Fold, rank: int, name: str) -> No
         raise NotPerExample(f"it has numbers for every example in {name}")
 
 
+def _summed(whole: Tensor, size: torch.Size) -> Tensor:
+    """A gradient summed to a size, over what it is repeated along."""
+    return summed_to(whole.unsqueeze(0), size)[0]
+
+
+def part_of_sum(whole: Tensor, size: torch.Size, at: Arrangement) -> Contribution:
+    """Of a tensor that was broadcast, from the gradient where it was broadcast to.
+
+    Args:
+        whole: the gradient, as it lies there.
+        size: of the tensor.
+        at: where the examples lie in the gradient.
+    """
+    each = own_fold(size, at.fold, at.shape)
+    if each is not None:
+        return Own(_summed(whole, size), each)
+    return Dense(summed_to(at.fold.rows(whole), size))
+
+
 class SumMeeting(Meeting):
     """a + b, a − b, with broadcasting.
 
@@ -64,8 +84,11 @@ class SumMeeting(Meeting):
         """The gradient, summed over what an operand is repeated along."""
         return {own: self._part(own, grad) for own in self.met}
 
-    def _part(self, own: str, grad: Tensor) -> Dense:
+    def _part(self, own: str, grad: Tensor) -> Contribution:
         size, factor = self.met[own].tensor.shape, self.factors[own]
+        if own_fold(size, self.at.fold, self.at.shape) is not None:
+            whole = working(self.at.fold.back(grad, self.at.shape))
+            return part_of_sum(whole * factor, size, self.at)
 
         def built() -> Tensor:
             found = summed_to(working(grad), size)
@@ -108,7 +131,7 @@ class PointwiseMeeting(Meeting):
         slopes = self._slopes(inputs, full, grad)
         found: dict[str, Contribution] = {}
         for own, slope in zip(self.met, slopes, strict=True):
-            found[own] = Dense(summed_to(self.at.fold.rows(slope), self.sizes[own]))
+            found[own] = part_of_sum(slope, self.sizes[own], self.at)
         return found
 
     def _slopes(
@@ -137,17 +160,14 @@ class ProductMeeting(PointwiseMeeting):
         return (grad * working(inputs[0]),)
 
 
-def _checked(seen: Seen, at: Arrangement) -> dict[str, Operand]:
+def _all_derived(seen: Seen) -> dict[str, Operand]:
     given = {f"operand {n}": x for n, (x, _) in enumerate(seen.derived)}
-    operands = derived_among(seen, given)
-    for operand in operands.values():
-        check_same_for_all(operand.tensor.shape, at.fold, len(at.shape), seen.name)
-    return operands
+    return derived_among(seen, given)
 
 
 def added(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     """``a + b``, ``a - b``: no input is needed."""
-    operands = _checked(seen, at)
+    operands = _all_derived(seen)
     alpha = float(seen.kwargs.get("alpha", 1))
     second = -alpha if seen.name == "sub" else alpha
     factors: dict[str, float] = {}
@@ -164,9 +184,10 @@ def spread(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
 
 def multiplied(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     """``a * b``."""
-    operands = _checked(seen, at)
+    operands = _all_derived(seen)
     others = [x for x, _ in seen.batch]
-    if len(operands) != 1 or len(others) != 1:
+    is_complex = any(x.is_complex() for x, _ in seen.facts)
+    if len(operands) != 1 or len(others) != 1 or is_complex:
         return pointwise(seen, at, parameters)
     return ProductMeeting(
         operands,
@@ -186,7 +207,7 @@ def pointwise(seen: Seen, at: Arrangement, parameters: Parameters) -> Meeting:
     """Any function of each number by itself, which is repeated; all other tensors are kept."""
     if seen.name in RANDOM or seen.in_place:
         raise NotPerExample(f"it is an argument of {seen.name}, which cannot be repeated")
-    operands = _checked(seen, at)
+    operands = _all_derived(seen)
     derived = [x for x, _ in seen.derived]
     kept = tuple(x for x, fact in seen.facts if not isinstance(fact, Derived))
     function = seen.function

@@ -1,23 +1,23 @@
 """Recurrent layers, whose fused kernels show no gradients of single examples.
 
 The forward pass of the training is left as it is. In the backward pass the operation is computed
-once more, step by step, and differentiated to its gates: from there on every weight is one of a
+once more, step by step, and followed back to its gates: from there on every weight is one of a
 linear map. This costs about as much as the layer itself, in measured steps.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from lightning_noise.probes.examples.calls.cells import Weights
 from lightning_noise.probes.examples.calls.derived import Derived
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting, Operand
 from lightning_noise.probes.examples.calls.operands import batch_of, derived_among, plain
 from lightning_noise.probes.examples.calls.placed import Sides
 from lightning_noise.probes.examples.calls.seen import Seen
-from lightning_noise.probes.examples.calls.unrolled import Trace, Weights, unroll
+from lightning_noise.probes.examples.calls.unrolled import Called, Trace, traces
 from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.precision import working
@@ -82,15 +82,12 @@ class RecurrentMeeting(Meeting):
         cells = states[1] if len(states) > 1 else None
         weights = self._by_layer()
         kind = "lstm, given its cell" if called.composed and called.item == 0 else called.kind
-        unrolled = unroll(kind, x, states[0], cells, weights, called.directions)
-        outputs = unrolled.outputs[1:] if called.cell else unrolled.outputs
-        slopes = _slopes(outputs[called.item], self._time_first(grad), unrolled.traces)
+        given = Called(kind, x, states[0], cells, weights, called.directions)
         found: dict[str, Contribution] = {}
         step = 4 if called.biased else 2
-        for place, (trace, (at_input, at_state)) in enumerate(
-            zip(unrolled.traces, slopes, strict=True)
-        ):
-            found |= _parts(trace, at_input, at_state, place * step)
+        at_output = working(self._time_first(grad))
+        for place, trace in enumerate(traces(given, called.item + called.cell, at_output)):
+            found |= _parts(trace, place * step)
         return {own: part for own, part in found.items() if own in self.met}
 
     def _time_first(self, grad: Tensor) -> Tensor:
@@ -109,30 +106,13 @@ class RecurrentMeeting(Meeting):
         return found
 
 
-def _slopes(output: Tensor, grad: Tensor, traces: list[Trace]) -> list[tuple[Tensor, list[Tensor]]]:
-    """Gradients at the gates, by trace."""
-    taps: list[Tensor] = []
-    for trace in traces:
-        taps += [trace.at_input, *trace.at_state]
-    slopes = torch.autograd.grad(output, taps, working(grad), materialize_grads=True)
-    found: list[tuple[Tensor, list[Tensor]]] = []
-    start = 0
-    for trace in traces:
-        stop = start + 1 + len(trace.at_state)
-        found.append((slopes[start], list(slopes[start + 1 : stop])))
-        start = stop
-    return found
-
-
-def _parts(
-    trace: Trace, at_input: Tensor, at_state: list[Tensor], first: int
-) -> dict[str, Contribution]:
+def _parts(trace: Trace, first: int) -> dict[str, Contribution]:
     """Of the weights of one layer in one direction, by their numbers from ``first`` on."""
-    of_input = at_input.transpose(0, 1)  # (B, T, G)
-    of_state = torch.stack(at_state, 1)
+    of_input = trace.slopes.at_input.transpose(0, 1)  # (B, T, G)
+    of_state = trace.slopes.at_state.transpose(0, 1)
     return {
         f"weight {first}": Outer(of_input, trace.inputs.transpose(0, 1)),
-        f"weight {first + 1}": Outer(of_state, torch.stack(trace.before, 1)),
+        f"weight {first + 1}": Outer(of_state, trace.before.transpose(0, 1)),
         f"weight {first + 2}": Dense(of_input.sum(1)),
         f"weight {first + 3}": Dense(of_state.sum(1)),
     }

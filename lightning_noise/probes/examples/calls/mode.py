@@ -1,9 +1,10 @@
 """The interception of all calls of torch's functions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Size, Tensor
+import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from lightning_noise.probes.examples.calls.layouts import RULES
@@ -13,6 +14,24 @@ Note = Callable[[Operation, Callable[..., Any], tuple[Any, ...], dict[str, Any],
 # There is no other way to leave from the middle of the stack of modes.
 _push: Callable[[TorchFunctionMode], None] = _push_mode
 _pop: Callable[[], TorchFunctionMode] = _pop_mode
+# Most calls only ask for these: attributes of tensors, and checks of arguments.
+WITHOUT_TENSORS = frozenset(
+    {torch.Size, bool, int, float, str, torch.dtype, torch.device, torch.layout, type(None)}
+)
+
+
+class Known(NamedTuple):
+    """What is known of a function, looked up once per call.
+
+    Args:
+        operation: which it is.
+        body: what is called instead, so that the calls inside are seen; ``None``: it is shown.
+        returns: whether what it does is in its result alone.
+    """
+
+    operation: Operation
+    body: Callable[..., Any] | None
+    returns: bool
 
 
 class Interception(TorchFunctionMode):
@@ -25,8 +44,7 @@ class Interception(TorchFunctionMode):
     def __init__(self, note: Note) -> None:
         super().__init__()
         self._note = note
-        self._operations: dict[Callable[..., Any], Operation] = {}
-        self._bodies: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._known: dict[Callable[..., Any], Known] = {}
         self.on = False
 
     def enter(self) -> None:
@@ -54,29 +72,29 @@ class Interception(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Makes the call. In here the mode itself is off."""
+        known = self._known.get(func)
+        if known is None:
+            known = self._learn(func)
         kwargs = kwargs or {}
-        operation = self._operations.get(func)
-        if operation is None:
-            operation = self._learn(func)
-        body = self._bodies.get(func)
+        operation, body, returns = known
         if body is not None:
             with self:
                 return body(*args, **kwargs)
-        out = func(*args, **kwargs)
+        out = func(*args, **kwargs) if kwargs else func(*args)
         kind = type(out)
-        if kind is Tensor or (kind is not Size and _holds_tensors(operation, out)):
+        if kind is Tensor or not returns or (kind not in WITHOUT_TENSORS and _holds_tensors(out)):
             self._note(operation, func, args, kwargs, out)
         return out
 
-    def _learn(self, func: Callable[..., Any]) -> Operation:
+    def _learn(self, func: Callable[..., Any]) -> Known:
         operation = operation_of(func)
-        self._operations[func] = operation
+        body = None
         if operation.name not in RULES:
             body = body_of(func)
-            if body is not None:
-                self._bodies[func] = body
-        return operation
+        known = Known(operation, body, returns=operation.name != "setitem")
+        self._known[func] = known
+        return known
 
 
-def _holds_tensors(operation: Operation, out: Any) -> bool:
-    return isinstance(out, (Tensor, tuple, list)) or operation.name == "setitem"
+def _holds_tensors(out: Any) -> bool:
+    return isinstance(out, (Tensor, tuple, list))

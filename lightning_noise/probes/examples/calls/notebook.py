@@ -8,26 +8,32 @@ from torch import Tensor
 
 from lightning_noise.probes.examples.calls import (
     met_channels,
+    met_grouped,
     met_join,
     met_linear,
     met_lookup,
     met_pointwise,
     met_recurrent,
 )
+from lightning_noise.probes.examples.calls.assigned import Assigned
 from lightning_noise.probes.examples.calls.derivation import (
     is_evaluated,
+    on_a_copy,
     place_of,
     standing_for,
+    with_part,
 )
 from lightning_noise.probes.examples.calls.derived import Derived, Origin
 from lightning_noise.probes.examples.calls.facts import CONSTANT, Fact, Facts, Unknown
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.calls.layouts import RULES
 from lightning_noise.probes.examples.calls.meeting import Arrangement, Meeting
+from lightning_noise.probes.examples.calls.met_assigned import assigned
+from lightning_noise.probes.examples.calls.met_repeated import repeated
 from lightning_noise.probes.examples.calls.names import names
 from lightning_noise.probes.examples.calls.operations import Operation
 from lightning_noise.probes.examples.calls.pointwise import DRAWN, POINTWISE, RANDOM
-from lightning_noise.probes.examples.calls.seen import Seen, tensors_in
+from lightning_noise.probes.examples.calls.seen import Seen, listed, tensors_in
 from lightning_noise.probes.examples.calls.spread import SPREADING, spread_over
 from lightning_noise.probes.examples.contribution import NotPerExample
 
@@ -38,9 +44,11 @@ MEETINGS: dict[str, Build] = {
     **met_linear.MEETINGS,
     **met_lookup.MEETINGS,
     **met_channels.MEETINGS,
+    **met_grouped.MEETINGS,
     **met_recurrent.MEETINGS,
 }
 # Constants with one row for every example are taken for data where a parameter meets them first.
+ASSIGNED = "a tensor to parts of which examples are assigned"
 FED = names(
     """
     linear matmul mm bmm addmm embedding getitem conv1d conv2d conv3d
@@ -62,6 +70,15 @@ class Met(NamedTuple):
     given: list[Tensor]
 
 
+# Integers of which nothing is known may choose rows in these: no gradient reaches them, and where
+# rows of the batch are chosen, the integers themselves show which ones.
+CHOOSING = names(
+    """
+    getitem index_select index_add index_copy scatter scatter_add setitem grouped_mm
+    grouped_mm_fallback
+    """
+)
+
 # what these give depends on the shape, data type and device of their argument alone
 MADE = frozenset({"new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"})
 
@@ -81,6 +98,7 @@ class Notebook:
         self.facts = facts
         self.parameters = parameters
         self.refused: dict[str, str] = {}
+        self._met_rows: set[str] = set()  # parameters that met rows chosen by the batch
 
     def note(
         self,
@@ -97,24 +115,25 @@ class Notebook:
         if swapped:
             args = (args[1], args[0])
             function = _swapped(function)
-        given = list(tensors_in(args))
+        facts = [(x, self.facts.of(x)) for x in listed(args)]
         if kwargs:
-            given += tensors_in(tuple(kwargs.values()))
-        facts = [(x, self.facts.of(x)) for x in given]
+            facts += [(x, self.facts.of(x)) for x in listed(kwargs.values())]
         if not torch.is_grad_enabled():
             for x, fact in facts:
                 if isinstance(fact, (Fold, Unknown, Derived)):
                     self.facts.remember(x, fact)
+        in_place = in_place or _in_place_by_argument(args, kwargs, out)
         seen = Seen(name, function, args, kwargs, facts, in_place)
         if name == "setitem":
-            self._set(seen)
-            return []
-        outs = [out] if isinstance(out, Tensor) else list(tensors_in(out))
+            return self._set(seen)
+        outs = [out] if isinstance(out, Tensor) else listed(out)
         kinds = {type(fact) for _, fact in facts}
-        if Unknown in kinds:
+        if Unknown in kinds and not _only_chooses(seen):
             self._spoil(seen, outs)
         elif Derived in kinds:
             return self._with_derived(seen, outs, single=isinstance(out, Tensor))
+        elif Fold in kinds and name == "broadcast_tensors":
+            self._broadcast(seen, outs)
         elif Fold in kinds:
             self._lay_out(seen, outs)
         else:
@@ -189,6 +208,23 @@ class Notebook:
             self.facts.learn(one, self._layout(seen._replace(item=item) if item else seen, one))
 
     def _layout(self, seen: Seen, out: Tensor) -> Fact:
+        fact = self._found_layout(seen, out)
+        if isinstance(fact, Unknown) and out.dim() > 0 and out.requires_grad:
+            self._lose_rows(seen)
+        return fact
+
+    def _lose_rows(self, seen: Seen) -> None:
+        """Rows that the batch has chosen may have come to other examples: who met them is refused.
+
+        The check on mixing follows layers with the examples along dimension 0 alone.
+        """
+        if not any(fold.owners is not None for _, fold in seen.batch):
+            return
+        reason = f"rows that it meets are not led back to their examples by {seen.name}"
+        for name in self._met_rows:
+            self.refused.setdefault(name, reason)
+
+    def _found_layout(self, seen: Seen, out: Tensor) -> Fact:
         if seen.name in MADE:
             return CONSTANT
         rule = RULES.get(seen.name)
@@ -214,6 +250,8 @@ class Notebook:
                 return [met]
             self._derive(seen, outs, single)
             return []
+        if seen.name == "broadcast_tensors":
+            return self._broadcast(seen, outs)
         self._lay_out(seen, outs)
         if torch.is_grad_enabled() and not any(one.requires_grad for one in outs):
             return []
@@ -226,13 +264,29 @@ class Notebook:
             self._refuse(seen, f"{seen.name} was called in an unknown way ({error})")
         return []
 
+    def _broadcast(self, seen: Seen, outs: list[Tensor]) -> list[Met]:
+        """Several tensors expanded to one shape, each as if by a call of its own."""
+        met: list[Met] = []
+        for (x, fact), out in zip(seen.facts, outs, strict=True):
+            if out is x:
+                continue
+            args = (x, tuple(out.shape))
+            expand = Seen("expand", torch.Tensor.expand, args, {}, [(x, fact)])
+            if isinstance(fact, Derived):
+                met += self._with_derived(expand, [out], single=True)
+            elif isinstance(fact, Fold):
+                self._lay_out(expand, [out])
+            else:
+                self._constant(expand, [out])
+        return met
+
     def _fed(self, seen: Seen) -> Seen:
         if seen.name not in FED or self.facts.examples is None:
             return seen
         fold = Fold(self.facts.examples)
         for place, (x, fact) in enumerate(seen.facts):
             rows = x.dim() > 1 and len(x) == fold.examples and _second(x) != fold.examples
-            if rows and not isinstance(fact, Derived):
+            if rows and not isinstance(fact, (Derived, Unknown)):
                 facts = list(seen.facts)
                 facts[place] = (x, fold)
                 return seen._replace(facts=facts)
@@ -242,12 +296,14 @@ class Notebook:
         fold = self.facts.of(out)
         if isinstance(fold, Unknown):
             raise NotPerExample(f"it meets {fold.reason}")
-        build = MEETINGS.get(seen.name)
-        if build is None or not isinstance(fold, Fold):
+        build = MEETINGS.get(seen.name, repeated)
+        if not isinstance(fold, Fold):
             raise NotPerExample(f"it meets the batch in {seen.name}, which has no rule")
         meeting = build(seen, Arrangement(fold, out.shape), self.parameters)
         if seen.in_place and any(x is out for x in meeting.inputs):
             raise NotPerExample(f"its input is changed in place by {seen.name}")
+        if fold.owners is not None:
+            self._met_rows.update(meeting.names.values())
         return Met(meeting, out, [x for x, _ in seen.facts])
 
     def _spread(self, seen: Seen, outs: list[Tensor]) -> Met | None:
@@ -270,29 +326,81 @@ class Notebook:
         for item, out in enumerate(outs):
             if not out.requires_grad:
                 self.facts.learn(out, CONSTANT)
-            elif seen.in_place or random:
+            elif seen.in_place and not torch.is_grad_enabled():
+                continue  # other numbers, but the graph stays as it was
+            elif random:
                 reason = f"{seen.name} of parameters, which cannot be repeated"
                 self.facts.learn(out, Unknown(reason))
                 self._refuse(seen, f"it meets {reason}")
             elif _is_new(out, seen):
-                origin = Origin(seen.function, args, kwargs, None if single else item)
-                place = place_of(seen, out)
-                self.facts.learn(out, Derived(tuple(out.shape), leaves, origin, place))
+                function = on_a_copy(seen.function) if seen.in_place else seen.function
+                origin = Origin(function, args, kwargs, None if single else item)
+                place = None if seen.in_place else place_of(seen, out)
+                derived = Derived(tuple(out.shape), leaves, origin, place)
+                self.facts.learn(out, derived)
+                if seen.in_place:
+                    self._change_base(out, derived)
 
-    def _set(self, seen: Seen) -> None:
+    def _change_base(self, view: Tensor, changed: Derived) -> None:
+        """Takes up that a part of a derived tensor was changed in place through a view of it."""
+        base = view._base
+        if base is None:
+            return
+        before = self.facts.known(base)
+        if not isinstance(before, Derived):
+            return
+        leaves = before.leaves | changed.leaves
+        origin = Origin(with_part(base, view), (before, changed), {})
+        self.facts.learn(base, Derived(tuple(base.shape), leaves, origin))
+
+    def _set(self, seen: Seen) -> list[Met]:
         target = seen.args[0]
         fact = seen.fact(target)
         if seen.derived and torch.is_grad_enabled():
-            reason = "it is assigned to a part of a tensor"
-            self._refuse(seen, reason)
-            self.facts.learn(target, Unknown(reason))
-        elif isinstance(fact, (Fold, Unknown)):
-            return
-        elif seen.batch:
-            value, fold = seen.batch[0]
-            same = fold == Fold(fold.examples) and len(value) == len(target)
-            reason = "a tensor to parts of which examples are assigned"
-            self.facts.learn(target, fold if same and _is_whole(seen.args[1]) else Unknown(reason))
+            return self._set_derived(seen, target)
+        if isinstance(fact, (Derived, Unknown)) or not seen.batch:
+            return []
+        value = seen.fact(seen.args[2])
+        if isinstance(value, Fold):
+            fold = Assigned(seen).with_examples(value)
+            if fold is None:
+                self._lose_rows(seen)
+            self.facts.learn(target, fold or Unknown(ASSIGNED))
+        elif isinstance(value, Unknown):
+            self.facts.learn(target, value)
+        return []
+
+    def _set_derived(self, seen: Seen, target: Tensor) -> list[Met]:
+        fact = seen.fact(target)
+        if fact is CONSTANT:  # zeros, made to be filled
+            rows = target.dim() > 1 and len(target) == self.facts.examples
+            if rows and _second(target) != len(target):
+                fact = Fold(len(target))
+        try:
+            if not isinstance(fact, Fold):
+                raise NotPerExample("it is assigned to a part of a tensor")
+            meeting = assigned(seen, fact, self.parameters)
+        except NotPerExample as reason:
+            self._refuse(seen, str(reason))
+            self.facts.learn(target, Unknown(str(reason)))
+            return []
+        self.facts.learn(target, fact)
+        return [Met(meeting, target, [x for x, _ in seen.facts])]
+
+
+def _only_chooses(seen: Seen) -> bool:
+    """Whether all that is unknown are integers that choose rows."""
+    if seen.name not in CHOOSING:
+        return False
+    unknown = [x for x, fact in seen.facts if isinstance(fact, Unknown)]
+    return not any(x.is_floating_point() or x.is_complex() or x is seen.args[0] for x in unknown)
+
+
+def _in_place_by_argument(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> bool:
+    """Whether a function was called with ``inplace=True``, as activations and dropout can be."""
+    if not args or out is not args[0]:
+        return False
+    return bool(kwargs.get("inplace")) or any(x is True for x in args[1:])
 
 
 def _swapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -305,8 +413,3 @@ def _second(tensor: Tensor) -> int:
 
 def _is_new(out: Tensor, seen: Seen) -> bool:
     return seen.in_place or all(out is not x for x, _ in seen.facts)
-
-
-def _is_whole(index: Any) -> bool:
-    first = index[0] if type(index) is tuple else index
-    return first is Ellipsis or first == slice(None)

@@ -1,5 +1,6 @@
 """Per-example gradients of a parameter from those of a tensor that was derived from it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -44,6 +45,7 @@ class Frame(NamedTuple):
         return tuple(sorted(forms, key=lambda form: form.signs))
 
 
+@functools.lru_cache(maxsize=4096)
 def frame_of(place: Place | None, sides: Sides | None, numbers: int) -> Frame | None:
     """The rows that a matrix is, in a parameter of so many numbers; ``None``: it is none.
 
@@ -70,6 +72,16 @@ def frame_of(place: Place | None, sides: Sides | None, numbers: int) -> Frame | 
     if numbers % cols or place.offset % cols:
         return None
     return Frame(numbers // cols, cols, place.offset // cols, height, transposed)
+
+
+def check_held(part: Contribution) -> None:
+    """Requires that all gradients can be held at once.
+
+    Raises:
+        NotPerExample: they are too large to wait for the other uses of the parameter.
+    """
+    if part.examples * part.numbers > HELD_AT_ONCE:
+        raise NotPerExample("it is derived and used several times, too large to be added up")
 
 
 class SomeSigns(Signs):
@@ -151,6 +163,9 @@ def _among(some: Tensor, frame: Frame, dim: int) -> Tensor:
 class Pulled(Contribution):
     """Of a parameter, through any derivation: gradients are built some examples at a time.
 
+    The total is the sum of what is built, although the way back is linear: so the self-check sees
+    whether the derivation can be differentiated for several examples at once.
+
     Args:
         part: gradients of the derived tensor.
         derived: the tensor.
@@ -186,15 +201,9 @@ class Pulled(Contribution):
         Raises:
             NotPerExample: they are too large to wait for the other uses of the parameter.
         """
-        if self.examples * self.numbers > HELD_AT_ONCE:
-            raise NotPerExample("it is derived and used several times, too large to be added up")
+        check_held(self)
         return super().sketch(form, signs)
 
     def exact_is_cheap(self, sketches: int) -> bool:
         """There is no other way."""
         return True
-
-    def total(self) -> Tensor:
-        """The way back is linear."""
-        total = self.part.total().reshape(1, *self.derived.size)
-        return self._pull(total)[0]

@@ -21,7 +21,8 @@ POINTWISE = names(
     randn_like reciprocal relu relu6 remainder requires_grad round rrelu rsqrt rsub selu sgn
     sigmoid sign silu sin sinc sinh softplus softshrink softsign sqrt square sub tan tanh
     tanhshrink threshold to trunc type type_as uniform where xlogy zero zeros_like
-    __get__data __get__real __get__imag
+    __get__data __get__real __get__imag angle complex conj conj_physical polar real imag
+    resolve_conj resolve_neg
     """
 )
 # Of a derived tensor these are random, so that they cannot be repeated.
@@ -45,6 +46,8 @@ LIKE = names(
 
 def pointwise(seen: Seen, out: Tensor) -> Fold | None:
     """All arguments with the examples must have them along the same dimension of the result."""
+    if seen.name == "where" and len(seen.facts) == 1:
+        return None  # the numbers of what a mask chooses
     found: Fold | None = None
     for tensor, fold in seen.batch:
         widened = fold.widened(tensor.shape, out.shape)

@@ -1,6 +1,7 @@
 """Products of matrices, and look-ups in tables."""
 
 from collections.abc import Callable, Mapping
+from string import ascii_letters
 from typing import NamedTuple
 
 from torch import Tensor
@@ -77,15 +78,31 @@ def added_product(seen: Seen, out: Tensor) -> Fold | None:
 
 def attention(seen: Seen, out: Tensor) -> Fold | None:
     """softmax(q kᵀ) v for each pair of matrices."""
-    query = seen.argument(0, "query")
-    fold = seen.fact(query)
-    if not isinstance(fold, Fold) or not _all_before(seen, 2):
-        return None
-    wanted = (*query.shape[:-2], query.shape[-2], out.shape[-1])
-    for x, other in seen.batch:
-        if other.widened(x.shape, wanted) != fold:
+    return _in_front(seen, out)
+
+
+def distances(seen: Seen, out: Tensor) -> Fold | None:
+    """Of the rows of two matrices, as in a @ bᵀ."""
+    a, b = seen.argument(0, "x1"), seen.argument(1, "x2")
+    found: set[Fold | None] = set()
+    for x, place in ((a, out.dim() - 2), (b, out.dim() - 1)):
+        fold = seen.fact(x)
+        if not isinstance(fold, Fold):
+            continue
+        from_end = x.dim() - fold.dim
+        if from_end == 1:
             return None
-    return fold
+        before = out.dim() - from_end
+        found.add(fold._replace(dim=place if from_end == 2 else before))
+    return found.pop() if len(found) == 1 else None
+
+
+def _in_front(seen: Seen, out: Tensor) -> Fold | None:
+    """All but the last two dimensions are broadcast."""
+    if not _all_before(seen, 2):
+        return None
+    found = {fold.widened(x.shape[:-2], out.shape[:-2]) for x, fold in seen.batch}
+    return found.pop() if len(found) == 1 else None
 
 
 def letters_of(equation: str, tensors: list[Tensor]) -> Letters | None:
@@ -98,7 +115,8 @@ def letters_of(equation: str, tensors: list[Tensor]) -> Letters | None:
         once = sorted(letter for letter in set(plain) if plain.count(letter) == 1)
         out = ("..." if "..." in given else "") + "".join(once)
     dots = [x.dim() - len(o) + 3 for x, o in zip(tensors, operands, strict=True) if "..." in o]
-    fresh = "".join(chr(0x391 + n) for n in range(max(dots, default=0)))
+    unused = [letter for letter in ascii_letters if letter not in equation]
+    fresh = "".join(unused[: max(dots, default=0)])
     named: list[str] = []
     for operand, x in zip(operands, tensors, strict=True):
         width = x.dim() - len(operand) + 3
@@ -140,6 +158,7 @@ RULES: Mapping[str, Callable[[Seen, Tensor], "Fold | None"]] = {
     **dict.fromkeys(["matmul", "bmm", "mm", "mv"], product),
     **dict.fromkeys(["addmm", "baddbmm", "addmv"], added_product),
     "scaled_dot_product_attention": attention,
+    "cdist": distances,
     "embedding": looked_up,
     "one_hot": looked_up,
     "einsum": einsum,

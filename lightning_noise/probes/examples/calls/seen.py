@@ -1,6 +1,6 @@
 """One call of a function of torch, and what is known of its tensors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -64,6 +64,17 @@ def tensors_in(given: Any) -> Iterator[Tensor]:
     elif type(given) in (list, tuple) or isinstance(given, tuple):
         for part in given:
             yield from tensors_in(part)
+
+
+def listed(given: Iterable[Any]) -> list[Tensor]:
+    """What :func:`tensors_in` gives, faster where no tensor is in a list among the arguments."""
+    found: list[Tensor] = []
+    for part in given:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, (list, tuple)):
+            found += tensors_in(part)
+    return found
 
 
 class Hole(NamedTuple):

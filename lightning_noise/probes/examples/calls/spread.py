@@ -16,7 +16,7 @@ def spread_over(examples: int, size: Sequence[int], out: Tensor) -> Fold | None:
 
     >>> import torch
     >>> spread_over(4, (1, 8), torch.zeros(4, 1, 8)), spread_over(4, (1, 8), torch.zeros(4, 4, 8))
-    (Fold(examples=4, dim=0, inner=1), None)
+    (Fold(examples=4, dim=0, inner=1, owners=None), None)
     """
     before = [*[1] * (out.dim() - len(size)), *size]
     changed = [dim for dim in range(out.dim()) if before[dim] != out.shape[dim]]

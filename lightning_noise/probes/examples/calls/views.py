@@ -55,15 +55,19 @@ def interleaved(seen: Seen, out: Tensor) -> Fold | None:
 
 
 def joined(seen: Seen, out: Tensor) -> Fold | None:
-    """Tensors one after another; along the examples' dimension, whole batches."""
+    """Tensors one after another; along the examples' dimension, all of them hold examples."""
     found = {fold for _, fold in seen.batch}
-    if len(found) != 1:
-        return None
-    (fold,) = found
     dim = seen.argument(1, "dim", seen.kwargs.get("axis", 0)) % out.dim()
-    if dim != fold.dim:
+    along = all(fold.dim == dim for fold in found)
+    if len(found) == 1 and not along:
+        return found.pop()
+    if not along or len(seen.batch) < len(seen.facts):
+        return None
+    fold = seen.batch[0][1]
+    if len(found) == 1 and fold.owners is None:
         return fold
-    return fold if len(seen.batch) == len(seen.facts) else None
+    owners = [one.owner_of(x.shape[dim], out.device) for x, one in seen.batch]
+    return Fold.of_owners(torch.cat(owners), fold.examples, dim)
 
 
 def stacked(seen: Seen, out: Tensor) -> Fold | None:
