@@ -7,10 +7,14 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo check test lint types bench clean
+.PHONY: demo study-demo check test lint types benchmarks-list clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py --quiet
+
+# Three processes share a study on a PostgreSQL server of their own, and one of them is killed.
+study-demo: $(STAMP)
+	$(BIN)/python tools/study_demo.py
 
 # Without the tests that are marked slow, and without coverage.
 check: lint types
@@ -26,22 +30,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP)
-	$(BIN)/python benchmarks/coverage.py
-	$(BIN)/python benchmarks/critical_fit.py
-	$(BIN)/python benchmarks/quadratic.py
-	$(BIN)/python benchmarks/gradient_error.py
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/overhead_ddp.py
-	$(BIN)/python benchmarks/scale.py
-	$(BIN)/python benchmarks/examples_probe.py
-	$(BIN)/python benchmarks/curvature.py
-	$(BIN)/python benchmarks/geometries.py
-	$(BIN)/python benchmarks/large_batch_model.py
-	$(BIN)/python benchmarks/setups.py
-	$(BIN)/python benchmarks/policy.py
-	$(BIN)/python benchmarks/adaptive.py
-	$(BIN)/python benchmarks/adaptive_report.py
+# What there is, and what each takes: python -m benchmarks run NAME
+benchmarks-list: $(STAMP)
+	$(BIN)/python -m benchmarks list
 
 clean:
 	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage

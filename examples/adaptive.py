@@ -1,6 +1,7 @@
 """Let the noise scale set the batch size, and see beside it what a fixed one needs.
 
     python examples/adaptive.py
+    python examples/adaptive.py --batch-size 4 --learning-rate 0.0125 --waste 1
     python examples/adaptive.py --policy exchange --rate 512 --schedule one-cycle
     tensorboard --logdir runs
 
@@ -17,9 +18,9 @@ from digits import DigitsData, DigitsNet
 
 from lightning_noise import (
     AdaptiveBatchSize,
-    ByExamples,
     ExchangeRate,
     GradientNoiseScale,
+    LeastTime,
     TrackNoiseScale,
 )
 
@@ -27,9 +28,7 @@ TRAIN_EXAMPLES = 1437
 
 
 class ScheduledNet(DigitsNet):
-    """The CNN with a learning rate schedule that goes by examples, so that it ends when training
-    does.
-    """
+    """The CNN with a learning rate schedule by steps, which ends when training does."""
 
     def __init__(
         self, learning_rate: float, momentum: float, schedule: str, total_steps: int
@@ -50,7 +49,7 @@ class ScheduledNet(DigitsNet):
             )
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": ByExamples(schedule), "interval": "step"},
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
 
@@ -65,7 +64,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--schedule", choices=["none", "one-cycle", "cosine"], default="none")
-    parser.add_argument("--policy", choices=["track", "exchange"], default="track")
+    parser.add_argument("--policy", choices=["time", "track", "exchange"], default="time")
+    parser.add_argument(
+        "--waste", type=float, default=0.5, help="size per noise scale at most, for --policy time"
+    )
     parser.add_argument(
         "--fraction", type=float, default=1.0, help="of the noise scale, for --policy track"
     )
@@ -75,7 +77,9 @@ def parse() -> argparse.Namespace:
         default=256,
         help="examples that a step is worth, for --policy exchange",
     )
-    parser.add_argument("--greatest", type=int, help="no larger global size than this")
+    parser.add_argument(
+        "--greatest", type=int, help="no larger global size than this, for track and exchange"
+    )
     parser.add_argument(
         "--max-local-size", type=int, help="beyond this, micro-batches are accumulated"
     )
@@ -90,7 +94,9 @@ def parse() -> argparse.Namespace:
 
 
 def settings(args: argparse.Namespace) -> AdaptiveBatchSize:
-    if args.policy == "track":
+    if args.policy == "time":
+        policy = LeastTime(args.waste)
+    elif args.policy == "track":
         policy = TrackNoiseScale(args.fraction, greatest=args.greatest)
     else:
         policy = ExchangeRate(args.rate, greatest=args.greatest)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_noise import AdaptiveBatchSize, GradientNoiseScale
+from lightning_noise import AdaptiveBatchSize, GradientNoiseScale, TrackNoiseScale
 
 VOCABULARY = 256
 HEAD_WIDTH = 32
@@ -197,7 +197,7 @@ def main() -> None:
     warnings.filterwarnings(
         "ignore", message=".*LeafSpec", category=FutureWarning
     )  # Lightning 2.6 on torch 2.13, not ours
-    adaptive = AdaptiveBatchSize(within_epoch=True) if args.adaptive else False
+    adaptive = AdaptiveBatchSize(TrackNoiseScale(), within_epoch=True) if args.adaptive else False
     trainer = L.Trainer(
         devices=args.devices,
         strategy=args.strategy,

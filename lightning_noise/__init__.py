@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_noise import tradeoff as tradeoff
     from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize as AdaptiveBatchSize
+    from lightning_noise.adapt.least_time import LeastTime as LeastTime
     from lightning_noise.adapt.policy import BatchSizePolicy as BatchSizePolicy
     from lightning_noise.adapt.policy import Decision as Decision
     from lightning_noise.adapt.policy import ExchangeRate as ExchangeRate
     from lightning_noise.adapt.policy import TrackNoiseScale as TrackNoiseScale
+    from lightning_noise.adapt.schedule_policies import BatchSizeRamp as BatchSizeRamp
+    from lightning_noise.adapt.schedule_policies import BatchSizeWarmUp as BatchSizeWarmUp
     from lightning_noise.core.critical import CriticalBatchSize as CriticalBatchSize
     from lightning_noise.core.errors import NoiseScaleError as NoiseScaleError
     from lightning_noise.core.estimate import NoiseEstimate as NoiseEstimate
@@ -53,7 +56,9 @@ __version__ = "0.1.0"
 # the imports of its own module.
 _HOMES = {
     "adapt.adaptive_settings": ("AdaptiveBatchSize",),
+    "adapt.least_time": ("LeastTime",),
     "adapt.policy": ("BatchSizePolicy", "Decision", "ExchangeRate", "TrackNoiseScale"),
+    "adapt.schedule_policies": ("BatchSizeRamp", "BatchSizeWarmUp"),
     "core.critical": ("CriticalBatchSize",),
     "core.errors": ("NoiseScaleError",),
     "core.estimate": ("NoiseEstimate", "estimate_noise_scale"),

@@ -1,4 +1,4 @@
-"""The command line: ``lightning-noise study``, ``fit`` and ``plot``."""
+"""The command line: ``lightning-noise study``, ``status``, ``fit`` and ``plot``."""
 
 import argparse
 import sys
@@ -24,13 +24,10 @@ EXPECTED = (UsageError, TableError, NoMatplotlibError)
 
 def _study(args: argparse.Namespace) -> int:
     """Runs a study file, stores its table and reports the result."""
-    try:  # this needs Optuna, and the other commands do not
+    try:  # these need Optuna, and the other commands do not
         from lightning_noise.study import StorageError, StudyFileError, run_file
     except ImportError as error:
-        cause = error.__cause__ or error
-        raise UsageError(
-            f"a study needs more packages ({cause}): pip install 'lightning-noise[study]'"
-        ) from error
+        raise _needs_more(error) from error
     if not args.file.is_file():
         raise UsageError(f"there is no study file {args.file}")
     try:
@@ -46,6 +43,33 @@ def _study(args: argparse.Namespace) -> int:
     result.to_csv(table)
     _print(f"{result.summary()}\ntable: {table}")
     return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    """Reports what is done of the studies in a storage, or of those in a file."""
+    try:
+        from lightning_noise.study import StorageError, StudyFileError
+        from lightning_noise.study.status import status
+    except ImportError as error:
+        raise _needs_more(error) from error
+    storages = [args.storage]
+    try:
+        if args.storage.endswith(".py"):
+            from lightning_noise.study.running import storages_in
+
+            storages = storages_in(args.storage)
+        for storage in storages:
+            _print(status(storage))
+    except (StudyFileError, StorageError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _needs_more(error: ImportError) -> UsageError:
+    cause = error.__cause__ or error
+    return UsageError(
+        f"a study needs more packages ({cause}): pip install 'lightning-noise[study]'"
+    )
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -109,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_study(commands.add_parser("study", help="run a study and store its table"))
+    _add_status(commands.add_parser("status", help="what is done of a study, while it runs"))
     fit = commands.add_parser("fit", help="the critical batch size from a table of steps")
     plot = commands.add_parser("plot", help="the figures of a table")
     _add_table(fit)
@@ -134,6 +159,12 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     study.add_argument("--accept-changes", action="store_true", help=accept)
     study.add_argument("--csv", type=Path, help=table)
     study.set_defaults(run=_study)
+
+
+def _add_status(status: argparse.ArgumentParser) -> None:
+    storage = "Optuna storage URL or journal file, or a study file whose storages are shown"
+    status.add_argument("storage", help=storage)
+    status.set_defaults(run=_status)
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:

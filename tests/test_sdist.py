@@ -67,7 +67,7 @@ def needed(test):
     [
         "README.md",
         "benchmarks/results/adaptive.csv",
-        "benchmarks/setups.py",
+        "benchmarks/right/setups/setups.py",
         "docs/setups.md",
         "examples/digits.py",
         "lightning_noise/say/verdict.py",

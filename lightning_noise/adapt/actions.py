@@ -10,6 +10,16 @@ class SetBatch(NamedTuple):
     ratio: Fraction
 
 
+class ChangeInside(NamedTuple):
+    """In the middle of an epoch, training loaders change to ``ratio`` times their original batch
+    size: at the first batch that no rank has drawn yet and with which a step of the present
+    accumulation and one of ``accumulation`` micro-batches begin.
+    """
+
+    ratio: Fraction
+    accumulation: int
+
+
 class SetAccumulation(NamedTuple):
     """The optimizer steps after this many micro-batches from now on."""
 
@@ -44,4 +54,13 @@ class Warn(NamedTuple):
     text: str
 
 
-Action = SetBatch | SetAccumulation | SetRateFactor | SetPace | MeasureSizeAnew | Say | Warn
+Action = (
+    SetBatch
+    | ChangeInside
+    | SetAccumulation
+    | SetRateFactor
+    | SetPace
+    | MeasureSizeAnew
+    | Say
+    | Warn
+)

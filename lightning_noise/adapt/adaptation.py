@@ -1,13 +1,15 @@
 """Adapting the batch size as a pure machine: events and measurements in, actions out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 from lightning_noise.adapt.actions import (
     Action,
+    ChangeInside,
     MeasureSizeAnew,
+    Say,
     SetAccumulation,
     SetBatch,
     SetPace,
@@ -15,6 +17,7 @@ from lightning_noise.adapt.actions import (
     Warn,
 )
 from lightning_noise.adapt.adaptation_state import (
+    Change,
     Mark,
     Sizes,
     State,
@@ -22,11 +25,12 @@ from lightning_noise.adapt.adaptation_state import (
     to_plain,
 )
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
-from lightning_noise.adapt.adaptive_summary import Period, summary
+from lightning_noise.adapt.adaptive_summary import Period, clock_lines, summary
 from lightning_noise.adapt.decisions import Decisions, Limits, Measurement
+from lightning_noise.adapt.guard import REST, Guard
+from lightning_noise.adapt.run_policy import needs_clock
 from lightning_noise.adapt.size_plan import BatchPlan
-
-STEPS_BETWEEN = 50  # optimizer steps between two decisions inside an epoch
+from lightning_noise.adapt.step_times import StepTimes
 
 
 class AboveMaxLocalSizeError(ValueError):
@@ -42,8 +46,8 @@ class Adaptation:
     receive the actions and the state.
 
     A plan that is decided is ``following`` until the next epoch begins, or inside an epoch until
-    the windows of accumulation align; then it is ``current``. Sizes are planned in examples of the
-    loader; the policy sees them in the unit that is measured, which may be another one.
+    the first batch of its size arrives; then it is ``current``. Sizes are planned in examples of
+    the loader; the policy sees them in the unit that is measured, which may be another one.
 
     Args:
         settings: how to adapt.
@@ -58,7 +62,8 @@ class Adaptation:
     >>> for action in machine.end_epoch(measured, Limits()):
     ...     print(action)
     Say(text='global size 16 → 32 from epoch 1 on (local size 32 × accumulation 1 × 1 rank), \
-learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 1513 %')
+learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], \
+share of step time 0.5, of noise 0.98, predicted gain 31 %')
     SetBatch(ratio=Fraction(2, 1))
     """
 
@@ -71,9 +76,43 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
     @property
     def rate_factor(self) -> float:
         """The current factor on the learning rate."""
-        if self.state.sizes is None:
-            return 1.0
-        return self.state.sizes.rate_factor
+        return self.state.rate_factor
+
+    @property
+    def needs_clock(self) -> bool:
+        """Whether the host must pass the durations of optimizer steps to :meth:`timed`."""
+        return not self.settings.advise_only and needs_clock(self.settings.rule)
+
+    @property
+    def watches_losses(self) -> bool:
+        """Whether the host must pass losses to :meth:`losses`."""
+        return self.settings.guard and not self.settings.advise_only
+
+    def timed(self, seconds: Sequence[float]) -> None:
+        """Optimizer steps of the current size took so many seconds each."""
+        sizes = self.state.sizes
+        if sizes is not None:
+            times = self.state.times.adding(sizes.current.global_size, seconds)
+            self.state = self.state._replace(times=times)
+
+    def losses(self, values: Sequence[float]) -> list[Action]:
+        """The losses of the latest optimizer steps: where they jump, the learning rate is lowered.
+
+        Args:
+            values: since the last call, oldest first.
+        """
+        sizes = self.state.sizes
+        if sizes is None or not self.settings.guard:
+            return []
+        before = self.state
+        guard = before.guard.after(values, sizes.rate_factor)
+        self.state = before._replace(guard=guard)
+        actions: list[Action] = []
+        if guard.jumps > before.guard.jumps:
+            actions.append(Say(_after_jump(self.rate_factor)))
+        if self.rate_factor != before.rate_factor:
+            actions.append(SetRateFactor(self.rate_factor))
+        return actions
 
     def forget(self) -> None:
         """Forgets every decision, for a fit of another module."""
@@ -92,7 +131,7 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         return [
             _set_batch(sizes),
             SetAccumulation(sizes.current.accumulation),
-            SetRateFactor(sizes.rate_factor),
+            SetRateFactor(self.rate_factor),
         ]
 
     def begin_fit(self, now: Mark, start: BatchPlan | None) -> list[Action]:
@@ -119,7 +158,12 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
             return self.in_force()
         if sizes.start == start:
             return self.in_force()
-        self.state = self.state._replace(sizes=Sizes(start, start))
+        self.state = self.state._replace(
+            sizes=Sizes(start, start),
+            times=StepTimes(),
+            left=None,
+            guard=Guard(),
+        )
         return [Warn(_another_start(sizes.start, start)), MeasureSizeAnew(), *self.in_force()]
 
     def _check_local_size(self, start: BatchPlan) -> None:
@@ -157,6 +201,7 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
     def end_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
         """An epoch has ended and all its steps are measured: decides on the next."""
         self._end_period(measured)
+        limits = self._within_memory(limits)
         self.state, actions = self._decisions.take(self.state, measured, limits)
         if self.state.sizes is None or self.state.following is None:
             return actions
@@ -164,36 +209,82 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
 
     def decides_now(self, optimizer_steps: int) -> bool:
         """Whether a decision is due inside an epoch."""
-        if not self.settings.within_epoch or self.waits:
+        between = self.settings.steps_between
+        if between is None or self.waits:
             return False
-        return optimizer_steps - self.state.decided_at >= STEPS_BETWEEN
+        return optimizer_steps - self.state.decided_at >= between
 
     def inside_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
-        """Decides in the middle of an epoch, where only the accumulation can change."""
+        """Decides in the middle of an epoch; the change waits for :meth:`arrives`."""
         take = self._decisions.take
+        limits = self._within_memory(limits)
         self.state, actions = take(self.state, measured, limits, within_epoch=True)
-        return actions
+        return [*actions, *self.waiting_inside()]
 
-    def windows_align(self, batches: int) -> bool:
-        """Whether a decision waits for a step to end in both plans, and one does.
+    def waiting_inside(self) -> list[Action]:
+        """The change that waits, as the loaders of a running epoch need it."""
+        sizes = self.state.sizes
+        if sizes is None or sizes.following is None:
+            return []
+        change = ChangeInside(_set_batch(sizes).ratio, sizes.following.plan.accumulation)
+        return [change]
 
-        Args:
-            batches: micro-batches of the epoch so far.
+    def arrives(self, measured: Measurement) -> list[Action]:
+        """Inside an epoch, the next batch is the first of the following plan: changes to it."""
+        if self.waits:
+            self._end_period(measured)
+        actions = self._bring_into_force()
+        if self.state.sizes is None or not actions:
+            return actions
+        pace = SetPace(_pace(self.state.sizes, math.inf))
+        return [_set_batch(self.state.sizes), *actions, pace]
+
+    @property
+    def can_go_back(self) -> bool:
+        """Whether :meth:`out_of_memory` has a smaller micro-batch to go back to."""
+        sizes = self.state.sizes
+        if sizes is None or sizes.previous is None:
+            return False
+        return sizes.previous.plan.local_size < sizes.current.local_size
+
+    def out_of_memory(self, measured: Measurement) -> list[Action]:
+        """Memory does not hold the current micro-batch: goes back to the one before.
+
+        No later micro-batch is larger; a larger batch size is then reached by accumulation.
         """
         sizes = self.state.sizes
-        if not self.settings.within_epoch or sizes is None or sizes.following is None:
-            return False
-        if batches % sizes.current.accumulation != 0:
-            return False
-        return batches % sizes.following.plan.accumulation == 0
-
-    def align(self, measured: Measurement) -> list[Action]:
-        """A step of the current accumulation and one of the following end here: changes to it."""
+        if sizes is None or sizes.previous is None:
+            return []
         self._end_period(measured)
-        actions = self._bring_into_force()
-        if self.state.sizes is None:
-            return actions
-        return [*actions, SetPace(_pace(self.state.sizes, math.inf))]
+        too_large = sizes.current
+        plan, rate_factor = sizes.previous
+        sizes = sizes._replace(
+            current=plan,
+            rate_factor=rate_factor,
+            following=None,
+            previous=None,
+        )
+        self.state = self.state._replace(
+            sizes=sizes,
+            fits=plan.local_size,
+            decided_at=measured.optimizer_steps,
+        )
+        return [
+            Warn(_not_held(too_large, plan)),
+            *self.in_force(),
+            MeasureSizeAnew(),
+            SetPace(_pace(sizes, math.inf)),
+        ]
+
+    def _within_memory(self, limits: Limits) -> Limits:
+        fits = self.state.fits
+        if fits is None:
+            return limits
+        given = limits.bounds.max_local_size
+        if given is not None:
+            fits = min(fits, given)
+        bounds = limits.bounds._replace(max_local_size=fits)
+        return limits._replace(bounds=bounds)
 
     def end_training(self, measured: Measurement) -> None:
         """A run ends without a further decision."""
@@ -202,12 +293,18 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
     def summary(self) -> list[str]:
         """Lines for the end of a run."""
         if not self.settings.advise_only:
-            return summary(self.state.history, self.rate_factor, self.unit)
+            lines = summary(self.state.history, self.rate_factor, self.unit)
+            return [*lines, *self._clock_lines()]
         decided = self.state.decided
         if decided is None:
             return []
         advice = f"a global size of {decided:.0f} {self.unit}"
         return [f"advice at the end (nothing was changed): {advice}"]
+
+    def _clock_lines(self) -> list[str]:
+        if not self.needs_clock:
+            return []
+        return clock_lines(self.state.times)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain Python values, for a checkpoint; the same on all ranks."""
@@ -229,11 +326,17 @@ learning-rate factor 1.41; grow: b_simple is 1000 [800, 1200], predicted gain 15
         if sizes is None or sizes.following is None:
             return []
         plan, rate_factor = sizes.following
-        sizes = sizes._replace(current=plan, rate_factor=rate_factor, following=None)
+        previous = Change(sizes.current, sizes.rate_factor)
+        sizes = sizes._replace(
+            current=plan,
+            rate_factor=rate_factor,
+            following=None,
+            previous=previous,
+        )
         self.state = self.state._replace(sizes=sizes)
         return [
             SetAccumulation(plan.accumulation),
-            SetRateFactor(rate_factor),
+            SetRateFactor(self.rate_factor),
             MeasureSizeAnew(),
         ]
 
@@ -269,6 +372,16 @@ def _pace(sizes: Sizes, steps: float) -> float:
     if at_start is not None and math.isfinite(at_start) and math.isfinite(steps):
         return at_start / steps
     return sizes.current.global_size / sizes.start.global_size
+
+
+def _not_held(too_large: BatchPlan, now: BatchPlan) -> str:
+    tried = f"memory does not hold {too_large}, so training continues with {now}"
+    return f"{tried}, and no micro-batch exceeds {now.local_size} from here on."
+
+
+def _after_jump(rate_factor: float) -> str:
+    lowered = f"learning-rate factor {rate_factor:.3g}"
+    return f"the loss jumped: {lowered}, and no growth for {REST} optimizer steps"
 
 
 def _another_start(before: BatchPlan, now: BatchPlan) -> str:

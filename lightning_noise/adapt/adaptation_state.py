@@ -5,7 +5,10 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from lightning_noise.adapt.adaptive_summary import Period
+from lightning_noise.adapt.guard import Guard
+from lightning_noise.adapt.run_policy import Left
 from lightning_noise.adapt.size_plan import BatchPlan
+from lightning_noise.adapt.step_times import StepTimes
 
 VERSION = 1
 
@@ -34,6 +37,7 @@ class Sizes(NamedTuple):
         following: what is decided and comes next.
         epoch_steps: optimizer steps of an epoch at ``start``; infinite where the data have no known
             end, ``None`` until an epoch at ``start`` has begun.
+        previous: what was current before, as long as memory may turn out not to hold ``current``.
     """
 
     start: BatchPlan
@@ -41,6 +45,7 @@ class Sizes(NamedTuple):
     rate_factor: float = 1.0
     following: Change | None = None
     epoch_steps: float | None = None
+    previous: Change | None = None
 
     @property
     def loaded(self) -> BatchPlan:
@@ -60,6 +65,10 @@ class State(NamedTuple):
         epoch: the last one begun.
         period_start: when the current period began; ``None`` before the first fit.
         history: the periods that have ended.
+        fits: the largest micro-batch to use, after memory did not hold a larger one.
+        times: of optimizer steps, by global size in examples of the loader.
+        left: the size that the run last went back from, in examples of the loader.
+        guard: against a loss that jumps.
     """
 
     sizes: Sizes | None = None
@@ -68,6 +77,17 @@ class State(NamedTuple):
     epoch: int = 0
     period_start: Mark | None = None
     history: tuple[Period, ...] = ()
+    fits: int | None = None
+    times: StepTimes = StepTimes()
+    left: Left | None = None
+    guard: Guard = Guard()
+
+    @property
+    def rate_factor(self) -> float:
+        """The current factor on the learning rate, within the bound of the guard."""
+        if self.sizes is None:
+            return 1.0
+        return self.guard.bounded(self.sizes.rate_factor)
 
     @property
     def following(self) -> Change | None:
@@ -90,7 +110,22 @@ def to_plain(state: State) -> dict[str, Any]:
         "epoch": state.epoch,
         "mark": mark,
         "history": list(map(list, state.history)),
+        **_plain_memory(state),
+        **_plain_watch(state),
     }
+
+
+def _plain_watch(state: State) -> dict[str, Any]:
+    """What step times and losses have shown; left out where there is nothing, as in old states."""
+    plain: dict[str, Any] = {}
+    if state.times != StepTimes():
+        plain["times"] = [[size, list(found)] for size, found in state.times.durations.items()]
+    if state.left is not None:
+        plain["left"] = list(state.left)
+    if state.guard != Guard():
+        losses, *rest = state.guard
+        plain["guard"] = [list(losses), *rest]
+    return plain
 
 
 def _plain_sizes(sizes: Sizes | None) -> dict[str, Any]:
@@ -111,6 +146,17 @@ def _plain_sizes(sizes: Sizes | None) -> dict[str, Any]:
     }
 
 
+def _plain_memory(state: State) -> dict[str, Any]:
+    """What is known of the memory; nothing in a state that never grew, as the first ones were."""
+    plain: dict[str, Any] = {}
+    if state.fits is not None:
+        plain["fits"] = state.fits
+    if state.sizes is not None and state.sizes.previous is not None:
+        plan, rate_factor = state.sizes.previous
+        plain["previous"] = [list(plan), rate_factor]
+    return plain
+
+
 def from_plain(saved: Mapping[str, Any]) -> State:
     """Reads what :func:`to_plain` wrote.
 
@@ -127,7 +173,28 @@ def from_plain(saved: Mapping[str, Any]) -> State:
         epoch=saved.get("epoch", 0),  # the first states had none
         period_start=period_start,
         history=tuple(starmap(Period, saved["history"])),
+        fits=saved.get("fits"),
+        times=_read_times(saved),
+        left=_read_left(saved),
+        guard=_read_guard(saved),
     )
+
+
+def _read_times(saved: Mapping[str, Any]) -> StepTimes:
+    return StepTimes({size: tuple(found) for size, found in saved.get("times", ())})
+
+
+def _read_left(saved: Mapping[str, Any]) -> Left | None:
+    if "left" not in saved:
+        return None
+    return Left(*saved["left"])
+
+
+def _read_guard(saved: Mapping[str, Any]) -> Guard:
+    if "guard" not in saved:
+        return Guard()
+    losses, *rest = saved["guard"]
+    return Guard(tuple(losses), *rest)
 
 
 def _read_sizes(saved: Mapping[str, Any]) -> Sizes | None:
@@ -141,10 +208,15 @@ def _read_sizes(saved: Mapping[str, Any]) -> Sizes | None:
     change = None
     if following is not None:
         change = Change(BatchPlan(*following), next_factor)
+    previous = None
+    if "previous" in saved:
+        plan, factor = saved["previous"]
+        previous = Change(BatchPlan(*plan), factor)
     return Sizes(
         start=BatchPlan(*start),
         current=BatchPlan(*current),
         rate_factor=rate_factor,
         following=change,
         epoch_steps=epoch_steps,
+        previous=previous,
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from lightning_noise.adapt.step_times import StepTimes
 from lightning_noise.core.tradeoff import steps_factor
 
 
@@ -134,6 +135,30 @@ steps, 5400 examples
     rate = f"learning-rate factor {rate_factor:.3g} at the end"
     first = f"adaptive batch size: {sizes}; {_in_words(total, unit)}, {rate}"
     return [first, *_against_fixed_sizes(periods, total, unit)]
+
+
+def clock_lines(times: StepTimes) -> list[str]:
+    """The measured step times, and the pair that makes decisions independent of the clock.
+
+    >>> times = StepTimes().adding(16, [0.08] * 5).adding(32, [0.096] * 5)
+    >>> for line in clock_lines(times):
+    ...     print(line)
+    median step times: 16: 80 ms, 32: 96 ms
+    to decide without the clock, which differs from run to run: LeastTime(step_time=(0.064, 0.001))
+    """
+    medians = []
+    for size in times.sizes:
+        found = times.at(size)
+        if found is not None:
+            medians.append(f"{size:.0f}: {1000 * found.median:.3g} ms")
+    if not medians:
+        return []
+    measured = f"median step times: {', '.join(medians)}"
+    line = times.line()
+    if line is None:
+        return [measured]
+    pair = f"LeastTime(step_time=({line.fixed:.3g}, {line.per_example:.3g}))"
+    return [measured, f"to decide without the clock, which differs from run to run: {pair}"]
 
 
 def _in_words(use: Use, unit: str) -> str:

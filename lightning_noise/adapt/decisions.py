@@ -3,12 +3,13 @@
 import math
 from typing import NamedTuple
 
-from lightning_noise.adapt.actions import Action, Say
+from lightning_noise.adapt.actions import Action, Say, SetRateFactor
 from lightning_noise.adapt.adaptation_state import Change, Mark, Sizes, State
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
 from lightning_noise.adapt.learning_rate import learning_rate_factor
-from lightning_noise.adapt.policy import Decision, checked
+from lightning_noise.adapt.policy import LEAST_FOR_DECISION, Decision, checked
 from lightning_noise.adapt.policy_in_run import starting_from, trusting
+from lightning_noise.adapt.run_policy import Left, Situation, in_situation
 from lightning_noise.adapt.size_plan import Bounds, plan_for, plan_within_epoch
 from lightning_noise.core.estimate import NoiseEstimate
 
@@ -48,12 +49,15 @@ class Limits(NamedTuple):
         alpha: exponent of the "optimal" rule for the learning rate.
         max_epochs: epochs of the training; infinite where it has no such end.
         steps_left: optimizer steps until training ends; infinite where it has no such end.
+        resizes_inside: whether the loaders can change their batch size in the middle of an epoch;
+            else only the accumulation changes there.
     """
 
     bounds: Bounds = Bounds()
     alpha: float = 0.5
     max_epochs: float = math.inf
     steps_left: float = math.inf
+    resizes_inside: bool = False
 
 
 class Decisions(NamedTuple):
@@ -97,18 +101,45 @@ class Decisions(NamedTuple):
         size = self.size_in_use(sizes, measured.global_size)
         if sizes is None:
             return self._advise(state, measured, size, limits.alpha)
-        return self._change(
+        actions: list[Action] = []
+        # after the last step a factor would change nothing but the verdict, and not that of a run
+        # that is resumed from there
+        if not _too_late(state.epoch, limits, within_epoch=within_epoch):
+            state, actions = self._refresh(state, sizes, measured, size, limits.alpha)
+        state, more = self._change(
             state,
-            sizes,
+            state.sizes or sizes,
             measured,
             size,
             limits,
             within_epoch=within_epoch,
         )
+        return state, [*actions, *more]
+
+    def _refresh(
+        self,
+        state: State,
+        sizes: Sizes,
+        measured: Measurement,
+        size: float,
+        alpha: float,
+    ) -> Decided:
+        """Takes the factor on the learning rate anew, from the latest noise scale."""
+        estimate = measured.estimate
+        at_start = sizes.current.global_size == sizes.start.global_size
+        if at_start or estimate.low is None or estimate.n_eff < LEAST_FOR_DECISION:
+            return state, []
+        start = size * sizes.start.global_size / sizes.current.global_size
+        rate_factor = self._rate_factor(start, size, estimate, alpha)
+        if rate_factor == sizes.rate_factor:
+            return state, []
+        state = state._replace(sizes=sizes._replace(rate_factor=rate_factor))
+        return state, [SetRateFactor(state.rate_factor)]
 
     def _advise(self, state: State, measured: Measurement, size: float, alpha: float) -> Decided:
         """Reports a decision that differs from the last one; nothing is planned."""
-        decision = self._ask(measured, size, size)
+        situation = Situation(size, measured.examples, data_size=measured.data_size)
+        decision = self._ask(measured, size, situation)
         rate_factor = self._rate_factor(
             size,
             decision.global_size,
@@ -137,12 +168,28 @@ class Decisions(NamedTuple):
         """Plans the size that was decided, and reports it if training lasts long enough."""
         unit = size / sizes.current.global_size  # units per example of the loader
         start = sizes.start.global_size * unit
-        decision = self._ask(measured, size, start)
+        find_plan = plan_for
+        if within_epoch and not limits.resizes_inside:
+            find_plan = plan_within_epoch
+        twice, _ = find_plan(
+            2 * sizes.current.global_size,
+            sizes.current,
+            sizes.start,
+            limits.bounds,
+        )
+        situation = Situation(
+            start=start,
+            examples=measured.examples,
+            times=state.times.scaled(unit),
+            left=_in_units(state.left, unit),
+            accumulates=twice.accumulation > sizes.current.accumulation,
+            data_size=measured.data_size,
+        )
+        decision = self._ask(measured, size, situation)
         if decision.global_size == round(size):
             return state._replace(decided=size), []
-        find_plan = plan_for
-        if within_epoch:
-            find_plan = plan_within_epoch
+        if decision.global_size > size and state.guard.rests > 0:
+            return state._replace(decided=size), []
         wanted = decision.global_size / unit
         plan, note = find_plan(
             wanted,
@@ -159,13 +206,17 @@ class Decisions(NamedTuple):
             measured.estimate,
             limits.alpha,
         )
+        left = state.left
+        if decided < size:
+            noise_scale = measured.estimate.noise_scale or measured.estimate.low
+            left = Left(sizes.current.global_size, noise_scale or 0.0)
         sizes = sizes._replace(following=Change(plan, rate_factor))
-        state = state._replace(sizes=sizes, decided=decided)
+        state = state._replace(sizes=sizes, decided=decided, left=left)
         if _too_late(state.epoch, limits, within_epoch=within_epoch):
             return state, []
         when = f"from epoch {state.epoch + 1} on"
         if within_epoch:
-            when = "as soon as windows align"
+            when = "within this epoch"
         parts = str(plan)
         if note:
             parts += f"; {note}"
@@ -173,8 +224,9 @@ class Decisions(NamedTuple):
         factor = f"learning-rate factor {rate_factor:.3g}"
         return state, [Say(f"{change}, {factor}; {decision.reason}")]
 
-    def _ask(self, measured: Measurement, size: float, start: float) -> Decision:
-        policy = trusting(starting_from(self.settings.rule, start), measured.data_size)
+    def _ask(self, measured: Measurement, size: float, situation: Situation) -> Decision:
+        policy = starting_from(self.settings.rule, situation.start)
+        policy = in_situation(trusting(policy, measured.data_size), situation)
         return checked(policy(measured.estimate, size))
 
     def _rate_factor(self, old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
@@ -185,6 +237,12 @@ class Decisions(NamedTuple):
             estimate,
             alpha=alpha,
         )
+
+
+def _in_units(left: Left | None, unit: float) -> Left | None:
+    if left is None:
+        return None
+    return left._replace(global_size=left.global_size * unit)
 
 
 def _too_late(epoch: int, limits: Limits, *, within_epoch: bool) -> bool:

@@ -9,8 +9,8 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.tradeoff import gain
 
 RateFn = Callable[[float, float, NoiseEstimate], float]
-RateRule = Literal["optimal", "linear", "sqrt"] | RateFn | None
-RULES = ("optimal", "linear", "sqrt")
+RateRule = Literal["optimal", "middle", "linear", "sqrt"] | RateFn | None
+RULES = ("optimal", "middle", "linear", "sqrt")
 
 SGD_KINDS = frozenset({"SGD", "ASGD", "SGDW", "SGDP"})
 ADAM_KINDS = frozenset(
@@ -97,7 +97,9 @@ def learning_rate_factor(
         rule: "optimal": ``((1 + R/old)/(1 + R/new))^alpha``, between 1 and ``(new/old)^alpha``. The
             noise scale R is uncertain, so it is the end of the interval that gives the smaller
             rate: the lower one (none: 0) when growing, the upper one (none: infinite) when
-            shrinking. "linear": new/old. "sqrt": its root. ``None``: 1. A callable gets (old, new,
+            shrinking. "middle": the
+            geometric mean of this and ``(new/old)^alpha``. "linear": new/old. "sqrt": its root.
+            ``None``: 1. A callable gets (old, new,
             estimate) and returns the factor.
         old: global size in examples that the learning rate was chosen for.
         new: global size in examples from now on.
@@ -118,6 +120,8 @@ def learning_rate_factor(
     1.7321
     >>> learning_rate_factor("sqrt", 100, 400, seen), learning_rate_factor(None, 100, 400, seen)
     (2.0, 1.0)
+    >>> round(learning_rate_factor("middle", 100, 400, seen), 4)  # sqrt(3 · 4)
+    3.4641
     """
     check_rule(rule)
     check_positive(old=old, new=new)
@@ -125,6 +129,8 @@ def learning_rate_factor(
         return 1.0
     if rule == "optimal":
         return _optimal(old, new, estimate, alpha)
+    if rule == "middle":
+        return math.sqrt(_optimal(old, new, estimate, alpha) * (new / old) ** alpha)
     if rule == "linear":
         return new / old
     if rule == "sqrt":

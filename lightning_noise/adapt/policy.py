@@ -164,18 +164,14 @@ class CautiousPolicy(ABC):
             between = f"there is no integer within ×{self.max_change:g} on the way"
             return keep(size, f"{seen}, but {between}")
         why = f"{seen}, predicted gain {in_percent(gain)}"
-        return _decision(verb, aim.new, why)
+        return decision(verb, aim.new, why)
 
     def describe(self, estimate: NoiseEstimate) -> str:
         """The measured noise scale and, where it differs, the target."""
-        low = estimate.low or 0.0
-        if estimate.noise_scale is None or estimate.high is None:
-            b = low
-            text = f"b_simple is at least {in_digits(low)}"
-        else:
+        text = describe(estimate)
+        b = estimate.low or 0.0
+        if estimate.noise_scale is not None and estimate.high is not None:
             b = estimate.noise_scale
-            ends = f"[{in_digits(low)}, {in_digits(estimate.high)}]"
-            text = f"b_simple is {in_digits(b)} {ends}"
         if b == 0 or self.target(b) == b:
             return text
         return f"{text}, target {in_digits(self.target(b))}"
@@ -265,7 +261,19 @@ class ExchangeRate(CautiousPolicy):
         return (b + global_size) + self.rate * (1 + b / global_size)
 
 
-def checked(decision: object) -> Decision:
+def describe(estimate: NoiseEstimate) -> str:
+    """The measured noise scale, in words.
+
+    >>> describe(NoiseEstimate(100.0, 80.0, 125.0, 1.0, 100.0, True, 400, 180.0))
+    'b_simple is 100 [80, 125]'
+    """
+    low = in_digits(estimate.low or 0.0)
+    if estimate.noise_scale is None or estimate.high is None:
+        return f"b_simple is at least {low}"
+    return f"b_simple is {in_digits(estimate.noise_scale)} [{low}, {in_digits(estimate.high)}]"
+
+
+def checked(answer: object) -> Decision:
     """A policy's answer, where it is one.
 
     Raises:
@@ -274,19 +282,20 @@ def checked(decision: object) -> Decision:
     >>> checked((64, "keep: as it was"))
     Decision(global_size=64, reason='keep: as it was')
     """
-    if isinstance(decision, tuple) and len(decision) == 2:
-        size, reason = decision
+    if isinstance(answer, tuple) and len(answer) == 2:
+        size, reason = answer
         is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 1
         if is_size and isinstance(reason, str):
             return Decision(size, reason)
     rule = "must return Decision(global_size: int >= 1, reason: str)"
-    raise TypeError(f"a BatchSizePolicy {rule}, but it returned {decision!r}.")
+    raise TypeError(f"a BatchSizePolicy {rule}, but it returned {answer!r}.")
 
 
 def keep(size: float, why: str) -> Decision:
     """The decision not to change ``size``, for a reason."""
-    return _decision(Verb.KEEP, round(size), why)
+    return decision(Verb.KEEP, round(size), why)
 
 
-def _decision(verb: Verb, global_size: int, why: str) -> Decision:
+def decision(verb: Verb, global_size: int, why: str) -> Decision:
+    """A decision whose reason begins with its verb."""
     return Decision(global_size, f"{verb.value}: {why}")

@@ -90,6 +90,26 @@ def exchange_rate_size(rate: float, b: float) -> float:
     return math.sqrt(rate * b)
 
 
+def time_cost(step_time: float, b: float, global_size: float) -> float:
+    """Time for the progress of one step of the largest possible batch: t(B)(1 + b/B).
+
+    With ``t(B) = fixed + per_example · B`` it is least at ``exchange_rate_size(fixed/per_example,
+    b)``.
+
+    Args:
+        step_time: of a step at ``global_size``, in any unit.
+        b: noise scale.
+        global_size: examples of a step.
+
+    >>> [time_cost(64 + size, 400, size) for size in (16, 160, 512)]
+    [2080.0, 784.0, 1026.0]
+    >>> exchange_rate_size(64, 400)
+    160.0
+    """
+    check_positive(step_time=step_time)
+    return step_time * steps_factor(global_size, b)
+
+
 def frontier(b: float, sizes: Iterable[float]) -> list[FrontierPoint]:
     """The frontier (S/S_min − 1)(E/E_min − 1) = 1 at the given batch sizes (eq. 2.11).
 

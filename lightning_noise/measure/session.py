@@ -223,6 +223,13 @@ class Session(Measurement):
         """All passes over the batch are over."""
         self._steps.rest()
 
+    def abandon(self) -> None:
+        """Forgets the step in progress, which is about to be made again."""
+        for track in self.tracks:
+            track.rest()
+            track.abandon()
+        self.curvature.close()
+
     # Reading
 
     @property

@@ -211,17 +211,36 @@ def sum_of_squares_in_pairs(parts: Iterable[Tensor], device: torch.device) -> Do
 
 
 def wide_sum(rows: Sequence[Wide]) -> Wide:
-    """The sum of numbers of one shape.
+    """The sum of one or more numbers of one shape.
 
     >>> wide_sum([torch.ones(2), torch.ones(2)])
     tensor([2., 2.])
     """
+    if len(rows) == 1:
+        return rows[0].clone()
     if isinstance(rows[0], Tensor):
         return torch.stack(list(rows)).sum(dim=0)
     total = rows[0]
     for row in rows[1:]:
         total = total + row
     return total
+
+
+def wide_stack(scalars: Sequence[Wide], device: torch.device) -> Wide:
+    """Numbers of shape () along one dimension.
+
+    >>> wide_stack([torch.ones(()), torch.ones(())], torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    if not scalars:
+        return wide_zeros((0,), device)
+    if isinstance(scalars[0], DoubleFloat):
+        highs = torch.stack([pair.high for pair in scalars])
+        lows = torch.stack([pair.low for pair in scalars])
+        return DoubleFloat(highs, lows)
+    if len(scalars) == 1:
+        return scalars[0].reshape(1)
+    return torch.stack(list(scalars))
 
 
 def read(scalars: Sequence[Wide]) -> list[float]:

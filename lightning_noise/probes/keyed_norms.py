@@ -1,17 +1,23 @@
 """Squared norms of named tensors, summed by key."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
-from lightning_noise.probes.double_float import Wide, wide_zeros
+from lightning_noise.probes.double_float import Wide, wide_stack, wide_sum, wide_zeros
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 from lightning_noise.probes.preconditioner import weighted_chunk_norms
 from lightning_noise.probes.probe import Diagonal
+from lightning_noise.probes.small import (
+    flat_join,
+    flat_stack,
+    group_by_shape,
+    small_parameters,
+)
 
 
 class KeyedNorms:
@@ -26,6 +32,10 @@ class KeyedNorms:
         diagonal: gives the optimizer's preconditioner P of a parameter, for keys of geometry
             "optimizer", which sum gᵀPg. Where it returns ``None`` there is no P yet, and such keys
             have no moments in this step.
+
+    Attributes:
+        small: parameters whose gradients are so small that a kernel for each takes longer to launch
+            than to run. Their norms are best taken together, by :meth:`see_all`.
     """
 
     def __init__(
@@ -62,6 +72,9 @@ class KeyedNorms:
         first = next(iter(parameters.values()), None)
         if first is not None:
             self.device = first.device
+        unweighted = {name: p for name, p in parameters.items() if name not in self._weighted}
+        self.small = small_parameters(unweighted, self.device)
+        self._small_groups = group_by_shape(self.small, self.cell_of)
         self.clear()
 
     def add(self, cell: int, tensor: Tensor) -> None:
@@ -80,6 +93,28 @@ class KeyedNorms:
         else:
             self._weighted_norms[index] += weighted_chunk_norms(gradient, diagonal)
 
+    def see_all(self, gradients: Mapping[str, Tensor]) -> None:
+        """As :meth:`see`, for the gradients of several parameters, in as few kernels as possible.
+
+        Half precision is widened by the norms as it is for one gradient.
+        """
+        joined = self.small.keys() & {name for name, g in gradients.items() if not g.is_sparse}
+        for name, gradient in gradients.items():
+            if name not in joined:
+                self.see(name, gradient)
+        if joined:
+            self._see_small(gradients, joined)
+
+    def _see_small(self, gradients: Mapping[str, Tensor], joined: Container[str]) -> None:
+        for cell, groups in self._small_groups.items():
+            parts: list[Tensor] = []
+            for names in groups:
+                alike = [gradients[name] for name in names if name in joined]
+                if alike:
+                    parts.append(flat_stack(alike))
+            if parts:
+                self.add(cell, flat_join(parts))
+
     @property
     def is_weighted(self) -> bool:
         """Whether some key is summed in the optimizer's metric.
@@ -93,16 +128,29 @@ class KeyedNorms:
 
         A cell that overflowed spoils only its own keys.
         """
-        result = wide_zeros((self._keys,), self.device)
+        squares: defaultdict[int, list[Wide]] = defaultdict(list)  # by index of the key
         for owner, norms in zip(self._owners, self._norms, strict=True):
             if norms and owner:
                 square = sum_of_squares(norms, self.device)
                 for index in owner:
-                    result[index] += square
+                    squares[index].append(square)
         for index, norms in self._weighted_norms.items():
-            result[index] = sum_of_squares(norms, self.device)
+            squares[index] = [sum_of_squares(norms, self.device)]
         self.clear()
-        return result
+        return self._by_key(squares)
+
+    def _by_key(self, squares: Mapping[int, list[Wide]]) -> Wide:
+        """The sums of the squares of every key; 0 where there are none."""
+        sums: list[Wide] = []
+        for index in range(self._keys):
+            of_key = squares.get(index)
+            if of_key is None:
+                sums.append(wide_zeros((), self.device))
+            elif len(of_key) == 1:
+                sums.append(of_key[0])
+            else:
+                sums.append(wide_sum(of_key))
+        return wide_stack(sums, self.device)
 
     def add_norms(self, cell: int, norms: Iterable[Tensor]) -> None:
         """Notes 1-d norms that were taken elsewhere: their squares are added."""
@@ -110,9 +158,12 @@ class KeyedNorms:
 
     def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
         """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas."""
+        gradients: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            if parameter.grad is not None:
-                self.see(name, parameter.grad)
+            gradient = parameter.grad
+            if gradient is not None:
+                gradients[name] = gradient
+        self.see_all(gradients)
 
     def leave_out_absent(self, row: Wide) -> Wide:
         """Zeroes the lines of keys that take no part in this step.

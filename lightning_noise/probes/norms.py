@@ -25,13 +25,26 @@ def chunk_norms(tensor: Tensor) -> list[Tensor]:
     dtype = torch.float32
     if flat.dtype == torch.float64:
         dtype = torch.float64
-    whole = flat.numel() // CHUNK * CHUNK
-    parts = []
-    if whole:
-        parts.append(torch.linalg.vector_norm(flat[:whole].view(-1, CHUNK), dim=1, dtype=dtype))
-    if whole < flat.numel():
-        parts.append(torch.linalg.vector_norm(flat[whole:], dtype=dtype).reshape(1))
-    return parts
+    size = flat.numel()
+    rest = size % CHUNK
+    if size == 0:
+        return []
+    if rest == size:
+        return [_norm_of(flat, dtype)]
+    if rest == 0:
+        return [_norms_of_rows(flat, dtype)]
+    whole = size - rest
+    return [_norms_of_rows(flat[:whole], dtype), _norm_of(flat[whole:], dtype)]
+
+
+def _norms_of_rows(flat: Tensor, dtype: torch.dtype) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(flat.view(-1, CHUNK), dim=1, dtype=dtype)
+    return norms
+
+
+def _norm_of(flat: Tensor, dtype: torch.dtype) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(flat, dim=0, keepdim=True, dtype=dtype)
+    return norm  # (1,)
 
 
 def as_dense(tensor: Tensor) -> Tensor:
@@ -51,8 +64,9 @@ def sum_of_squares(norms: Iterable[Tensor], device: torch.device) -> Wide:
         return sum_of_squares_in_pairs(parts, device)
     if not parts:
         return torch.zeros((), dtype=torch.float64, device=device)
-    if any(part.dtype != parts[0].dtype for part in parts):
-        parts = [part.double() for part in parts]
+    if len(parts) == 1:
+        return parts[0].double().square().sum()
+    # of several data types, torch takes the widest
     return torch.cat(parts).double().square().sum()
 
 

@@ -195,9 +195,11 @@ class Ranks(Probe):
             # (P,) this rank's accumulated gradient, not divided by the world size
             self._norms.add(0, bucket.buffer())
             return
+        gradients: dict[str, Tensor] = {}
         for name, gradient in zip(names, bucket.gradients(), strict=True):
             if name is not None:
-                self._norms.see(name, gradient)
+                gradients[name] = gradient
+        self._norms.see_all(gradients)
 
     def begin(
         self,

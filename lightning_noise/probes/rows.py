@@ -49,10 +49,13 @@ def step_row(
     c_big: float,
 ) -> Wide:
     """A row from squared norms by key, shape (keys,), and inverse effective batch sizes."""
+    # filled, not copied: a copy from the host would wait for the device
+    if isinstance(q_small, Tensor):
+        sizes = [torch.full_like(q_small, c_small), torch.full_like(q_small, c_big)]
+        return torch.stack([q_small, q_big, *sizes], dim=1)
     row = wide_zeros((len(q_small), 4), q_small.device)
     row[:, Q_SMALL] = q_small
     row[:, Q_BIG] = q_big
-    # filled, not copied: a copy from the host would wait for the device
     row[:, C_SMALL].fill_(c_small)
     row[:, C_BIG].fill_(c_big)
     return row
@@ -67,6 +70,8 @@ def replicated(row: Wide, replicas: int) -> Wide:
     >>> replicated(torch.tensor([[8.0, 4.0, 1.0, 1.0]]), 2)
     tensor([[4.0000, 2.0000, 0.5000, 0.2500]])
     """
+    if replicas == 1:
+        return row
     row = row / replicas
     row[:, C_BIG] /= replicas
     return row

@@ -1,25 +1,37 @@
 """The few lines that a run ends with.
 
-They report the noise scale, what the current batch size costs, and every reason for doubt.
+The first ones answer whether the batch size is right and what to do about it. Then come the noise
+scale, what the batch size costs, and every reason for doubt.
 """
 
-import math
 from collections.abc import Iterator, Mapping
+from html import escape
+from types import MappingProxyType
 from typing import NamedTuple
 
+from lightning_noise.core.advice import Advice, advise
 from lightning_noise.core.averaging import RunningAverage
-from lightning_noise.core.curvature_average import CurvatureAverage
-from lightning_noise.core.estimate import LARGE_SHARE, LEAST_N_EFF, NoiseEstimate, steps_to_resolve
+from lightning_noise.core.estimate import LEAST_N_EFF, NoiseEstimate
 from lightning_noise.core.reasons import Reason
-from lightning_noise.core.tradeoff import examples_factor, gain, steps_factor
 from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.core.windows import SHORT_DECAYS
+from lightning_noise.say.advice_text import Context, advice_lines
+from lightning_noise.say.doubts import (
+    disowned_text,
+    dominance_text,
+    is_disowned,
+    twins_text,
+    until_resolved,
+)
 from lightning_noise.say.left_out import left_out_line
-from lightning_noise.say.log_keys import name_of
+from lightning_noise.say.values import (
+    WHILE_HIGH,
+    Basis,
+    basis_of,
+    cost_line,
+    in_a_sentence,
+    value_line,
+)
 from lightning_noise.say.words import count
-from lightning_noise.say.words import number as number
-
-WHILE_HIGH = "while the learning rate was at least a third of its peak"
 
 
 class Verdict(NamedTuple):
@@ -43,6 +55,9 @@ class Verdict(NamedTuple):
         story: what adapting the batch size did, in lines.
         left_out: share of the squared gradient norm that the number does not cover; ``None`` where
             it is not known.
+        rate_exponent: exponent of the large-batch model's rule for the learning rate: 1 for SGD,
+            1/2 for optimizers of the Adam kind.
+        seconds: of an optimizer step by batch size, where an adaptive batch size timed it.
     """
 
     estimate: NoiseEstimate
@@ -61,227 +76,116 @@ class Verdict(NamedTuple):
     optimizer: str = ""
     story: tuple[str, ...] = ()
     left_out: float | None = 0.0
+    rate_exponent: float = 1.0
+    seconds: Mapping[float, float] = MappingProxyType({})
+
+    @property
+    def basis(self) -> Basis | None:
+        """The part of the run that the advice rests on; ``None`` without a batch size."""
+        return basis_of(self.trajectory, self.estimate, self.global_size, self.learning_rate)
+
+    @property
+    def advice(self) -> Advice | None:
+        """What to do about the batch size; ``None`` where the batch size is not known.
+
+        A noise scale of the order of the data set supports no advice.
+        """
+        basis = self.basis
+        if basis is None:
+            return None
+        if is_disowned(self.estimate, self.data_size):
+            return advise(basis.size, None, None, None)
+        return advise(basis.size, basis.b, basis.low or None, basis.high)
 
     def __str__(self) -> str:
-        return _text(self)
+        return "\n  ".join([*headline(self), *details(self)])
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the advice in bold, the details as a list."""
+        first = "<br>".join(map(escape, headline(self)))
+        items = "".join(f"<li>{escape(line)}</li>" for line in details(self))
+        return f"<p><b>{first}</b></p><ul>{items}</ul>"
 
 
-def _text(findings: Verdict) -> str:
-    """The verdict as text; its first line begins ``noise scale: b_simple``."""
-    name = "b_simple"
-    if findings.optimizer:
-        name = f"b_simple of {findings.optimizer}"
-    lines = [f"noise scale: {name} {_values(findings)}"]
-    lines += _costs(findings)
-    lines += findings.geometries
-    steps = count(findings.estimate.steps, "step")
-    lines.append(f"probe {findings.probe}: {findings.groups}; {steps} measured")
-    lines += findings.story
-    for text in cautions(findings):
-        lines.append(f"warning: {text}")
-    return "\n  ".join(lines)
-
-
-def _values(findings: Verdict) -> str:
-    trajectory = findings.trajectory
-    end = _at_end(findings.estimate)
-    if trajectory.first is None or trajectory.mean is None:
-        return f"{end} ({findings.unit})"
-    first = trajectory.first
-    start = _with_interval(first.noise_scale, first.low, first.high)
-    start += f" at the start (measured step {first.step})"
-    average = f"{number(trajectory.mean)} on average"
-    end += " at the end"
-    if trajectory.has_decayed:
-        average += f" {WHILE_HIGH}"
-        rate = number(trajectory.last_rate)
-        end += f", at a learning rate of {rate}, which makes the noise scale large"
-    return f"{start}, {average}, {end} ({findings.unit}, 95 % interval)"
-
-
-def _at_end(estimate: NoiseEstimate) -> str:
-    if estimate.noise_scale is not None:
-        return _with_interval(estimate.noise_scale, estimate.low, estimate.high)
-    if estimate.low is not None:
-        return f"not resolved, at least {number(estimate.low)}"
-    return "not measured yet"
-
-
-def _with_interval(value: float, low: float | None, high: float | None) -> str:
-    return f"{number(value)} [{number(low)}, {number(high)}]"
-
-
-class _Basis(NamedTuple):
-    """What the costs are computed from, and how it is named."""
-
-    size: float | None
-    b_simple: float | None
-    low: float | None
-    used: str
-
-
-def _basis(findings: Verdict) -> _Basis:
-    """The end of the run.
-
-    Where the learning rate has decayed, it is the end of the part in which the rate was high.
-    """
-    high_part = findings.trajectory.high
-    size = findings.global_size
-    if not findings.trajectory.has_decayed or high_part.end is None or size is None:
-        rate = number(findings.learning_rate)
-        used = f"batch size {number(size)} at learning rate {rate}"
-        return _Basis(
-            size=size,
-            b_simple=findings.estimate.noise_scale,
-            low=findings.estimate.low,
-            used=used,
-        )
-    step, b_simple, low, high = high_part.end
-    size = high_part.size or size
-    value = "not measured"
-    if b_simple is not None:
-        value = _with_interval(b_simple, low, high)
-    elif low:
-        value = f"not resolved, at least {number(low)}"
-    used = (
-        f"batch size {number(size)} {WHILE_HIGH}, that is until measured step {step}, where the "
-        f"noise scale was {value}"
-    )
-    return _Basis(
-        size=size,
-        b_simple=b_simple,
-        low=low,
-        used=used,
-    )
-
-
-def _costs(findings: Verdict) -> list[str]:
-    size, b, low, used = _basis(findings)
-    if size is None:
+def headline(verdict: Verdict) -> list[str]:
+    """Whether the batch size is right, and what to do; empty where no batch size is known."""
+    advice, basis = verdict.advice, verdict.basis
+    if advice is None or basis is None:
         return []
-    mean = findings.trajectory.mean
-    if b is None and mean is not None and mean >= (low or 0.0):  # otherwise the bound says more
-        b = mean
-        used += f"; with the average of {number(b)}"
-    if b is None or b <= 0:
-        if not low:
-            return [used]
-        steps = number(steps_factor(size, low))
-        return [f"{used}: at least {steps} times the minimum number of steps"]
-    steps = number(steps_factor(size, b))
-    examples = number(examples_factor(size, b))
-    halving = _change(b, size, size / 2)
-    doubling = _change(b, size, size * 2)
-    return [
-        f"{used}: {steps} times the minimum number of steps, {examples} times the minimum number "
-        "of examples",
-        f"halving it: {halving}; doubling it: {doubling}",
-    ]
+    part = ""
+    if basis.step is not None:
+        part = f" {WHILE_HIGH}"
+    context = Context(
+        interval=in_a_sentence(basis.b, basis.low or None, basis.high),
+        part=part,
+        unit=verdict.unit,
+        rate_exponent=verdict.rate_exponent,
+        help=_help(verdict),
+        seconds=verdict.seconds,
+    )
+    lines = advice_lines(advice, context)
+    if verdict.optimizer:
+        lines[0] = f"{verdict.optimizer}: {lines[0]}"
+    return lines
 
 
-def _change(b: float, old: float, new: float) -> str:
-    steps = 1 / gain(b, old, new)
-    examples = examples_factor(new, b) / examples_factor(old, b)
-    return f"{_percent(steps)} steps, {_percent(examples)} examples"
+def _help(verdict: Verdict) -> str:
+    """What would make an advice possible, where there is none."""
+    if verdict.data_size and is_disowned(verdict.estimate, verdict.data_size):
+        text = disowned_text(verdict.data_size, verdict.unit)
+        return f"{text[0].upper()}{text[1:]}. Judge it by the validation loss."
+    if verdict.average.n_eff < LEAST_N_EFF:
+        return "An interval needs five measured steps: train longer."
+    if verdict.estimate.resolved:
+        return "The interval is too wide: train longer, or raise decay."
+    text = until_resolved(verdict.average)
+    return f"{text[0].upper()}{text[1:]}."
 
 
-def _percent(factor: float) -> str:
-    return f"{100 * (factor - 1):+.0f} %"
+def details(verdict: Verdict) -> list[str]:
+    """The noise scale, the costs of the batch size, the probe, and every warning."""
+    name = "b_simple"
+    if verdict.optimizer:
+        name = f"b_simple of {verdict.optimizer}"
+    value = value_line(verdict.trajectory, verdict.estimate, verdict.unit)
+    lines = [f"noise scale: {name} {value}"]
+    if verdict.basis is not None:
+        lines.append(cost_line(verdict.basis, verdict.trajectory.mean))
+    lines += verdict.geometries
+    steps = count(verdict.estimate.steps, "step")
+    lines.append(f"probe {verdict.probe}: {verdict.groups}; {steps} measured")
+    lines += verdict.story
+    for text in cautions(verdict):
+        lines.append(f"warning: {text}")
+    return lines
 
 
-def cautions(findings: Verdict) -> list[str]:
+def cautions(verdict: Verdict) -> list[str]:
     """Every warning that bears on the noise scale."""
-    found = [*_about_interval(findings), *_about_data(findings)]
-    if findings.twins is not None:
-        found.append(twins_text(findings.twins))
-    if findings.left_out != 0.0:
-        found.append(left_out_line(findings.estimate, findings.global_size, findings.left_out))
-    by_text = sorted(findings.skipped, key=lambda reason: reason.text)
+    found = [*_about_interval(verdict)]
+    if verdict.data_size and is_disowned(verdict.estimate, verdict.data_size):
+        found.append(disowned_text(verdict.data_size, verdict.unit))
+    if verdict.twins is not None:
+        found.append(twins_text(verdict.twins))
+    if verdict.left_out != 0.0:
+        found.append(left_out_line(verdict.estimate, verdict.global_size, verdict.left_out))
+    by_text = sorted(verdict.skipped, key=lambda reason: reason.text)
     for reason in by_text:
-        times = count(findings.skipped[reason], "step")
+        times = count(verdict.skipped[reason], "step")
         found.append(f"skipped {times}: {reason.text}")
-    found += findings.warnings
+    found += verdict.warnings
     return found
 
 
-def _about_interval(findings: Verdict) -> Iterator[str]:
-    estimate = findings.estimate
-    average = findings.average
+def _about_interval(verdict: Verdict) -> Iterator[str]:
+    estimate, average = verdict.estimate, verdict.average
     if estimate.steps and average.n_eff < LEAST_N_EFF:
         yield "an interval needs five measured steps"
-    elif not estimate.steps and not findings.skipped:
+    elif not estimate.steps and not verdict.skipped:
         yield "no call of the optimizer's step was seen, so nothing was measured"
-    elif not estimate.resolved and estimate.steps and not findings.trajectory.has_decayed:
+    elif not estimate.resolved and estimate.steps and not verdict.trajectory.has_decayed:
         unresolved = "|G|² is not resolved from zero at the end, so there is no upper bound"
-        yield f"{unresolved}; {_until_resolved(average)}"
-    if average.n_eff >= LEAST_N_EFF and average.dominance > 1 / 3:
-        yield (
-            f"one step holds {100 * average.dominance:.0f} % of the second moment of the trace: "
-            f"rare, very large {findings.unit} dominate the average, and the interval is unreliable"
-        )
-
-
-def _about_data(findings: Verdict) -> Iterator[str]:
-    low = findings.estimate.low
-    if not findings.data_size or low is None:
-        return
-    if low > findings.data_size * LARGE_SHARE:
-        data = f"the data set ({number(findings.data_size)} {findings.unit})"
-        yield (
-            f"b_simple is of the order of {data} or larger: the gradient over the entire data set "
-            "is nearly zero, and the noise scale says nothing about new data"
-        )
-
-
-def optimizer_line(estimate: NoiseEstimate) -> str:
-    """The line about the noise scale in the optimizer's metric."""
-    return f"in the metric of the optimizer: b_optimizer {_at_end(estimate)}"
-
-
-def curvature_line(geometry: str, average: CurvatureAverage) -> str:
-    """The line about a noise scale in a metric of curvature, or why there is none."""
-    estimate = average.estimate()
-    name = name_of(geometry)
-    seen = f"{average.probes} probes"
-    if average.indefinite:
-        seen += f", {100 * average.indefinite:.0f} % of them met a curvature <= 0"
-    if average.average.n_eff >= LEAST_N_EFF and estimate.low is None:
-        parts = f"GᵀHG {estimate.signal:.3g}, tr(HΣ) {estimate.noise:.3g}"
-        return f"{geometry}: {name} is not defined or not resolved here ({parts}; {seen})"
-    values = [_at_end(estimate)]
-    eps_max = average.eps_max()
-    if eps_max is not None:
-        values.append(f"eps_max {_with_interval(*eps_max)}")
-    dl_max = average.dl_max()
-    if dl_max is not None:
-        values.append(f"dl_max {_with_interval(*dl_max)}")
-    return f"{geometry}: {name} {', '.join(values)} ({seen})"
-
-
-def twins_text(twins: tuple[int, int]) -> str:
-    """What it means that two ranks had gradient norms equal to the last bit, and what to check."""
-    first, second = twins
-    return (
-        f"ranks {first} and {second} drew the same examples (equal gradient norms), so their "
-        "gradients are not independent and the number is wrong: is a DistributedSampler missing, "
-        "or every rank seeded alike?"
-    )
-
-
-def _until_resolved(average: RunningAverage) -> str:
-    wait = steps_to_resolve(average)
-    if wait is None:
-        return "no forecast of when it will be"
-    steps = f"about {number(wait)} steps"
-    if average.decay in SHORT_DECAYS:
-        changed = "the noise scale has changed lately, so that only the last steps count"
-        return f"{changed}: it takes {steps} without such a change"
-    window = math.inf
-    if average.decay < 1:
-        window = (1 + average.decay) / (1 - average.decay)
-    if wait > window:
-        fix = "raise decay, or use larger batches"
-        return f"that takes an average over {steps} like these: {fix}"
-    if wait > average.n_eff:
-        return f"{steps} like these resolve it"
-    return "a few more steps may resolve it"
+        yield f"{unresolved}; {until_resolved(average)}"
+    dominance = dominance_text(average, verdict.unit)
+    if dominance:
+        yield dominance

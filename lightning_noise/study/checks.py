@@ -1,6 +1,7 @@
 """Checks of a study's arguments, where they are given."""
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from numbers import Integral
 from typing import Any
 
@@ -39,6 +40,14 @@ def check_functions(
     if not callable(make_data):
         rule = "(global_size, seed) -> loaders"
         raise TypeError(f"make_data must be a function {rule}, got {make_data!r}.")
+
+
+def check_executor(executor: object) -> None:
+    """Refuses what takes no tasks."""
+    if executor is not None and not isinstance(executor, Executor):
+        example = "such as ProcessPoolExecutor(4) or the get_executor() of a Dask client"
+        rule = f"executor must be an Executor of concurrent.futures, {example}"
+        raise TypeError(f"{rule}, got {executor!r}.")
 
 
 def as_goals(goal: Goal | Sequence[Goal]) -> tuple[Goal, ...]:

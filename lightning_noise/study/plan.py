@@ -13,8 +13,6 @@ from lightning_noise.study.settings import Search
 from lightning_noise.study.space import Distributions, Parameters, around, points
 from lightning_noise.study.task import RERUN, SEARCH, Done, RunKey, Task
 
-WAVE = 4  # trials of a batch size that start together; a later wave knows the best of earlier ones
-
 
 @dataclass(frozen=True, kw_only=True)
 class SizePlan:
@@ -105,10 +103,11 @@ class SizePlan:
     def _waves(self, known: int) -> Iterator[tuple[int, int]]:
         """First trial and end of each wave; the closer search starts a new wave."""
         trials = self.search.trials
-        for begin in range(0, trials, WAVE):
-            yield begin, min(begin + WAVE, trials)
-        for begin in range(trials, known, WAVE):
-            yield begin, min(begin + WAVE, known)
+        wave = self.search.wave
+        for begin in range(0, trials, wave):
+            yield begin, min(begin + wave, trials)
+        for begin in range(trials, known, wave):
+            yield begin, min(begin + wave, known)
 
     def _search_task(self, trial: int, parameters: Parameters, cap: int) -> Task:
         key = self._search_key(trial)

@@ -3,14 +3,12 @@
 A worker that dies is replaced, and its task is done again.
 """
 
-import io
 import os
 import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -40,25 +38,9 @@ class Runner(Protocol):
         """Starts a task."""
         ...
 
-    def wait(self) -> list[tuple[Task, Outcome]]:
-        """Waits until at least one task is done."""
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+        """Waits until at least one task is done, or for ``timeout`` seconds."""
         ...
-
-
-@contextmanager
-def started(recipe: Recipe, workers: int) -> Iterator[Runner]:
-    """A runner with this many worker processes, which end with the context.
-
-    With 0, tasks are run in this process.
-    """
-    if workers == 0:
-        yield Here(recipe)
-        return
-    pool = Pool(recipe, workers)
-    try:
-        yield pool
-    finally:
-        pool.close()
 
 
 class Here:
@@ -77,8 +59,8 @@ class Here:
         """Keeps the task for ``wait``."""
         self._task = task
 
-    def wait(self) -> list[tuple[Task, Outcome]]:
-        """Runs it."""
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+        """Runs it, however long it takes."""
         task = self._task
         self._task = None
         if task is None:
@@ -87,7 +69,7 @@ class Here:
             outcome = run(self._recipe, task)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise TrialError(_failed(task, reason)) from error
+            raise TrialError(failed(task, reason)) from error
         return [(task, outcome)]
 
 
@@ -119,15 +101,7 @@ class Pool:
     """A fixed number of spawned processes, each with one task at a time."""
 
     def __init__(self, recipe: Recipe, workers: int) -> None:
-        try:
-            self._payload = pickle.dumps((sources(), pickle.dumps(recipe)))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TrialError(
-                "Define make_module and make_data at the top of a module (no lambda, no function "
-                "inside a function), or train in this process with workers=Workers(count=0): with "
-                "trainer_options they are sent to worker processes, so they must be picklable "
-                f"({error})."
-            ) from error
+        self._payload = packed(recipe)
         self._attempts: dict[RunKey, int] = {}
         self._workers = []
         for _ in range(workers):
@@ -146,14 +120,14 @@ class Pool:
         worker = self._idle()[0]
         worker.give(task)
 
-    def wait(self) -> list[tuple[Task, Outcome]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
         """Waits until a worker answers or dies; a dead one is replaced."""
         busy = {}
         for worker in self._workers:
             if worker.task is not None:
                 busy[worker.pipe] = worker
         done = []
-        for pipe in connection.wait(list(busy)):
+        for pipe in connection.wait(list(busy), timeout):
             worker = busy[pipe]  # type: ignore[index]  # wait() gives back what it got
             answer = self._answer(worker)
             if answer is not None and worker.task is not None:
@@ -171,7 +145,7 @@ class Pool:
             self._replace(worker, task)
             return None
         if isinstance(answer, str):
-            raise TrialError(_failed(task, answer))
+            raise TrialError(failed(task, answer))
         return answer  # type: ignore[no-any-return]  # unpickled
 
     def _replace(self, worker: Worker, task: Task) -> None:
@@ -182,7 +156,7 @@ class Pool:
             code = worker.process.exitcode
             reason = f"its process died {ATTEMPTS} times, the last time with exit code {code}"
             raise TrialError(
-                f"{_failed(task, reason)}. Out of memory, or a script that runs the study outside "
+                f"{failed(task, reason)}. Out of memory, or a script that runs the study outside "
                 "of `if __name__ == '__main__':`? Finished runs are kept; run the study again to "
                 "continue."
             )
@@ -205,7 +179,33 @@ class Pool:
             worker.process.join()
 
 
-def _failed(task: Task, reason: str) -> str:
+def packed(recipe: Recipe) -> bytes:
+    """A recipe for other processes, with the files that they have to load first.
+
+    Raises:
+        TrialError: it holds what cannot be sent.
+    """
+    try:
+        return pickle.dumps((sources(), pickle.dumps(recipe)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TrialError(
+            "Define make_module and make_data at the top of a module (no lambda, no function "
+            "inside a function), or train in this process with workers=Workers(count=0): with "
+            "trainer_options they are sent to worker processes, so they must be picklable "
+            f"({error})."
+        ) from error
+
+
+def unpacked(payload: bytes) -> Recipe:
+    """The recipe, in the process that it was sent to."""
+    files, recipe = pickle.loads(payload)
+    for file in files:
+        load(file)
+    found: Recipe = pickle.loads(recipe)
+    return found
+
+
+def failed(task: Task, reason: str) -> str:
     which = f"the {task.phase} run of trial {task.trial} at global size {task.global_size}"
     return f"{which} with {task.parameters} failed: {reason}"
 
@@ -215,10 +215,7 @@ def _work(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        files, recipe = pickle.loads(pipe.recv_bytes())
-        for file in files:
-            load(file)
-        recipe = pickle.load(io.BytesIO(recipe))
+        recipe = unpacked(pipe.recv_bytes())
         while True:
             task = pipe.recv()
             try:

@@ -1,6 +1,7 @@
 """Runs the study that a Python file holds, or several studies one after the other."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from lightning_noise.report.table import Row
@@ -16,6 +17,7 @@ def run_file(
     quick: bool = False,
     storage: str | Path | None = None,
     accept_changes: bool = False,
+    executor: Executor | None = None,
 ) -> StudyResult:
     """Runs the study of a file that defines ``make_study(quick)`` or ``study``.
 
@@ -27,13 +29,24 @@ def run_file(
             runs itself belongs under ``if __name__ == "__main__"``.
         quick: passed to ``make_study``; a few small runs, to check that everything works.
         storage: instead of the study's own.
-        accept_changes: as in :meth:`BatchSizeStudy.run`.
+        accept_changes, executor: as in :meth:`BatchSizeStudy.run`.
 
     Raises:
         FileNotFoundError: there is no such file.
         StudyFileError: the file defines no study, or ``quick`` is asked of one without
             ``make_study``.
     """
+    studies = studies_in(path, quick=quick)
+    return run_all(
+        studies,
+        storage=storage,
+        accept_changes=accept_changes,
+        executor=executor,
+    )
+
+
+def studies_in(path: str | Path, *, quick: bool = False) -> list[BatchSizeStudy]:
+    """The studies that a file defines; it is imported. See :func:`run_file`."""
     module = load(path)
     make = getattr(module, "make_study", None)
     if make is not None:
@@ -49,7 +62,24 @@ def run_file(
     if not studies or not all_are(studies, BatchSizeStudy):
         rule = "must define study = BatchSizeStudy(...) or make_study(quick)"
         raise StudyFileError(f"{path} {rule}, got {study!r}.")
-    return run_all(studies, storage=storage, accept_changes=accept_changes)
+    return studies
+
+
+def storages_in(path: str | Path) -> list[str]:
+    """The storages of the studies in a file, each once.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StudyFileError: the file defines no study, or one whose storage is an object of Optuna's.
+    """
+    found: dict[str, None] = {}
+    for study in studies_in(path):
+        storage = study.storage or f"{study.name}.journal"
+        if not isinstance(storage, str | Path):
+            fix = "Give the URL of its storage instead"
+            raise StudyFileError(f"{fix}: study {study.name!r} has {storage!r}.")
+        found[str(storage)] = None
+    return list(found)
 
 
 def run_all(
@@ -57,10 +87,11 @@ def run_all(
     *,
     storage: str | Path | None = None,
     accept_changes: bool = False,
+    executor: Executor | None = None,
 ) -> StudyResult:
     """Runs studies one after the other, in ``storage`` if it is given, and joins their tables.
 
-    ``accept_changes`` is that of :meth:`BatchSizeStudy.run`.
+    ``accept_changes`` and ``executor`` are those of :meth:`BatchSizeStudy.run`.
 
     Raises:
         ValueError: two of them have the same name, or goals of the same name.
@@ -73,7 +104,11 @@ def run_all(
     table: list[Row] = []
     warnings: dict[str, None] = {}
     for study in studies:
-        result = study.run(storage=storage, accept_changes=accept_changes)
+        result = study.run(
+            storage=storage,
+            accept_changes=accept_changes,
+            executor=executor,
+        )
         table += result.table
         warnings.update(dict.fromkeys(result.run_warnings))
     return StudyResult.from_table(table, warnings)

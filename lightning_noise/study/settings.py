@@ -18,6 +18,9 @@ class Search:
         prune: ends runs whose goals are decided or can no longer be won, which never changes a
             winner. False gives every run its full budget, which the best value under a fixed budget
             and the share of the space that reaches the goal need.
+        wave: trials of a batch size that start together; those of a later wave end where they can
+            no longer be better than the best of the earlier ones. The search keeps at most
+            ``wave`` times the number of batch sizes of workers busy.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -28,12 +31,14 @@ class Search:
     seeds: int = 5
     seed: int = 0
     prune: bool = True
+    wave: int = 4
 
     def __post_init__(self) -> None:
         check_count("trials", self.trials, 1)
         check_count("refine", self.refine, 0)
         check_count("seeds", self.seeds, 1)
         check_count("seed", self.seed, 0)
+        check_count("wave", self.wave, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

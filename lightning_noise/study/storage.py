@@ -23,6 +23,7 @@ from lightning_noise.study.task import RERUN, Outcome, RunKey, Task
 
 CODE = "code:"  # before the parts of a fingerprint in the attributes of a study
 ACCEPTED = "accepted_changes"
+BEFORE_SETTINGS = {"wave": 4}  # what settings were before a storage held them
 UNKNOWN_CODE = (
     "the stored runs are from a version of lightning-noise that did not record make_module, "
     "make_data and the options they were made with, so it cannot be checked whether these have "
@@ -90,11 +91,11 @@ class Shelf:
         return notes
 
     def load(self) -> dict[RunKey, Outcome]:
-        """All stored runs."""
-        found = {}
+        """All stored runs. Of two with the same key the first counts, for every reader."""
+        found: dict[RunKey, Outcome] = {}
         for run in self._runs():
             key, outcome = _unpack(run, self._goals)
-            found[key] = outcome
+            found.setdefault(key, outcome)
         return found
 
     def _runs(self) -> list[dict[str, Any]]:
@@ -140,13 +141,19 @@ def _study(
     except KeyError:
         opened.check_writing()
         with quiet():
-            study = optuna.create_study(storage=opened.storage, study_name=name)
+            study = optuna.create_study(
+                storage=opened.storage,
+                study_name=name,
+                load_if_exists=True,  # another process may create it at this moment
+            )
     wanted = json.loads(json.dumps(settings))
     found = study.user_attrs.get("settings")
     if found is None:
         opened.check_writing()
         study.set_user_attr("settings", wanted)
-    elif found != wanted:
+        return study
+    found = {**BEFORE_SETTINGS, **found}
+    if found != wanted:
         other = f"other settings: {_settings_changed(found, wanted)}"
         fix = "Give this one another name or storage"
         raise StorageError(f"the storage holds study {name!r} with {other}. {fix}.")

@@ -1,7 +1,8 @@
 """Trains to a goal at many batch sizes, each with its own tuned learning rate, and fits b_crit."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from optuna.storages import BaseStorage
 
 from lightning_noise.study.checks import (
     as_goals,
+    check_executor,
     check_functions,
     check_sizes,
 )
@@ -22,12 +24,13 @@ from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.progress import bar
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.rows import rows_of
-from lightning_noise.study.runner import Runner, started
+from lightning_noise.study.runners import started
 from lightning_noise.study.schedule import make_schedule
 from lightning_noise.study.settings import Search, Workers, check_records
 from lightning_noise.study.space import as_ranges, distributions
 from lightning_noise.study.storage import UNKNOWN_CODE, Shelf, as_setting
-from lightning_noise.study.task import Done, Outcome, Recipe, RunKey, Task
+from lightning_noise.study.task import Done, Recipe
+from lightning_noise.study.work import Desk, work
 
 
 class BatchSizeStudy:
@@ -55,8 +58,9 @@ class BatchSizeStudy:
         search: trials, reruns, seeds and pruning, a :class:`Search`.
         workers: processes that train, a :class:`Workers`.
         storage: of finished runs: a path of a journal file (None: ``<name>.journal``), any URL of
-            Optuna's (``sqlite:///a.db``), or an Optuna storage. Only one process at a time may run
-            a study. A finished study can also be read where nothing can be written.
+            Optuna's (``sqlite:///a.db``), or an Optuna storage. Any number of processes on any
+            machines can run a study in a PostgreSQL or MySQL database at the same time; in every
+            other storage, one. A finished study can also be read where nothing can be written.
         name: of the study, inside the storage.
         validate_every: examples between validations (at least a step); None: a hundredth of the
             budget at each size.
@@ -126,6 +130,7 @@ class BatchSizeStudy:
         *,
         storage: str | Path | BaseStorage | None = None,
         accept_changes: bool = False,
+        executor: Executor | None = None,
     ) -> StudyResult:
         """Runs what the storage does not hold yet, and returns the result of all runs.
 
@@ -134,29 +139,46 @@ class BatchSizeStudy:
             accept_changes: keeps stored runs although ``make_module``, ``make_data``,
                 ``trainer_options`` or ``noise_scale``, or code that they use, are not those that
                 the runs were made with. The result's warnings report it.
+            executor: of ``concurrent.futures``, which trains instead of the ``workers``: a process
+                pool, or that of Dask or of another job queue. It stays open.
 
         Raises:
+            TypeError: ``executor`` is not an ``Executor``.
             StorageError: the storage is in use, cannot be used, or holds a study of this name with
                 other settings or, without ``accept_changes``, with runs of other code.
-            TrialError: a run raised an error, or its process died three times. Finished runs are
-                kept.
+            TrialError: a run raised an error, its process died three times, or the executor is
+                broken. Finished runs are kept.
         """
         if storage is None:
             storage = self.storage
+        check_executor(executor)
         plans = list(map(self._plan, self.batch_sizes))
-        done: dict[RunKey, Outcome] = {}
         with opened(storage, self.name) as found:
+            shelves, notes = found.claims.patiently(
+                lambda: self._set_up(found, plans, accept_changes=accept_changes)
+            )
+            desk = Desk(plans, shelves, found.claims)
+            if desk.open_tasks():
+                found.check_writing()
+                self._work(desk, executor)
+        if UNKNOWN_CODE in notes:
+            warnings.warn(f"study {self.name!r}: {UNKNOWN_CODE}", stacklevel=2)
+        table = rows_of(plans, self.goals, desk.done)
+        return StudyResult.from_table(table, warnings=[*notes, *_warnings(desk.done)])
+
+    def _set_up(
+        self,
+        storage: Opened,
+        plans: Sequence[SizePlan],
+        *,
+        accept_changes: bool,
+    ) -> tuple[dict[int, Shelf], list[str]]:
+        """The shelf of every batch size, and notes on the code behind the stored runs."""
+        with storage.claims.alone():
             shelves = {}
             for plan in plans:
-                shelves[plan.global_size] = self._shelf(found, plan)
-            notes = self._agree(shelves.values(), accept_changes=accept_changes)
-            for shelf in shelves.values():
-                done |= shelf.load()
-            if _next_tasks(plans, done):
-                found.check_writing()
-                self._work(plans, done, shelves)
-        table = rows_of(plans, self.goals, done)
-        return StudyResult.from_table(table, warnings=[*notes, *_warnings(done)])
+                shelves[plan.global_size] = self._shelf(storage, plan)
+            return shelves, self._agree(shelves.values(), accept_changes=accept_changes)
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:
@@ -175,39 +197,24 @@ class BatchSizeStudy:
         for shelf in shelves:
             found = shelf.agree(self._fingerprint, accept_changes=accept_changes)
             notes |= dict.fromkeys(found)
-        if UNKNOWN_CODE in notes:
-            warnings.warn(f"study {self.name!r}: {UNKNOWN_CODE}", stacklevel=3)
         return list(notes)
 
-    def _work(
-        self,
-        plans: Sequence[SizePlan],
-        done: dict[RunKey, Outcome],
-        shelves: Mapping[int, Shelf],
-    ) -> None:
-        total = _expected(plans, done)
+    def _work(self, desk: Desk, executor: Executor | None) -> None:
         with (
-            started(self.recipe, self.workers.count) as runner,
-            bar(self.name, len(done), total, progress=self.progress) as shown,
+            started(self.recipe, self.workers.count, executor) as runner,
+            bar(self.name, len(desk.done), desk.expected(), progress=self.progress) as shown,
         ):
-            for task, outcome in _outcomes(runner, plans, done):
-                shelves[task.global_size].keep(task, outcome)
-                done[task.key] = outcome
-                shown.show(
-                    len(done),
-                    _expected(plans, done),
-                    self._best(plans, done),
-                )
+            work(
+                desk,
+                runner,
+                lambda: shown.show(len(desk.done), desk.expected(), self._best(desk)),
+            )
 
-    def _best(
-        self,
-        plans: Sequence[SizePlan],
-        done: Done,
-    ) -> dict[int, float]:
+    def _best(self, desk: Desk) -> dict[int, float]:
         """Batch size → fewest steps to the first goal so far."""
         found = {}
-        for plan in plans:
-            steps = plan.best_steps(self.goals[0], done)
+        for plan in desk.plans:
+            steps = plan.best_steps(self.goals[0], desk.done)
             if steps is not None:
                 found[plan.global_size] = steps
         return found
@@ -245,41 +252,11 @@ def _noise_arguments(noise_scale: bool | Mapping[str, Any]) -> dict[str, Any] | 
     return None
 
 
-def _expected(plans: Sequence[SizePlan], done: Done) -> int:
-    return sum(plan.expected(done) for plan in plans)
-
-
-def _next_tasks(plans: Sequence[SizePlan], done: Done) -> list[Task]:
-    tasks: list[Task] = []
-    for plan in plans:
-        tasks += plan.next_tasks(done)
-    return tasks
-
-
-def _outcomes(
-    runner: Runner,
-    plans: Sequence[SizePlan],
-    done: Done,
-) -> Iterator[tuple[Task, Outcome]]:
-    """Runs everything that the plans ask for.
-
-    That depends on ``done``: the caller adds each outcome to it.
-    """
-    running: set[RunKey] = set()
-    while True:
-        tasks = _next_tasks(plans, done)
-        waiting = [task for task in tasks if task.key not in running]
-        for task in waiting[: runner.free]:
-            running.add(task.key)
-            runner.submit(task)
-        if not running:
-            return
-        for task, outcome in runner.wait():
-            yield task, outcome
-            running.remove(task.key)
-
-
 def _warnings(done: Done) -> list[str]:
-    """What the runs report, each text once."""
-    texts = [outcome.warning for outcome in done.values() if outcome.warning]
-    return list(dict.fromkeys(texts))
+    """What the runs report, each text once, whatever the order in which they ended."""
+    texts: dict[str, None] = {}
+    for key in sorted(done):
+        warning = done[key].warning
+        if warning:
+            texts[warning] = None
+    return list(texts)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler
 
-from lightning_noise import AdaptiveBatchSize, GradientNoiseScale
+from lightning_noise import AdaptiveBatchSize, GradientNoiseScale, LeastTime
 from testing.adapting import Keeper, Numbered, Script, Stream, adapting, numbered, run
 from testing.toys import trainer
 
@@ -43,6 +43,13 @@ class OneRank:
         return Script(GROW)(estimate, global_size)
 
 
+class Timing(LeastTime):
+    """Needs the clock, and is asked on rank 0 alone."""
+
+    def decide(self, estimate, global_size, situation):
+        return OneRank()(estimate, global_size)
+
+
 def story(module, callback, *arguments, **settings):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
@@ -66,6 +73,8 @@ def everything():
         callback = GradientNoiseScale(adaptive_batch_size=AdaptiveBatchSize(OneRank()))
         found[strategy] = story(module, callback, strategy=strategy)
         found[strategy]["sampler epochs"] = module.sampler_epochs
+    timing = GradientNoiseScale(adaptive_batch_size=AdaptiveBatchSize(Timing()))
+    found["clock"] = story(Kept(), timing, strategy="ddp")
     loader = numbered()
     found["passed"] = story(
         Keeper(), adapting(GROW, max_local_size=8), loader, strategy="ddp_noise"
@@ -82,6 +91,9 @@ def everything():
     found["stream"] = story(Keeper(), adapting(GROW), stream, strategy="ddp")
     workers = numbered(num_workers=1, persistent_workers=True)
     found["workers"] = story(Keeper(), adapting(GROW), workers, strategy="ddp", epochs=2)
+    found["inside"] = inside()
+    found["inside, resumed"] = inside(step=6)
+    found["other prefetch"] = inside(workers=2 * RANK, saves=False)
     found["static graph"] = refusal(
         adapting(GROW), strategy=L.pytorch.strategies.DDPStrategy(static_graph=True)
     )
@@ -90,6 +102,40 @@ def everything():
     )
     found["resumed"] = resumed()
     return found
+
+
+class Batches(Keeper):
+    """Notes the examples of every batch, from a shuffled loader."""
+
+    def __init__(self, workers):
+        super().__init__()
+        self.workers = workers
+
+    def train_dataloader(self):
+        return DataLoader(Numbered(192), batch_size=4, shuffle=True, num_workers=self.workers)
+
+    def batches(self):
+        return [batch[0] for kept in self.epochs.values() for batch in kept["batches"]]
+
+
+def inside(step=None, workers=1, *, saves=True):
+    """Two epochs whose batch size changes inside the first one; from a checkpoint with ``step``."""
+    folder = Path(os.environ["ADAPTING_FOLDER"]) / "inside"
+    savers, path = [], None
+    if step is not None:
+        path = folder / f"step={step}.ckpt"
+    elif saves:
+        savers = [ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=1, filename="{step}")]
+    module, callback = Batches(workers), adapting({8: 16, 16: 32}, every=3)
+    arguments = {"devices": 2, "strategy": "ddp", "enable_checkpointing": bool(savers)}
+    again = trainer(callback, *savers, epochs=2, accumulate=1, **arguments)
+    again.fit(module, ckpt_path=path)
+    return {
+        "batches": module.batches(),
+        "totals": module.totals(),
+        "state": callback.state_dict(),
+        "weights": [p.detach().clone() for p in module.parameters()],
+    }
 
 
 def refusal(callback, **settings):

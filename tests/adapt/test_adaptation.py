@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_noise.adapt.actions import (
+    ChangeInside,
     MeasureSizeAnew,
     Say,
     SetAccumulation,
@@ -17,9 +18,9 @@ from lightning_noise.adapt.actions import (
     SetRateFactor,
     Warn,
 )
-from lightning_noise.adapt.adaptation import STEPS_BETWEEN, AboveMaxLocalSizeError, Adaptation
+from lightning_noise.adapt.adaptation import AboveMaxLocalSizeError, Adaptation
 from lightning_noise.adapt.adaptation_state import Mark, State
-from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
+from lightning_noise.adapt.adaptive_settings import WITHIN_EPOCH, AdaptiveBatchSize
 from lightning_noise.adapt.decisions import Limits, Measurement
 from lightning_noise.adapt.policy import Decision, TrackNoiseScale
 from lightning_noise.adapt.size_plan import BatchPlan, Bounds
@@ -216,22 +217,75 @@ def test_a_micro_batch_above_the_limit_is_refused_also_a_checkpoint_s():
         Adaptation(small.settings).begin_fit(Mark(0, 0.0), BatchPlan(12, 1, 1))
 
 
-def test_inside_an_epoch_accumulation_changes_where_both_windows_end():
+def test_inside_an_epoch_the_micro_batch_changes_when_it_arrives():
+    machine = running(script({4: 8}), every=20)
+    assert not machine.decides_now(19) and machine.decides_now(20)
+    said, change = machine.inside_epoch(measured(4, 20), Limits(max_epochs=1, resizes_inside=True))
+    assert "4 → 8 within this epoch (local size 8 × accumulation 1" in said.text
+    assert change == ChangeInside(Fraction(2), 1)
+    assert machine.waits and not machine.decides_now(200)  # while a decision waits
+    assert machine.arrives(measured(4, 24)) == [
+        SetBatch(Fraction(2)),
+        SetAccumulation(1),
+        SetRateFactor(2.0),
+        MeasureSizeAnew(),
+        SetPace(2.0),
+    ]
+    assert machine.state.history[0][:4] == (0, 4, 24, 96)
+    assert machine.arrives(measured(8, 30)) == []  # nothing waits
+    assert not machine.decides_now(39) and machine.decides_now(40)
+
+
+def test_inside_an_epoch_only_accumulation_changes_where_loaders_cannot():
     start = BatchPlan(4, 2, 1)
     machine = running(script({8: 12}), start=start, within_epoch=True)
-    assert not machine.decides_now(STEPS_BETWEEN - 1) and machine.decides_now(STEPS_BETWEEN)
-    (said,) = machine.inside_epoch(measured(8, 50), Limits(max_epochs=1))
-    assert "8 → 12 as soon as windows align (local size 4 × accumulation 3" in said.text
-    assert not machine.decides_now(200)  # while a decision waits
-    assert [batches for batches in range(100, 110) if machine.windows_align(batches)] == [102, 108]
-    assert machine.align(measured(8, 51)) == [
+    assert not machine.decides_now(WITHIN_EPOCH - 1) and machine.decides_now(WITHIN_EPOCH)
+    said, change = machine.inside_epoch(measured(8, 50), Limits(max_epochs=1))
+    assert "8 → 12 within this epoch (local size 4 × accumulation 3" in said.text
+    assert change == ChangeInside(Fraction(1), 3)
+    assert machine.arrives(measured(8, 51)) == [
+        SetBatch(Fraction(1)),
         SetAccumulation(3),
         SetRateFactor(1.5),
         MeasureSizeAnew(),
         SetPace(1.5),
     ]
     assert machine.state.history[0][:4] == (0, 8, 51, 408)
-    assert not machine.windows_align(108)
+
+
+def test_memory_that_does_not_hold_a_size_sends_it_back_for_good():
+    machine = running(script({4: 8, 8: 16, 16: 32}))
+    assert not machine.can_go_back
+    for epoch, size in enumerate((4, 8), start=1):
+        machine.end_epoch(measured(size, 24 * epoch, 96 * epoch), Limits())
+        machine.begin_epoch(epoch, 12)
+    assert machine.can_go_back
+    warning = (
+        "memory does not hold local size 16 × accumulation 1 × 1 rank, so training continues with "
+        "local size 8 × accumulation 1 × 1 rank, and no micro-batch exceeds 8 from here on."
+    )
+    assert machine.out_of_memory(measured(16, 48, 192)) == [
+        Warn(warning),
+        SetBatch(Fraction(2)),
+        SetAccumulation(1),
+        SetRateFactor(2.0),
+        MeasureSizeAnew(),
+        SetPace(2.0),
+    ]
+    assert not machine.can_go_back and machine.out_of_memory(measured(8, 50)) == []
+    again = Adaptation(machine.settings)
+    again.load_state_dict(json.loads(json.dumps(machine.state_dict())))
+    for one in (machine, again):
+        said, batch = one.end_epoch(measured(8, 60, 288), Limits())
+        assert "(local size 8 × accumulation 2 × 1 rank; max_local_size=8, so" in said.text
+        assert batch == SetBatch(Fraction(2))
+
+
+def test_a_size_that_shrank_has_nothing_to_go_back_to():
+    machine = running(script({4: 2}))
+    machine.end_epoch(measured(4, 24), Limits())
+    machine.begin_epoch(1, 48)
+    assert not machine.can_go_back
 
 
 def test_a_decision_that_did_not_align_is_taken_anew_at_the_end_of_the_epoch():
@@ -359,8 +413,8 @@ def play(settings, scales, resume_at=None):
             now = measured(plan.global_size, steps, float(examples), estimate=seen(noise_scale))
             if machine.decides_now(steps):
                 happens("inside_epoch", now, Limits(Bounds(max_local_size=64)))
-            if machine.windows_align(batch):
-                happens("align", now)
+            if machine.waits and batch % machine.state.following.plan.accumulation == 0:
+                happens("arrives", now)
         happens("end_epoch", now, Limits(Bounds(max_local_size=64)))
     happens("end_training", now)
     return trace, machine.state
@@ -388,9 +442,22 @@ def test_a_scripted_run_has_every_kind_of_event_and_resumes_at_each():
         "begin_fit",
         "begin_epoch",
         "inside_epoch",
-        "align",
+        "arrives",
         "end_epoch",
         "end_training",
     }
     for place in range(len(whole[0])):
         assert play(adaptive, scales, place) == whole
+
+
+def test_the_factor_on_the_learning_rate_is_taken_anew_at_every_decision():
+    machine = running(script({4: 8}), learning_rate="optimal")
+    machine.end_epoch(measured(4, 24), Limits(alpha=1.0))
+    machine.begin_epoch(1, 12)
+    before = (1 + 900 / 4) / (1 + 900 / 8)
+    assert machine.rate_factor == pytest.approx(before, rel=1e-12)
+    now = measured(8, 36, estimate=seen(10.0))
+    after = (1 + 9 / 4) / (1 + 9 / 8)
+    assert machine.end_epoch(now, Limits(alpha=1.0)) == [SetRateFactor(pytest.approx(after))]
+    assert machine.rate_factor == pytest.approx(after, rel=1e-12)
+    assert machine.end_epoch(now, Limits(alpha=1.0)) == []

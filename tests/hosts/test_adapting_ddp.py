@@ -35,7 +35,7 @@ def test_every_example_once_an_epoch_on_one_of_the_ranks(two, name):
 
 
 def test_ranks_agree_and_rank_0_speaks(two):
-    for name in ("ddp", "ddp_noise", "passed", "own sampler", "stream", "workers"):
+    for name in ("ddp", "ddp_noise", "clock", "passed", "own sampler", "stream", "workers"):
         assert two[0][name]["state"] == two[1][name]["state"], name
         assert all(
             torch.equal(a, b)
@@ -45,6 +45,13 @@ def test_ranks_agree_and_rank_0_speaks(two):
             "GradientNoiseScale: global size 8 → 16 from epoch 1 on" in two[0][name]["out"]
             and two[1][name]["out"] == ""
         )
+
+
+def test_rank_0_is_timed_and_all_know_the_times(two):
+    times = [dict(rank["clock"]["state"]["adaptation"]["times"]) for rank in two]
+    assert times[0] == times[1]
+    # epochs of 12, 6, 3 and 8 steps, without the first three and the one that begins the clock
+    assert {size: len(found) for size, found in times[0].items()} == {8: 8, 16: 2, 12: 4}
 
 
 def test_loaders_passed_to_fit(two):
@@ -86,3 +93,27 @@ def test_resume(two):
             torch.equal(a, b)
             for a, b in zip(rank["resumed"]["weights"], rank["ddp"]["weights"], strict=True)
         )
+
+
+def test_all_ranks_change_at_the_same_batch_inside_an_epoch(two):
+    for name in ("inside", "other prefetch"):
+        sizes = [[len(batch) for batch in rank[name]["batches"]] for rank in two]
+        ahead = {"inside": 2, "other prefetch": 4}[name]  # the rank that draws most decides
+        small = 3 + ahead
+        middle = max(6, small + 1) + ahead - small
+        full, short = divmod(96 - 4 * small - 8 * middle, 16)
+        first = [4] * small + [8] * middle + [16] * full + [short] * (short > 0)
+        assert sizes[0] == sizes[1] == first + [16] * 6
+        for rank in two:
+            assert rank[name]["totals"] == [len(first), 6]
+        used = [number for rank in two for batch in rank[name]["batches"] for number in batch]
+        assert sorted(used) == sorted(2 * list(range(192)))
+
+
+def test_resume_inside_an_epoch(two):
+    for rank in two:
+        left = len(rank["inside, resumed"]["batches"])
+        assert rank["inside, resumed"]["batches"] == rank["inside"]["batches"][-left:]
+        assert rank["inside, resumed"]["state"] == rank["inside"]["state"]
+        pairs = zip(rank["inside, resumed"]["weights"], rank["inside"]["weights"], strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)

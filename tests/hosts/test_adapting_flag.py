@@ -19,11 +19,13 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 from lightning_noise import (
     AdaptiveBatchSize,
+    BatchSizeRamp,
     ByExamples,
     Decision,
     ExchangeRate,
     GradientNoiseScale,
     Key,
+    LeastTime,
     NoiseEstimate,
     TrackNoiseScale,
 )
@@ -189,6 +191,8 @@ def test_the_flag_takes_what_it_says(value, text):
         ({"learning_rate": "cubic"}, ValueError, "learning_rate must be one of"),
         ({"max_local_size": 2.5}, TypeError, "max_local_size must be None or an int >= 1, got 2.5"),
         ({"max_local_size": True}, TypeError, "max_local_size"),
+        ({"every": 0}, ValueError, 'every must be None, "epoch" or an int >= 1, got 0'),
+        ({"every": "step"}, TypeError, "every must be None, \"epoch\" or an int >= 1, got 'step'"),
         ({"within_epoch": 1}, TypeError, "within_epoch must be a bool, got 1"),
         ({"advise_only": "no"}, TypeError, "advise_only must be a bool, got 'no'"),
     ],
@@ -200,7 +204,7 @@ def test_settings_check_themselves(arguments, error, text):
 
 def test_what_the_flag_stands_for():
     policy = ExchangeRate(100)
-    assert adaptive_settings(True).policy == TrackNoiseScale()
+    assert adaptive_settings(True).policy == LeastTime()
     assert adaptive_settings(policy) == AdaptiveBatchSize(policy)
     assert adaptive_settings(AdaptiveBatchSize(policy, within_epoch=True)).within_epoch
 
@@ -215,6 +219,14 @@ class Threefold:
 EXCHANGE = {
     "class_path": "lightning_noise.ExchangeRate",
     "init_args": {"rate": 256.0, "min_gain": 0.1},
+}
+LEAST_TIME = {
+    "class_path": "lightning_noise.LeastTime",
+    "init_args": {"waste": 0.25, "step_time": [0.01, 1e-5]},
+}
+RAMP = {
+    "class_path": "lightning_noise.BatchSizeRamp",
+    "init_args": {"milestones": [1000.0, 3000.0]},
 }
 OWN = {"class_path": f"{__name__}.Threefold"}
 WRITTEN = [
@@ -234,6 +246,13 @@ WRITTEN = [
             "init_args": {"policy": EXCHANGE, "within_epoch": True},
         },
         AdaptiveBatchSize(ExchangeRate(256.0, min_gain=0.1), within_epoch=True),
+    ),
+    ({"every": 20}, AdaptiveBatchSize(every=20)),
+    ({"every": "epoch", "advise_only": True}, AdaptiveBatchSize(advise_only=True)),
+    (LEAST_TIME, AdaptiveBatchSize(LeastTime(0.25, step_time=(0.01, 1e-5)))),
+    (
+        {"policy": RAMP, "schedule": "steps", "guard": False},
+        AdaptiveBatchSize(BatchSizeRamp([1000.0, 3000.0]), schedule="steps", guard=False),
     ),
     (OWN, None),
     ({"policy": OWN}, None),
@@ -295,7 +314,7 @@ def test_the_learning_rate_follows_by_one_factor_from_the_start():
 def test_the_optimal_rule_takes_the_kind_of_optimizer_and_the_cautious_end():
     for optimizer, alpha in ((torch.optim.SGD, 1.0), (torch.optim.AdamW, 0.5)):
         module = Regression(lambda p, optimizer=optimizer: optimizer(p, lr=0.01))
-        callback = adapting({4: 32})
+        callback = adapting({4: 32}, learning_rate="optimal")
         fit(module, data(examples=256), callback, epochs=1, accumulate=1)
         estimate = callback.session.estimate(Key(), confidence=0.99)
         expected = learning_rate_factor("optimal", 4, 32, estimate, alpha=alpha)
@@ -455,7 +474,7 @@ def test_schedules_that_count_steps_are_warned_of_or_kept_in_pace():
         wrap = staticmethod(ByExamples)
 
     with pytest.warns(UserWarning, match=r"LinearLR counts optimizer steps \(72 in all\)"):
-        run(Scheduled(), adapting(GROW), numbered(), epochs=1)
+        run(Scheduled(), adapting(GROW, schedule="steps"), numbered(), epochs=1)
     fitted = run(Wrapped(), adapting({4: 7, 7: 16}), numbered(), epochs=3)  # 24, 14, 6 steps
     assert fitted.global_step == 44
     schedule = fitted.lr_scheduler_configs[0].scheduler
@@ -490,9 +509,9 @@ def test_a_small_data_set_that_repeats_ends_the_growth():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(300, 20, generator=generator)
     y = x[:, :1] + torch.randn(300, 1, generator=generator)
-    noise = GradientNoiseScale(adaptive_batch_size=True)
+    noise = GradientNoiseScale(adaptive_batch_size=TrackNoiseScale())
     loader = DataLoader(TensorDataset(x, y), 8, shuffle=True, generator=generator)
-    fit(Wide(), loader, noise, accumulate=1, epochs=20)
+    fit(Wide(), loader, noise, accumulate=1, epochs=40)
     assert repeats_dominate(noise.estimate(), data_size=300)
     sizes = [size for _, size, *_ in noise.state_dict()["adaptation"]["history"]]
     assert max(sizes) < 300 / 3

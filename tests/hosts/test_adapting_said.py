@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lightning_noise.adapt.adaptation import STEPS_BETWEEN
+from lightning_noise.adapt.adaptive_settings import WITHIN_EPOCH
 from testing.adapting import Keeper, Numbered, adapting
 from testing.toys import Resumable, fit
 
@@ -21,14 +21,14 @@ def said(capsys, **limits):
 
 def test_a_change_within_the_only_epoch_is_printed_once(capsys):
     lines = said(capsys, epochs=1)
-    assert [line.split(" as soon")[0] for line in lines] == [
+    assert [line.split(" within")[0] for line in lines] == [
         f"GradientNoiseScale: global size {s}" for s in ("4 → 8", "8 → 16")
     ]
 
 
 def test_a_decision_that_comes_too_late_is_not_printed(capsys):
-    assert said(capsys, epochs=2, max_steps=STEPS_BETWEEN) == []
-    assert len(said(capsys, epochs=2, max_steps=STEPS_BETWEEN + 1)) == 1
+    assert said(capsys, epochs=2, max_steps=WITHIN_EPOCH) == []
+    assert len(said(capsys, epochs=2, max_steps=WITHIN_EPOCH + 1)) == 1
 
 
 class AtBorder(Resumable):

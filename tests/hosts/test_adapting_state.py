@@ -182,7 +182,10 @@ def test_resume_within_an_epoch_is_exact(tmp_path, every):
     examples = data(examples=1600).dataset
 
     def go(*callbacks, **arguments):
-        module, noise = Planned(asks=False), adapting({12: 16, 16: 8}, within_epoch=True)
+        module, noise = (
+            Planned(asks=False),
+            adapting({12: 16, 16: 8}, within_epoch=True, max_local_size=4),
+        )
         arguments = {
             "epochs": 1,
             "accumulate": 3,

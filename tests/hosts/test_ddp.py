@@ -183,7 +183,7 @@ def test_all_ranks_hold_the_same_state_and_rank_0_speaks(two):
         if isinstance(result, dict):
             assert result["state"] == two[1]["estimates"][name]["state"], name
             assert (
-                result["out"].startswith("noise scale: b_simple")
+                "\n  noise scale: b_simple" in result["out"]
                 and two[1]["estimates"][name]["out"] == ""
             )
 

@@ -264,7 +264,10 @@ def test_batch_size_fn_is_respected():
 )
 def test_the_verdict_names_the_unit(function, unit, capsys):
     measured(Regression(), data(), noise={"batch_size_fn": function})
-    assert unit in capsys.readouterr().out.splitlines()[0]
+    lines = capsys.readouterr().out.splitlines()
+    value = next(line for line in lines if "noise scale: b_simple" in line)
+    assert unit in value
+    assert f" {unit[1:]}" in lines[0]  # the advice
 
 
 @pytest.mark.parametrize("batch", ["list", "dict", "scalar first", "dataclass-like"])

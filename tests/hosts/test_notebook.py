@@ -45,7 +45,8 @@ FIT = "trainer.fit(toys.Regression(), toys.data(examples=32, local_size=4))"
 PRINTED = [  # how lines begin
     "GradientNoiseScale: global size 4 → 8 from epoch 1 on",
     "in two lines",
-    "noise scale: b_simple",
+    "Whether your batch size of 8 is right cannot be determined",
+    "  noise scale: b_simple",
     "  probe examples:",
 ]
 

@@ -1,7 +1,6 @@
 """What reaches the loggers, callback_metrics, the progress bar and the terminal."""
 
 import csv
-import math
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_noise import GradientNoiseScale, Key, tradeoff
-from lightning_noise.core.averaging import RunningAverage
-from lightning_noise.core.estimate import estimate_from
-from lightning_noise.core.moments import Moments
-from lightning_noise.core.trajectory import Trajectory
-from lightning_noise.measure.skips import ONE_GROUP
-from lightning_noise.say.verdict import Verdict, number
 from testing.event_files import scalars
 from testing.models import Lost
 from testing.toys import Regression, data, fit
@@ -148,76 +141,6 @@ def test_reads_every_fifty_steps_where_nothing_is_logged():
     assert max(waiting) == 49 and waiting[-1] == 125 - 100
 
 
-def findings(moments, *, global_size=32.0, data_size=None, skipped=None):
-    average, trajectory = RunningAverage(0.99), Trajectory()
-    for m in moments:
-        average.update(m)
-        trajectory.add(estimate_from(average), rate=0.1)
-    return Verdict(
-        estimate=estimate_from(average, data_size=data_size),
-        average=average,
-        trajectory=trajectory,
-        probe="micro_batches",
-        groups="4 micro-batches per step on 1 rank are 4 groups",
-        global_size=global_size,
-        learning_rate=0.1,
-        data_size=data_size,
-        skipped=skipped or {},
-    )
-
-
-def steps(trace, grad_sq, wobble, grad_wobble=0.1):
-    """Moments of groups 8 and 32 whose step values alternate around (trace, grad_sq)."""
-    result = []
-    for i in range(40):
-        x, y = trace * (1 + wobble * (-1) ** i), grad_sq * (1 + grad_wobble * (-1) ** (i // 2))
-        result.append(Moments(y + x / 8, y + x / 32, 1 / 8, 1 / 32))
-    return result
-
-
-def test_verdict_of_a_resolved_run():
-    text = str(findings(steps(96.0, 1.0, 0.1)))
-    first, costs, change, probe = text.splitlines()
-    assert (
-        first.startswith("noise scale: b_simple 9")
-        and "at the start (measured step 6)" in first
-        and "at the end (examples" in first
-    )
-    assert (
-        costs.strip() == "batch size 32 at learning rate 0.1: 4 times the minimum number of "
-        "steps, 1.33 times the minimum number of examples"
-    )
-    assert (
-        change.strip()
-        == "halving it: +75 % steps, -12 % examples; doubling it: -38 % steps, +25 % examples"
-    )
-    assert (
-        probe.strip()
-        == "probe micro_batches: 4 micro-batches per step on 1 rank are 4 groups; 40 steps measured"
-    )
-
-
-def test_verdict_of_a_decaying_schedule_rests_on_the_high_rates():
-    """B_simple is near 96 at a rate of 0.1 and near 9600 at the end, where the rate is a thousandth
-    of it.
-    """
-    found = findings(steps(96.0, 1.0, 0.1))
-    end = found.estimate._replace(noise_scale=9600.0, low=9000.0, high=10000.0, steps=80)
-    way = Trajectory()
-    way.add(found.estimate._replace(noise_scale=96.0, low=90.0, high=100.0), rate=0.1, size=32.0)
-    way.add(end, rate=0.0001, size=32.0)
-    found = found._replace(estimate=end, trajectory=way, learning_rate=0.0001)
-    first, costs, *_ = str(found).splitlines()
-    assert "96 on average while the learning rate was at least a third of its peak" in first
-    assert "9600 [9000, 10000] at the end, at a learning rate of 0.0001, which makes" in first
-    assert costs.strip() == (
-        "batch size 32 while the learning rate was at least a third of its peak, that is "
-        "until measured step 40, where the "
-        "noise scale was 96 [90, 100]: 4 times the minimum number of steps, 1.33 "
-        "times the minimum number of examples"
-    )
-
-
 def test_verdict_of_a_cosine_schedule_on_a_real_run(capsys):
     def cosine(parameters):
         optimizer = torch.optim.SGD(parameters, lr=0.1)
@@ -246,72 +169,9 @@ def test_a_short_last_batch_is_not_the_batch_size(capsys):
     assert "batch size 8 while the learning rate was at least a third" in capsys.readouterr().out
 
 
-def test_a_bound_above_the_average_is_what_the_costs_rest_on():
-    """At least 9000 at the end, 96 on average: the average is not what the end costs."""
-    found = findings(steps(96.0, 1.0, 0.1))
-    end = found.estimate._replace(noise_scale=None, low=9000.0, high=None, resolved=False)
-    _, costs, *_ = str(found._replace(estimate=end)).splitlines()
-    assert costs.strip().endswith(": at least 282 times the minimum number of steps")
-
-
-def test_a_short_window_is_not_told_to_raise_decay():
-    found = findings(steps(96.0, 1.0, 0.1, 5.0))
-    short = RunningAverage(0.9)
-    for m in steps(96.0, 1.0, 0.1, 5.0):
-        short.update(m)
-    text = str(found._replace(average=short))
-    assert "raise decay" not in text and "has changed lately" in text
-
-
-def test_verdict_of_an_unresolved_run():
-    text = str(findings(steps(96.0, 1.0, 0.1, 5.0)))
-    assert text.startswith("noise scale: b_simple not resolved, at least ")
-    assert "not resolved from zero" in text and "steps like these resolve it" in text
-    assert "at least" in text.splitlines()[1]
-
-
-def test_verdict_of_nothing():
-    text = str(findings([], global_size=None, skipped={ONE_GROUP: 3}))
-    assert text.splitlines()[0] == "noise scale: b_simple not measured yet (examples)"
-    warning = "warning: skipped 3 steps: only one group of gradients in the step"
-    assert text.splitlines()[-1].strip() == warning
-
-
-def test_verdict_of_too_few_steps():
-    text = str(findings(steps(96.0, 1.0, 0.1)[:4]))
-    assert text.startswith("noise scale: b_simple not measured yet")
-    assert "needs five measured steps" in text and "upper bound" not in text
-
-
-def test_verdict_says_when_one_step_rules_and_when_the_data_set_is_too_small():
-    heavy = [
-        *steps(96.0, 1.0, 0.1),
-        Moments(1 + 9600 / 8, 1 + 9600 / 32, 1 / 8, 1 / 32),
-        *steps(96.0, 1.0, 0.1),
-    ]
-    assert "one step holds" in str(findings(heavy))
-    assert "of the order of the data set (100 examples)" in str(
-        findings(steps(960.0, 1.0, 0.1), data_size=100)
-    )
-
-
 def test_fit_prints_the_verdict(capsys):
     fit(Regression(), data(), GradientNoiseScale(), epochs=8)
     out = capsys.readouterr().out
-    assert out.startswith("noise scale: b_simple ")
+    assert out.startswith("Your batch size of 8 is ")
+    assert "\n  noise scale: b_simple " in out
     assert "64 steps measured" in out
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "unbounded"),
-        (0, "0"),
-        (4.0, "4"),
-        (1234567.0, "1230000"),
-        (-0.5, "-0.5"),
-        (math.inf, "inf"),
-    ],
-)
-def test_number(value, text):
-    assert number(value) == text

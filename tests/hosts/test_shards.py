@@ -109,7 +109,8 @@ def test_all_strategies_measure_the_same(two, case):
     of_ddp = two[0]["ddp"][case]["moments"][""]
     for strategy in ("fsdp2", "fsdp"):
         for got, want in zip(two[0][strategy][case]["moments"][""], of_ddp, strict=True):
-            agree(got, want, rel=1e-7)
+            # single precision, gradients summed in another order
+            agree(got, want, rel=5e-7)
 
 
 @pytest.mark.slow

@@ -224,11 +224,13 @@ def test_the_number_is_in_the_unit_and_the_verdict_names_it(case, given, capsys)
     agree(callback.estimate(), by_hand(module, found, case.count))
     used = [sum(map(case.count, found[at : at + 2])) for at in range(0, len(found), 2)]
     assert callback.state_dict()["session"]["tallies"][""]["sizes"] == used
-    out = capsys.readouterr().out
-    assert (
-        f"({case.unit}" in out.splitlines()[0]
-        and f"batch size {statistics.median_high(used)} " in out
-    )
+    lines = capsys.readouterr().out.splitlines()
+    advice = lines[0]
+    at = next(i for i, line in enumerate(lines) if "noise scale: b_simple" in line)
+    value, costs = lines[at : at + 2]
+    size = statistics.median_high(used)
+    assert f"({case.unit}" in value and f"batch size {size} " in costs
+    assert f"our batch size of {size} " in advice
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -269,18 +271,55 @@ def test_single_sequences_counted_in_tokens():
     agree(callback.estimate(), estimate_noise_scale(moments, decay=0.99))
 
 
-@pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case.name)
-def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case):
-    """Nodes, time steps: a per-example gradient cannot be had there, with or without
-    the function.
-    """
-    for noise in ({}, {"batch_size_fn": case.count}):
-        with pytest.raises(
-            MisconfigurationException,
-            match=r"needs two groups|cover|mixes the examples|no layer has",
-        ):
-            callback = GradientNoiseScale(probe="examples", **noise)
-            fit(case.model(), listed(batches(case)), callback, accumulate=1)
+@pytest.mark.parametrize(
+    ("case", "counted"),
+    [(CASES[1], False), (CASES[2], False), (CASES[2], True), (CASES[3], False)],
+    ids=lambda given: getattr(given, "name", given),
+)
+def test_layers_that_do_not_see_examples_along_dimension_0_are_refused(case, counted):
+    """Nodes, time steps: their number is not that of the examples."""
+    noise = {"batch_size_fn": case.count} if counted else {}
+    callback = GradientNoiseScale(probe="examples", **noise)
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"needs two groups|cover|mixes the examples|no layer has",
+    ):
+        fit(case.model(), listed(batches(case)), callback, accumulate=1)
+
+
+def one_graph(batch, which):
+    """The graph of that number as a batch of its own."""
+    nodes = (batch.graph == which).nonzero()[:, 0]
+    inside = (batch.graph[batch.edges[0]] == which).nonzero()[:, 0]
+    edges = batch.edges[:, inside] - nodes[0]
+    graph = torch.zeros(len(nodes), dtype=torch.long)
+    return Graphs(batch.nodes[nodes], edges, graph, batch.targets[which : which + 1])
+
+
+def one_series(batch, which):
+    series, targets = batch
+    return series[:, which : which + 1], targets[which : which + 1]
+
+
+@pytest.mark.parametrize(
+    ("case", "alone"), [(CASES[1], one_graph), (CASES[3], one_series)], ids=["graphs", "time-major"]
+)
+def test_examples_in_other_places_are_those_of_a_loop(case, alone):
+    """Nodes follow their graphs, and nn.RNN has time first: q_small is the mean of |g|²."""
+    number = 5
+    batch = next(found for found in batches(case) if case.count(found) == number)
+    module = case.model()
+    noise = GradientNoiseScale(probe=Examples(exact=True), batch_size_fn=case.count)
+    fit(module, listed([batch] * 3), noise, accumulate=1)
+    squares = []
+    for which in range(number):
+        module.zero_grad()
+        module.loss(alone(batch, which)).backward()
+        squares.append(sum(float(p.grad.square().sum()) for p in module.parameters()))
+    estimate = noise.estimate()
+    assert estimate.steps >= 2
+    # E|g|² of one example is |G|² + tr(Σ)
+    assert estimate.signal + estimate.noise == pytest.approx(sum(squares) / number, rel=1e-9)
 
 
 def test_a_packed_sequence_really_holds_what_is_counted():

@@ -1,5 +1,6 @@
 """The command line, as its user runs it: in a process of its own once, then in this one."""
 
+import os
 import subprocess
 import sys
 
@@ -249,3 +250,37 @@ def test_an_error_inside_a_study_keeps_its_traceback(runs, tmp_path, monkeypatch
     monkeypatch.setattr(Result, "to_csv", lambda self, path: int("not a number"))
     with pytest.raises(ValueError, match="invalid literal"):
         main(["study", str(tmp_path / "mine.py")])
+
+
+HEAVY = """
+import sys
+from lightning_noise.__main__ import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as end:
+    status = end.code
+heavy = {"torch", "lightning", "pytorch_lightning", "torchmetrics", "optuna", "sqlalchemy"}
+sys.exit(f"{status}, imported: {sorted(heavy & set(sys.modules))}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["--help", "--version", "fit", "plot"])
+def test_a_command_about_tables_imports_no_framework(table, tmp_path, command):
+    """They start in a fraction of a second, where torch and Lightning take several."""
+    call = [sys.executable, "-c", HEAVY, command]
+    if not command.startswith("--"):
+        call.append(str(table))
+    if command == "plot":
+        pytest.importorskip("matplotlib")
+        call += ["--out", str(tmp_path), "--goal", "loss < 1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        call,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == "0, imported: []\n"

@@ -260,9 +260,9 @@ def test_a_database_out_of_reach_is_named_without_its_password(monkeypatch):
     monkeypatch.setattr(opening, "get_storage", lambda url: 1 / 0)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(StorageError) as refused:
-        small("mysql://me:secret@host/db").run()
+        small("oracle://me:secret@host/db").run()
     check, reason = str(refused.value).split(" and that it can be reached: ")
-    assert check == "Check the URL of storage mysql://me:***@host/db"
+    assert check == "Check the URL of storage oracle://me:***@host/db"
     assert reason == "ZeroDivisionError: division by zero"
 
 

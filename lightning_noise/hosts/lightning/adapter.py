@@ -14,20 +14,34 @@ from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
 from lightning_noise.adapt.decisions import Limits, Measurement
 from lightning_noise.adapt.learning_rate import Alpha, alpha_for
 from lightning_noise.adapt.policy import DECISION_CONFIDENCE
+from lightning_noise.adapt.step_times import StepTimes
 from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.adapting import Adapting, Measured, NoAdapting
-from lightning_noise.hosts.lightning.adapting_refusals import cannot_adapt, refuse_adapting
+from lightning_noise.hosts.lightning.adapting_refusals import (
+    cannot_adapt,
+    cannot_adapt_by_clock,
+    refuse_adapting,
+)
 from lightning_noise.hosts.lightning.broadcast_decision import from_rank_zero
+from lightning_noise.hosts.lightning.inside_epoch import InsideEpoch
 from lightning_noise.hosts.lightning.loaders import LoaderError
+from lightning_noise.hosts.lightning.out_of_memory import MemoryGuard
+from lightning_noise.hosts.lightning.paced_schedules import PacedSchedules
 from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.schedules import step_counters
+from lightning_noise.hosts.lightning.smaller_batches import SmallerBatches
 from lightning_noise.hosts.lightning.split import Split
+from lightning_noise.hosts.lightning.step_watch import StepWatch
 from lightning_noise.hosts.lightning.trainer_controls import TrainerControls
 from lightning_noise.hosts.rate_factor import optimizer_kinds
 from lightning_noise.say.log_keys import PREFIX
 
 PART = "adaptation"  # of the callback's state
+ONLY_ACCUMULATION = (
+    "{reason}. Inside an epoch only accumulate_grad_batches changes, and the batch size changes "
+    "between epochs."
+)
 
 Decide = Callable[[Measurement, Limits], list[Action]]
 
@@ -75,6 +89,9 @@ class Adapter(Adapting):
         self._adaptation = Adaptation(settings, unit)
         self._split = split or Split(1)
         self._controls = TrainerControls(self._split)
+        self._guard: MemoryGuard | None = None
+        self._watch = StepWatch(self._adaptation)
+        self._schedules = PacedSchedules()
         self._open: _Source | None = None  # while a fit is open
 
     @property
@@ -84,6 +101,10 @@ class Adapter(Adapting):
     @property
     def factor(self) -> float:
         return self._adaptation.rate_factor
+
+    @property
+    def _inside(self) -> InsideEpoch:
+        return self._controls.inside
 
     @property
     def _settings(self) -> AdaptiveBatchSize:
@@ -102,17 +123,33 @@ class Adapter(Adapting):
         self._open = _Source(measured, estimate)
         if forget:
             self._adaptation.forget()
+            self._watch.forget()
         if self._settings.advise_only:
             return
+        if self._adaptation.needs_clock and trainer_facts.is_deterministic():
+            raise cannot_adapt_by_clock()
         self._controls.take(trainer)
+        redo = SmallerBatches(
+            self._adaptation,
+            self._controls,
+            measured,
+            self._open.measurement,
+            lambda actions: self._make_again(trainer, actions),
+        )
+        self._guard = MemoryGuard(redo)
+        self._guard.install(trainer)
+        self._watch.open(trainer)
+        if self._settings.schedule == "examples":
+            self._schedules.install(trainer)
         # Not earlier: configure_optimizers has then seen the loaders of the start, as in the
         # first run.
         self._perform(trainer, self._adaptation.in_force())
         for consequence in step_counters(trainer):
             rank_zero_warn(f"GradientNoiseScale: {consequence}")
-        if self._settings.learning_rate == "optimal":
+        rule = self._settings.learning_rate
+        if rule in ("optimal", "middle"):
             reason = _alpha(trainer).reason
-            rank_zero_info(f"GradientNoiseScale: learning_rate='optimal', {reason}.")
+            rank_zero_info(f"GradientNoiseScale: learning_rate={rule!r}, {reason}.")
 
     def check(self, trainer: L.Trainer) -> None:
         try:
@@ -120,9 +157,17 @@ class Adapter(Adapting):
         except (LoaderError, AboveMaxLocalSizeError) as error:
             raise cannot_adapt(str(error)) from error
         self._perform(trainer, actions)
+        if self._settings.advise_only:
+            return
+        if MeasureSizeAnew() in actions:  # another start
+            self._inside.forget()
         self._controls.prepare_before_start()
+        reason = self._inside.reason()
+        if reason and self._settings.steps_between is not None:
+            rank_zero_warn(f"GradientNoiseScale: {ONLY_ACCUMULATION.format(reason=reason)}")
 
     def begin_epoch(self, trainer: L.Trainer) -> None:
+        self._watch.interrupt()
         self._controls.settle()
         batches = trainer.num_training_batches / self._split.times
         actions = self._adaptation.begin_epoch(trainer.current_epoch, batches)
@@ -134,24 +179,43 @@ class Adapter(Adapting):
 
     def end_epoch(self, trainer: L.Trainer) -> None:
         self._decide(trainer, self._adaptation.end_epoch)
-        if self._adaptation.waits:
-            self._controls.prepare_between_epochs()
+        self._controls.prepare_between_epochs()
 
     def end_training(self) -> None:
         self._adaptation.end_training(self._source.measurement())
 
-    def after_batch(self, trainer: L.Trainer) -> None:
+    def watch_batch(self, trainer: L.Trainer, outputs: object) -> None:
+        losses = self._watch.batch_done(trainer, outputs)
+        if losses is None:
+            return
+
+        def judge() -> tuple[list[Action], State]:
+            actions = self._adaptation.losses(losses)
+            return actions, self._adaptation.state
+
+        self._agree(trainer, judge)
+
+    def interrupt(self) -> None:
+        self._watch.interrupt()
+
+    def after_batch(self, trainer: L.Trainer, *, decides: bool = True) -> None:
         if trainer.is_last_batch:
             return
         measured = self._source.measured
-        if self._adaptation.decides_now(measured.optimizer_steps):
+        if decides and self._adaptation.decides_now(measured.optimizer_steps):
             measured.read()
-            self._decide(trainer, self._adaptation.inside_epoch)
-        batches, inside = divmod(trainer_facts.batches_done(trainer), self._split.times)
-        if not inside and self._adaptation.windows_align(batches):
+            self._decide(trainer, self._adaptation.inside_epoch, inside_epoch=True)
+        if self._settings.advise_only:
+            return
+        batches, pieces = divmod(trainer_facts.batches_done(trainer), self._split.times)
+        if pieces:
+            return
+        if self._adaptation.waits and self._inside.arrives(batches):
             measured.read()
-            actions = self._adaptation.align(self._source.measurement())
+            self._watch.read_times()  # of the size until now
+            actions = self._adaptation.arrives(self._source.measurement())
             self._perform(trainer, actions)
+        self._inside.settle()
 
     def values(self) -> dict[str, float]:
         values = {}
@@ -165,14 +229,29 @@ class Adapter(Adapting):
     def story(self) -> list[str]:
         return self._adaptation.summary()
 
+    def step_times(self) -> StepTimes:
+        return self._adaptation.state.times
+
     def close(self) -> None:
         self._open = None
+        if self._guard is not None:
+            self._guard.remove()
+            self._guard = None
+        self._watch.close()
+        self._schedules.remove()
         self._controls.release()
 
     def state_dict(self) -> dict[str, Any]:
-        return {PART: self._adaptation.state_dict()}
+        self._watch.interrupt()  # a checkpoint is being written
+        return {
+            PART: self._adaptation.state_dict(),
+            **self._inside.state_dict(),
+            **self._watch.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inside.load_state_dict(state)
+        self._watch.load_state_dict(state)
         saved = state.get(PART)
         if saved is None:  # of a run that only measured
             self._adaptation.forget()
@@ -181,23 +260,40 @@ class Adapter(Adapting):
         for action in self._adaptation.in_force():  # a strategy may restore within a fit
             self._controls.perform(action)
 
-    def _decide(self, trainer: L.Trainer, event: Decide) -> None:
+    def _make_again(self, trainer: L.Trainer, actions: list[Action]) -> None:
+        """Memory did not hold a step, which is made again: what the watch has of it is void."""
+        self._watch.abandon_step()
+        self._perform(trainer, actions)
+
+    def _decide(self, trainer: L.Trainer, event: Decide, *, inside_epoch: bool = False) -> None:
         """An event that asks the policy happens on rank 0; all ranks perform its actions."""
 
         def decide() -> tuple[list[Action], State]:
+            self._watch.read_times()
             measurement = self._source.measurement()
-            actions = event(measurement, self._limits(trainer))
+            actions = event(measurement, self._limits(trainer, inside_epoch=inside_epoch))
             return actions, self._adaptation.state
 
+        self._agree(trainer, decide)
+
+    def _agree(self, trainer: L.Trainer, decide: Callable[[], tuple[list[Action], State]]) -> None:
+        """What rank 0 decides becomes the state of all ranks, and all perform its actions."""
         actions, self._adaptation.state = from_rank_zero(trainer, decide)
         self._perform(trainer, actions)
 
-    def _limits(self, trainer: L.Trainer) -> Limits:
+    def _limits(self, trainer: L.Trainer, *, inside_epoch: bool) -> Limits:
+        steps_left = _or_endless(trainer.max_steps) - trainer.global_step
+        resizes = False
+        if inside_epoch and not self._settings.advise_only:
+            resizes = not self._inside.reason()
+            if not self._inside.has_room:
+                steps_left = 0  # the epoch ends before a change can arrive
         return Limits(
             bounds=self._controls.bounds(self._settings.max_local_size),
             alpha=_alpha(trainer).value,
             max_epochs=_or_endless(trainer.max_epochs),
-            steps_left=_or_endless(trainer.max_steps) - trainer.global_step,
+            steps_left=steps_left,
+            resizes_inside=resizes,
         )
 
     def _perform(self, trainer: L.Trainer, actions: Iterable[Action]) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import lightning as L
 
+from lightning_noise.adapt.step_times import StepTimes
 from lightning_noise.core.estimate import NoiseEstimate
 
 
@@ -18,6 +19,18 @@ class Measured(Protocol):
 
     def resized(self) -> None:
         """From here on, steps use a different number of examples. A collective."""
+        ...
+
+    def abandon(self) -> None:
+        """Forgets the optimizer step in progress, which is about to be made again."""
+        ...
+
+    def batch_starts(self, batch: Any) -> None:
+        """A batch of such a step, which the trainer does not announce, is about to go forward."""
+        ...
+
+    def batch_ends(self) -> None:
+        """All passes over that batch are over."""
         ...
 
     @property
@@ -108,8 +121,16 @@ class Adapting(ABC):
         """A run ends without another decision."""
 
     @abstractmethod
-    def after_batch(self, trainer: L.Trainer) -> None:
-        """A batch has been trained on."""
+    def watch_batch(self, trainer: L.Trainer, outputs: object) -> None:
+        """A batch has been trained on, with these outputs; comes before :meth:`after_batch`."""
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Something else than an optimizer step begins, such as a validation."""
+
+    @abstractmethod
+    def after_batch(self, trainer: L.Trainer, *, decides: bool = True) -> None:
+        """A batch has been trained on; ``decides``: whether a decision may be taken."""
 
     @abstractmethod
     def values(self) -> dict[str, float]:
@@ -118,6 +139,10 @@ class Adapting(ABC):
     @abstractmethod
     def story(self) -> list[str]:
         """Lines of the verdict."""
+
+    @abstractmethod
+    def step_times(self) -> StepTimes:
+        """Of the optimizer steps that were timed."""
 
     @abstractmethod
     def close(self) -> None:
@@ -166,7 +191,13 @@ class NoAdapting(Adapting):
     def end_training(self) -> None:
         pass
 
-    def after_batch(self, trainer: L.Trainer) -> None:
+    def watch_batch(self, trainer: L.Trainer, outputs: object) -> None:
+        pass
+
+    def interrupt(self) -> None:
+        pass
+
+    def after_batch(self, trainer: L.Trainer, *, decides: bool = True) -> None:
         pass
 
     def values(self) -> dict[str, float]:
@@ -174,6 +205,9 @@ class NoAdapting(Adapting):
 
     def story(self) -> list[str]:
         return []
+
+    def step_times(self) -> StepTimes:
+        return StepTimes()
 
     def close(self) -> None:
         pass

@@ -76,6 +76,16 @@ def refuse_adapting(trainer: L.Trainer, module: L.LightningModule, *, advise_onl
             raise cannot_adapt(refusal.message(trainer, module))
 
 
+def cannot_adapt_by_clock() -> MisconfigurationException:
+    """The error for a deterministic run that would decide by measured step times."""
+    return MisconfigurationException(
+        f"{FLAG} give the policy its step times, LeastTime(step_time=(a, b)), where a step of B "
+        "examples takes a + b·B seconds. With Trainer(deterministic=True) it must not measure "
+        "them, because they differ from run to run. The verdict of a run without "
+        "deterministic=True prints the pair."
+    )
+
+
 def cannot_adapt(reason: str) -> MisconfigurationException:
     """The error for a reason, with the fix."""
     return MisconfigurationException(f"{FLAG} {reason} {FIX}")

@@ -42,15 +42,17 @@ class GradientNoiseScale(Callback):
         every_n_steps: measures the first of every so many optimizer steps; None means every step,
             every 20th with Examples(eager=True), and every 100th for "hessian" and "gauss_newton".
         decay: exponential decay per measured step: an average over (1 + decay)/(1 − decay) steps.
-        adaptive_batch_size: True lets the noise scale set the batch size between epochs; a
-            BatchSizePolicy such as lightning_noise.ExchangeRate does so by its rule; an
-            AdaptiveBatchSize has more settings.
+        adaptive_batch_size: True lets the batch size grow to the one that gets
+            furthest per second (LeastTime); a BatchSizePolicy such as lightning_noise.ExchangeRate
+            sets it by its rule; an AdaptiveBatchSize has more settings.
         batch_size_fn: batch → number of examples (or tokens, nodes, …), where the length of the
             first tensor is not it. A function or its dotted path.
         per_layer: True also measures every module that owns parameters; a number n, the first n
             parts of their names.
         prog_bar: shows b_simple in the progress bar.
         verbose: prints the verdict at the end of fit; callback.verdict() returns it in any case.
+        figures: passes a figure of the run and the verdict to TensorBoard, W&B and MLflow at the
+            ends of epochs and of the fit, for at most one percent of the time; needs matplotlib.
         loss_fn: (module, batch) → mean loss, or (loss, outputs) for "gauss_newton"; for curvatures
             with fewer than three micro-batches per step. A function or its dotted path.
         split: divides every training batch into so many micro-batches, whose gradients are
@@ -82,6 +84,7 @@ class GradientNoiseScale(Callback):
         loss_fn: Callable[[Any, Any], Any] | str | None = None,
         split: int = 1,
         verbose: bool = True,
+        figures: bool = True,
     ) -> None:
         given = {**locals()}
         arguments = {name: given[name] for name in Settings.names()}
@@ -148,9 +151,13 @@ class GradientNoiseScale(Callback):
         """An optimizer is about to step."""
         self._fits.of(trainer).before_step(optimizer)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, _: Any, outputs: Any, *__: Any) -> None:
         """Reads and logs at the trainer's interval."""
-        self._fits.of(trainer).batch_ends()
+        self._fits.of(trainer).batch_ends(outputs)
+
+    def on_validation_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """The time of a validation is not that of a step."""
+        self._fits.validation_starts(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Decides on the batch size, and logs."""

@@ -1,12 +1,13 @@
 """The verdict on one optimizer, collected from a session."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import starmap
 
 from lightning_noise.core.moments import Key
 from lightning_noise.measure.session import Session
 from lightning_noise.measure.track import Track
-from lightning_noise.say.verdict import Verdict, curvature_line, optimizer_line
+from lightning_noise.say.geometry_lines import curvature_line, optimizer_line
+from lightning_noise.say.verdict import Verdict
 
 
 def verdict_of(
@@ -14,9 +15,11 @@ def verdict_of(
     track: Track,
     *,
     learning_rate: float,
+    rate_exponent: float,
     unit: str,
     story: Iterable[str],
     warnings: Iterable[str],
+    seconds: Mapping[float, float],
 ) -> Verdict:
     """What was found about the optimizer of a track.
 
@@ -24,9 +27,11 @@ def verdict_of(
         session: the measurement.
         track: of the optimizer.
         learning_rate: in use.
+        rate_exponent: of the large-batch model's rule for the learning rate.
         unit: what a batch size counts.
         story: what the adaptive batch size did, in lines.
         warnings: those that do not come from the probe.
+        seconds: of an optimizer step by batch size, where it was timed.
     """
     readings = session.readings
     tally = readings.tallies[track.name]
@@ -39,12 +44,14 @@ def verdict_of(
         groups=track.offer.reason,
         global_size=tally.global_size,
         learning_rate=learning_rate,
+        rate_exponent=rate_exponent,
         data_size=tally.data_size,
         skipped=dict(tally.skipped),
         twins=tally.twins,
         unit=unit,
         optimizer=track.name,
         story=tuple(story),
+        seconds=seconds,
         geometries=_geometry_lines(session, track),
         left_out=track.probe.left_out,
         warnings=(*warnings, *track.probe.remarks(), *sorted(track.notes)),

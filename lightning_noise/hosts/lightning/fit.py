@@ -15,12 +15,10 @@ from lightning_noise.core.estimate import NoiseEstimate
 from lightning_noise.core.moments import Key
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.adapting import Adapting
-from lightning_noise.hosts.lightning.collected_verdict import verdict_of
 from lightning_noise.hosts.lightning.loader_facts import SizeCheck, order_cautions
-from lightning_noise.hosts.lightning.loggers import publish
 from lightning_noise.hosts.lightning.measured import MeasuredBySession
-from lightning_noise.hosts.lightning.print_lines import print_lines
 from lightning_noise.hosts.lightning.refusals import refuse
+from lightning_noise.hosts.lightning.reporting import Reporting
 from lightning_noise.hosts.lightning.reword import refusing
 from lightning_noise.hosts.lightning.settings import Settings
 from lightning_noise.hosts.lightning.sharded import named_parameters, outermost
@@ -29,8 +27,7 @@ from lightning_noise.hosts.lightning.stopping import Measuring
 from lightning_noise.measure.session import Session
 from lightning_noise.measure.track import Track
 from lightning_noise.probes.catalogue import AUTO
-from lightning_noise.say.log_keys import InUse, curvature_values, optimizer_values
-from lightning_noise.say.verdict import Verdict, twins_text
+from lightning_noise.say.verdict import Verdict
 
 UNREAD_STEPS = 50  # read at least this often where the trainer logs more rarely or never
 
@@ -81,9 +78,16 @@ class Fit:
             may_stop=settings.probe == AUTO,
             adapts=settings.adaptive is not None,
         )
+        self._reporting = Reporting(
+            trainer,
+            module,
+            self.session,
+            settings,
+            self._optimizers,
+            adapting,
+            self._measuring,
+        )
         self._size_check = SizeCheck(trainer, given=settings.batch_size_fn is not None)
-        self._twins_reported = False
-        self._published = 0  # measured steps
         self._epoch_whole = False
         self._open_epoch: int | None = None  # begun and not ended
 
@@ -96,7 +100,7 @@ class Fit:
         self._adapting.open(
             self.trainer,
             self.module,
-            MeasuredBySession(self.session),
+            MeasuredBySession(self.session, self.batch_starts, self._batch_done),
             forget=not state,
             estimate=self.driving_estimate,
         )
@@ -158,11 +162,11 @@ class Fit:
         if self._measuring.is_over:
             return
         self._adapting.end_epoch(self.trainer)
-        has_news = self.session.steps_read != self._published
-        if has_news or self._adapting.decides:
+        if self._reporting.has_news or self._adapting.decides:
             # where Lightning puts the metrics of the epoch
             last_step = trainer_facts.log_index(self.trainer) - 1
-            self._publish(last_step)
+            self._reporting.publish(last_step)
+        self._reporting.show_pictures(last=False)
 
     # Batches
 
@@ -203,69 +207,36 @@ class Fit:
         """An optimizer is about to step."""
         self._measuring.event(lambda: self.session.stepping(optimizer))
 
-    def batch_ends(self) -> None:
+    def validation_starts(self) -> None:
+        """The time until the next step is not that of a step."""
+        self._adapting.interrupt()
+
+    def batch_ends(self, outputs: object) -> None:
         """Reads and logs at the trainer's interval."""
-        self._measuring.event(self.session.batch_done)
+        self._adapting.watch_batch(self.trainer, outputs)
+        self._batch_done()
         if self._measuring.is_over:
+            self._adapting.after_batch(self.trainer, decides=False)
             return
         if trainer_facts.logs_now(self.trainer):
-            self._publish(trainer_facts.log_index(self.trainer))
+            self._reporting.publish(trainer_facts.log_index(self.trainer))
         elif self.session.pending >= UNREAD_STEPS:
             self.session.read()
         self._adapting.after_batch(self.trainer)
 
-    # What is reported
-
-    def _publish(self, step: int) -> None:
-        self.session.read()
-        twins = self.session.twins
-        if twins is not None and not self._twins_reported:
-            self._twins_reported = True
-            rank_zero_warn(f"GradientNoiseScale: {twins_text(twins)}")
-        self._published = self.session.steps_read
-        values: dict[str, float] = {}
-        keys = self.session.readings.averages
-        estimates = {key: self.session.estimate(key) for key in keys}
-        for track in self.session.tracks:
-            in_use = self._in_use(track)
-            values |= optimizer_values(estimates, track.name, in_use)
-        values |= curvature_values(self.session.curvatures)
-        if not values:
-            return
-        values |= self._adapting.values()
-        publish(
-            self.trainer,
-            values,
-            step,
-            optimizers=list(self._optimizers),
-            prog_bar=self._settings.prog_bar,
-        )
-
-    def _in_use(self, track: Track) -> InUse:
-        rate = trainer_facts.learning_rate(self._optimizers[track.name])
-        tally = self.session.readings.tallies[track.name]
-        return InUse(rate * self._adapting.factor, tally.global_size)
+    def _batch_done(self) -> None:
+        self._measuring.event(self.session.batch_done)
 
     def verdicts(self) -> list[Verdict]:
         """One per optimizer."""
-        return [self._verdict(track) for track in self.session.tracks]
+        return self._reporting.verdicts()
 
-    def _verdict(self, track: Track) -> Verdict:
-        doubts = trainer_facts.cautions(self.trainer, self.module)
-        return verdict_of(
-            self.session,
-            track,
-            learning_rate=self._in_use(track).learning_rate,
-            unit=self._settings.unit,
-            story=self._adapting.story(),
-            warnings=(*self._measuring.warnings, *doubts),
-        )
-
-    def say_verdicts(self) -> None:
-        """Prints the verdict on rank 0, unless the callback was told not to."""
-        if self._settings.verbose and self.trainer.is_global_zero:
-            for verdict in self.verdicts():
-                print_lines(self.trainer, str(verdict))
+    def ends(self) -> None:
+        """The fit has ended well: shows the whole run, and prints the verdict."""
+        self.session.read()
+        self._reporting.show_pictures(last=True)
+        self.close()
+        self._reporting.say_verdicts()
 
     # The end
 
@@ -284,7 +255,7 @@ class Fit:
             with suppress(RuntimeError):
                 self.session.read()
         if isinstance(error, KeyboardInterrupt):
-            self.say_verdicts()
+            self._reporting.say_verdicts()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything measured, as plain Python values; reads what waits: call it on all ranks."""

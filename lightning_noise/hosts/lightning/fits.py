@@ -90,12 +90,15 @@ class Fits:
             )
         return self._fit
 
+    def validation_starts(self, trainer: L.Trainer) -> None:
+        """A validation begins, within a fit or without one."""
+        if self._running and self._fit is not None and self._fit.trainer is trainer:
+            self._fit.validation_starts()
+
     def end(self, trainer: L.Trainer) -> None:
         """The fit has ended well."""
-        fit = self.of(trainer)
-        fit.session.read()
+        self.of(trainer).ends()
         self.close(trainer)
-        fit.say_verdicts()
 
     def close(self, trainer: L.Trainer) -> None:
         """Removes every hook; may be called twice, and for a trainer that this callback does not

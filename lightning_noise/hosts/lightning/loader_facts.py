@@ -8,6 +8,7 @@ from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SequentialSampler
 
+from lightning_noise.hosts.lightning.served_loaders import served
 from lightning_noise.hosts.lightning.split_loader import SplitLoader
 
 
@@ -15,6 +16,10 @@ def loader_sizes(trainer: L.Trainer) -> list[int]:
     """Batch sizes of the training loaders, as far as they have one."""
     sizes: list[int] = []
     for loader in _loaders(trainer):
+        sampler = served(loader)
+        if sampler is not None:
+            sizes += [stretch.size // _pieces(loader) for stretch in sampler.stretches]
+            continue
         size = _batch_size(loader)
         if size is not None:
             sizes.append(size)
@@ -69,7 +74,8 @@ def _order_caution(loader: Any) -> str:
     if not isinstance(loader, DataLoader):
         return ""
     batches = loader.batch_sampler
-    if type(batches) is not BatchSampler:
+    own_rules = type(batches) is not BatchSampler and served(loader) is None
+    if own_rules or not isinstance(batches, BatchSampler):
         return ""
     sampler = batches.sampler
     in_order = isinstance(sampler, SequentialSampler)
@@ -97,6 +103,11 @@ def _batch_size(loader: Any) -> int | None:
     size = getattr(holder, "batch_size", None)
     if not isinstance(size, int) or isinstance(size, bool):
         return None
+    return size // _pieces(loader)
+
+
+def _pieces(loader: Any) -> int:
+    """Micro-batches of one batch."""
     if isinstance(loader, SplitLoader):
-        size //= loader.times
-    return size
+        return loader.times
+    return 1

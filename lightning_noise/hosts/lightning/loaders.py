@@ -15,6 +15,8 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader
 
 from lightning_noise.adapt.size_plan import Bounds
+from lightning_noise.hosts.lightning.inside_epoch import InsideEpoch
+from lightning_noise.hosts.lightning.served_loaders import served, unserve
 from lightning_noise.hosts.lightning.split import Split
 
 
@@ -37,9 +39,13 @@ class Resizer:
     :meth:`reload_next_epoch` makes the trainer prepare its loaders again. Unless a strategy copies
     the loaders, they are the user's own: their sizes are kept, by weak reference because a loader
     that is kept alive keeps its worker processes, and are restored in :meth:`remove`.
+
+    Args:
+        inside: the running epoch, inside of which sizes may change too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inside: InsideEpoch) -> None:
+        self._inside = inside
         self.ratio = Fraction(1)
         self._originals: dict[int, _Original] = {}
         # while installed; L.Trainer does not declare the setting that is changed here
@@ -84,6 +90,7 @@ class Resizer:
         for original in self._originals.values():
             loader = original.loader()
             if loader is not None:
+                unserve(loader)
                 _set_size(loader, original.size)
         self._originals.clear()
         self.ratio = Fraction(1)
@@ -116,6 +123,7 @@ class Resizer:
         size = self.original_size(loader)
         original = _Original(weakref.ref(loader), size)
         self._originals.setdefault(id(loader), original)
+        self._inside.serve(loader, size)
         _set_size(loader, self.wanted_size(loader))
 
     def wanted_size(self, loader: DataLoader[Any]) -> int:
@@ -171,7 +179,8 @@ def _apart(loader: DataLoader[Any], size: int) -> DataLoader[Any]:
     """
     own = copy.copy(loader)
     own._iterator = None  # its workers belong to the other loader
-    _set_attribute(own, "batch_sampler", copy.copy(loader.batch_sampler))
+    unserve(own)
+    _set_attribute(own, "batch_sampler", copy.copy(own.batch_sampler))
     _set_size(own, size)
     return own
 
@@ -188,7 +197,7 @@ def fault(loader: Any) -> str | None:
         return (
             f"{name}(batch_size=None) leaves batches to the data set. Give the loader a batch_size."
         )
-    if type(loader.batch_sampler) is not BatchSampler:
+    if type(loader.batch_sampler) is not BatchSampler and served(loader) is None:
         return (
             f"the batch sampler {type(loader.batch_sampler).__name__} composes batches by rules of "
             "its own, which a new size could break. Use batch_size and sampler of the DataLoader, "

@@ -1,14 +1,42 @@
 """What an adaptive batch size needs to know of a session."""
 
+from collections.abc import Callable
+from typing import Any
+
 from lightning_noise.hosts.lightning.adapting import Measured
 from lightning_noise.measure.session import Session
 
 
 class MeasuredBySession(Measured):
-    """The first optimizer of a session, as an adapter sees it."""
+    """The first optimizer of a session, as an adapter sees it.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: of the fit.
+        batch_starts: of the fit, for a batch that the trainer does not announce.
+        batch_ends: of the fit, likewise.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        batch_starts: Callable[[Any], None],
+        batch_ends: Callable[[], None],
+    ) -> None:
         self._session = session
+        self._batch_starts = batch_starts
+        self._batch_ends = batch_ends
+
+    def abandon(self) -> None:
+        """Forgets the step in progress."""
+        self._session.abandon()
+
+    def batch_starts(self, batch: Any) -> None:
+        """A batch is about to go forward."""
+        self._batch_starts(batch)
+
+    def batch_ends(self) -> None:
+        """All passes over it are over."""
+        self._batch_ends()
 
     def read(self) -> object:
         """Reads what waits; on all ranks."""

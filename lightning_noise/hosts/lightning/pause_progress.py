@@ -10,7 +10,7 @@ from typing import Any
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_noise.measure.sampling_plan import Plan
-from lightning_noise.say.verdict import number
+from lightning_noise.say.words import number
 
 if find_spec("ipywidgets"):  # tqdm.auto warns in a notebook without it
     from tqdm.auto import tqdm  # type: ignore[import-untyped]  # ships no types

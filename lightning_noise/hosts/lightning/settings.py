@@ -32,6 +32,7 @@ class Settings:
     loss_fn: LossFn | str | None = None
     split: int = 1
     verbose: bool = True
+    figures: bool = True
 
     @classmethod
     def names(cls) -> list[str]:
@@ -62,6 +63,7 @@ class Settings:
         _check_count("split", self.split, "")
         _check_type("prog_bar", self.prog_bar, (bool,), "a bool", allow_bool=True)
         _check_type("verbose", self.verbose, (bool,), "a bool", allow_bool=True)
+        _check_type("figures", self.figures, (bool,), "a bool", allow_bool=True)
 
     @property
     def adaptive(self) -> AdaptiveBatchSize | None:
@@ -80,7 +82,7 @@ class Settings:
             per_layer=self.per_layer,
             batch_size_fn=self.batch_size_fn,
             loss_fn=resolve(self.loss_fn, "loss_fn"),
-            decay_by_examples=adaptive is not None and not adaptive.advise_only,
+            decay_by_examples=adaptive is not None and adaptive.averages_by_examples,
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler, IterableDataset
@@ -18,6 +19,12 @@ from lightning_noise.hosts.lightning.two_packages import either
 from lightning_noise.measure.batches import leaves
 from lightning_noise.probes.examples import uses_batch_statistics
 from lightning_noise.probes.setup import Setup
+
+
+def is_deterministic() -> bool:
+    """Whether ``Trainer(deterministic=True)`` was given; not for ``"warn"``."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    return enabled and not torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def scheduled_accumulation(trainer: L.Trainer) -> list[int]:
@@ -201,6 +208,11 @@ def prepare_training_loaders(trainer: L.Trainer) -> None:
     done.completed = max(done.completed, trainer.num_training_batches)  # type: ignore[assignment]
 
 
+def set_up_training_loaders(trainer: L.Trainer) -> None:
+    """Prepares the training loaders where they are not, as the trainer is about to do itself."""
+    trainer.fit_loop.setup_data()
+
+
 def combined_loader(trainer: L.Trainer) -> Any:
     """The prepared training loaders with their limits; ``None`` before they are there."""
     return trainer.fit_loop._combined_loader  # public is only the collection of loaders in it
@@ -209,6 +221,78 @@ def combined_loader(trainer: L.Trainer) -> Any:
 def set_training_batches(trainer: L.Trainer, batches: float) -> None:
     """Sets ``trainer.num_training_batches``, which is only read in public."""
     trainer.fit_loop.max_batches = batches
+
+
+def set_running_batches(trainer: L.Trainer, batches: int) -> None:
+    """Sets the number of batches of the epoch that is running: where the trainer, its loop and the
+    fetcher that announces the last batch count them.
+    """
+    set_training_batches(trainer, batches)
+    loop = trainer.fit_loop
+    if loop._combined_loader is not None and loop._combined_loader.limits is not None:
+        limits = loop._combined_loader.limits
+        limits[:] = [batches] * len(limits)  # the iterator in use has the same list
+    if loop._data_fetcher is not None and loop._data_fetcher.length is not None:
+        loop._data_fetcher.length = batches
+
+
+def set_batches_done(trainer: L.Trainer, batches: int) -> None:
+    """Sets :func:`batches_done`, and accordingly whether the present batch is the last one."""
+    loop = trainer.fit_loop
+    loop.epoch_loop.batch_progress.current.ready = batches
+    is_last = batches == trainer.num_training_batches
+    loop.epoch_loop.batch_progress.is_last_batch = is_last
+    if loop._data_fetcher is not None:
+        loop._data_fetcher.done = is_last
+
+
+def begin_loaders_anew(trainer: L.Trainer) -> None:
+    """Makes the training loaders draw again from where their samplers are told to begin."""
+    iter(combined_loader(trainer))
+
+
+def next_batch(trainer: L.Trainer) -> Any:
+    """The next training batch, on the device; the trainer counts it as the present one."""
+    batch, _, _ = next(combined_loader(trainer))
+    # as _TrainingEpochLoop.advance
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def knows_batches(trainer: L.Trainer) -> bool:
+    """Whether the number of batches of an epoch is known, so that none is fetched ahead."""
+    fetcher = trainer.fit_loop._data_fetcher
+    return fetcher is not None and fetcher.length is not None
+
+
+def steps_fetch_batches(trainer: L.Trainer) -> bool:
+    """Whether ``training_step`` takes the iterator and draws its batches itself."""
+    return isinstance(trainer.fit_loop._data_fetcher, either(_DataLoaderIterDataFetcher))
+
+
+def batches_trained(trainer: L.Trainer) -> int:
+    """Batches of an interrupted epoch after which a fit that is resumed goes on."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    total: Any = progress.total
+    done = int(progress.current.completed)
+    at_batch_end = total.ready == total.started == total.processed == total.completed + 1
+    if at_batch_end:  # saved before the batch counted as completed; Lightning makes up for it too
+        done += 1
+    return done
+
+
+def epoch_to_resume(trainer: L.Trainer) -> int | None:
+    """The number of the epoch that a resumed fit goes on with, as samplers will get it; ``None``
+    where no fit is resumed.
+    """
+    loop = trainer.fit_loop
+    if not loop.restarting:
+        return None
+    epochs: Any = loop.epoch_progress
+    ended = loop.epoch_loop.batch_progress.is_last_batch
+    is_open = epochs.total.ready == epochs.total.started == epochs.total.processed + 1
+    return int(epochs.current.processed) + int(ended and is_open)
 
 
 def inside_epoch(trainer: L.Trainer) -> bool:

@@ -138,10 +138,7 @@ class Attachment:
             self._drop(causes)
             model.scope.weigh()
         covered = model.scope.covered
-        for name, parameter in covered.items():
-            if parameter.grad is not None:
-                cell = norms.cell_of[name]
-                norms.add(cell, parameter.grad)
+        norms.add_gradients(covered)
         row = self._step.row(norms.total())
         for index, names in enumerate(self._keys.values()):
             if covered.keys().isdisjoint(names):

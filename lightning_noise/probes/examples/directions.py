@@ -1,7 +1,7 @@
 """Random signs for sketches: stateless, and the same at every use of a parameter."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
@@ -106,6 +106,13 @@ class Signs:
             return signs
         root: float = sketches**0.5
         return signs / root
+
+
+def join_signs(parts: Sequence[Signs]) -> Signs:
+    """The signs of parameters of one size, the examples of one after those of the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Signs(torch.cat([part.packed for part in parts]), parts[0].size)
 
 
 class Directions:

@@ -3,7 +3,7 @@
 A parameter has one gradient, the sum of its uses.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from lightning_noise.probes.examples.contribution import (
     NotPerExample,
     slices,
 )
-from lightning_noise.probes.examples.directions import Signs
+from lightning_noise.probes.examples.directions import Signs, join_signs
 from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.keyed_norms import KeyedNorms
 
@@ -69,29 +69,37 @@ class Ledger:
         self._sums = {}
         self._uses = {}
 
-    def add(
-        self,
-        name: str,
-        part: Contribution,
-        *,
-        alone: bool,
-    ) -> None:
-        """Adds one use of a parameter.
-
-        ``alone`` says that no other use is expected, so that it can be squared at once.
+    def add(self, name: str, part: Contribution) -> None:
+        """Adds one of several uses of a parameter.
 
         Raises:
             UsedAgain: the parameter was squared before.
         """
         if name in self._squared:
             raise UsedAgain(name)
-        if alone:
-            self._squared.add(name)
-            self._square(name, part)
-        elif self._exact:
+        if self._exact:
             self._uses.setdefault(name, []).append(part)
         else:
-            self._add_up(name, self._sketch(name, part))
+            self._add_up(name, self._sketch([name], part))
+
+    def add_alone(self, names: Sequence[str], part: Contribution) -> None:
+        """Adds the only uses of parameters, which can be squared at once.
+
+        Args:
+            names: of parameters of one shape, cell and form.
+            part: of all of them, the examples of one parameter after those of the other.
+
+        Raises:
+            UsedAgain: one of them was squared before.
+        """
+        self._mark_squared(names)
+        self._square(names, part)
+
+    def _mark_squared(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name in self._squared:
+                raise UsedAgain(name)
+            self._squared.add(name)
 
     def _add_up(self, name: str, sketch: Tensor) -> None:
         before = self._sums.get(name)
@@ -103,61 +111,61 @@ class Ledger:
 
     def add_pair(
         self,
-        weight: str,
-        bias: str,
+        weights: Sequence[str],
+        biases: Sequence[str],
         part: Outer,
     ) -> bool:
-        """Adds a weight and its bias as one matrix, where each is used only once.
+        """Adds weights and their biases as one matrix each, where each is used only once.
 
-        It returns ``False`` if they must be added separately.
+        It returns ``False`` if they must be added separately. Arguments are as for
+        :meth:`add_alone`.
 
         Raises:
             UsedAgain: one of them was squared before.
         """
-        cell = self._norms.cell_of[weight]
-        form = self._forms[weight]
-        if self._exact or form is None or self._norms.cell_of[bias] != cell:
+        cell = self._norms.cell_of[weights[0]]
+        form = self._forms[weights[0]]
+        if self._exact or form is None or self._norms.cell_of[biases[0]] != cell:
             return False
         if part.positions > 1 and part.exact_is_cheap(self._sketches):
             return False
-        for name in (weight, bias):
-            if name in self._squared:
-                raise UsedAgain(name)
-        self._squared |= {weight, bias}
+        self._mark_squared([*weights, *biases])
         if part.positions == 1:
             self._norms.add_norms(cell, part.norms_with_bias())
         else:
-            sketch = part.sketch_with_bias(form, self._signs(weight))
-            self._add_squares(weight, sketch)
+            sketch = part.sketch_with_bias(form, self._signs_of(weights))
+            self._add_squares(cell, sketch)
         return True
 
-    def _square(self, name: str, part: Contribution) -> None:
+    def _square(self, names: Sequence[str], part: Contribution) -> None:
+        cell = self._norms.cell_of[names[0]]
         if isinstance(part, Dense):
-            self._add_squares(name, part.gradients)
+            self._add_squares(cell, part.gradients)
         elif self._exact or part.exact_is_cheap(self._sketches):
-            cell = self._norms.cell_of[name]
             self._norms.add_norms(cell, part.norms())
         else:
-            self._add_squares(name, self._sketch(name, part))
+            self._add_squares(cell, self._sketch(names, part))
 
-    def _add_squares(self, name: str, values: Tensor) -> None:
-        cell = self._norms.cell_of[name]
+    def _add_squares(self, cell: int, values: Tensor) -> None:
         if values.numel() > SMALL:
             self._norms.add(cell, values)
         else:
             self._small.setdefault(cell, []).append(values.flatten())
 
-    def _sketch(self, name: str, part: Contribution) -> Tensor:
-        form = self._forms[name]
+    def _sketch(self, names: Sequence[str], part: Contribution) -> Tensor:
+        form = self._forms[names[0]]
         if form is None:
             return part.sketch(None, None)
-        return part.sketch(form, self._signs(name))
+        return part.sketch(form, self._signs_of(names))
+
+    def _signs_of(self, names: Sequence[str]) -> Signs:
+        return join_signs([self._signs(name) for name in names])
 
     def end(self, leave_out: Container[str]) -> Wide:
         """Returns Σ_i |c_i|² by key, fp64 of shape (keys,), and forgets the backward pass."""
         for name, total in self._sums.items():
             if name not in leave_out:
-                self._add_squares(name, total)
+                self._add_squares(self._norms.cell_of[name], total)
         for name, parts in self._uses.items():
             if name not in leave_out:
                 self._square_sum(name, parts)

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from lightning_noise.probes.examples.calls.fold import Fold
 from lightning_noise.probes.examples.contribution import NotPerExample
@@ -47,10 +48,16 @@ class Kept:
     They are kept no longer than autograd keeps them. Where hooks on saved tensors are active, they
     are packed as autograd packs its own: checkpointing drops and recomputes them, offloading moves
     them.
+
+    Attributes:
+        is_packed: whether hooks on saved tensors were active.
+        waits: whether a gradient has arrived, and waits for the end of the backward pass.
     """
 
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         hooks = _saving_hooks(True)
+        self.is_packed = hooks is not None
+        self.waits = False
         self._unpack: Callable[[Any], Tensor] | None = None
         self._inputs: list[Any] | None = list(inputs)
         self._versions = list(map(_version, inputs))
@@ -59,14 +66,34 @@ class Kept:
             with torch.no_grad():
                 self._inputs = [pack(x.detach()) for x in inputs]
 
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """The inputs as they are held, not packed; none if they were taken."""
+        return tuple(self._inputs or ())
+
+    @property
+    def elements(self) -> int:
+        """Of all inputs, unless they are packed."""
+        return sum(x.numel() for x in self.held)
+
     def take(self) -> tuple[Tensor, ...] | None:
         """The inputs, once; ``None`` in a second backward pass through the same graph.
 
         Raises:
             NotPerExample: an input was modified in place after the call (autograd may not need it).
         """
-        inputs = self._inputs
+        try:
+            return self.read()
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """The inputs are taken."""
         self._inputs = None
+
+    def read(self) -> tuple[Tensor, ...] | None:
+        """As :meth:`take`, which may follow."""
+        inputs = self._inputs
         if inputs is None:
             return None
         if self._unpack is not None:
@@ -122,7 +149,7 @@ class Listener:
         self._inspect: Inspect | None = None
         self._called = False  # in a forward pass since the layers were hooked
         self._recording = False
-        self._hooks = ExitStack()
+        self._handles: list[RemovableHandle] = []
         self._hooked = False
         self._layer_hooks = [(slot, ModuleHook(self._hook(slot))) for slot in slots]
         self._lower = ModuleHook(lower)
@@ -155,7 +182,8 @@ class Listener:
         """Removes the hooks until the next :meth:`begin`."""
         self.end()
         self._hooked = False
-        self._hooks.close()
+        while self._handles:
+            self._handles.pop().remove()
 
     @property
     def recorded(self) -> list[Call]:
@@ -198,13 +226,13 @@ class Listener:
         for slot, hook in self._layer_hooks:
             # first of all hooks: what a user's hook makes of the output is not the layer's output
             handle = slot.module.register_forward_hook(hook, prepend=True, with_kwargs=True)
-            self._hooks.callback(handle.remove)
+            self._handles.append(handle)
             if slot.rule.lowered:
-                handle = slot.module.register_forward_pre_hook(self._lower)
-                self._hooks.callback(handle.remove)
+                self._handles.append(slot.module.register_forward_pre_hook(self._lower))
 
     def _hook(self, slot: Slot) -> Callable[..., None]:
         needs_inputs = not slot.rule.without_inputs.issuperset(slot.names)
+        names = tuple(slot.names.values())
 
         def hook(
             module: nn.Module,
@@ -215,7 +243,8 @@ class Listener:
             if _backward_pass() == -1:
                 self._called = True
                 if self.listening:
-                    self.calls.update(slot.names.values())
+                    for name in names:
+                        self.calls[name] += 1
             elif not self._called:
                 # A forward pass without these hooks is recomputed: it must save what it saved then.
                 return
@@ -236,8 +265,9 @@ class Listener:
             if not needs_inputs:
                 kept_inputs = ()
             source = source_of(output, tensors)
-            layout = source.layout._replace(fold=fold)
-            self._await_gradient(slot, source._replace(layout=layout), Kept(kept_inputs))
+            if fold is not None:
+                source = source._replace(layout=source.layout._replace(fold=fold))
+            self._await_gradient(slot, source, Kept(kept_inputs))
 
         return _unseen(hook)
 

@@ -111,17 +111,15 @@ class Outer(Contribution):
         The Gram matrices of both factors cost 2T²(K + L), building costs 2TKL.
         """
         if self.positions == 1:
-            of_grad = row_norms(self.grad[:, 0])
-            of_inputs = row_norms(self.inputs[:, 0])
-            return [of_grad * of_inputs]
+            return [row_norms(self.grad) * row_norms(self.inputs)]
         if self.positions * (self.rows + self.cols) < self.numbers:
             return [self._gram(rows) for rows in slices(self.examples, self.positions**2)]
         return super().norms()
 
     def norms_with_bias(self) -> list[Tensor]:
         """Of [W b] at one position: |g| (|a|² + 1)^½."""
-        of_grad = row_norms(self.grad[:, 0])
-        of_inputs = row_norms(self.inputs[:, 0])
+        of_grad = row_norms(self.grad)
+        of_inputs = row_norms(self.inputs)
         with_bias = torch.hypot(of_inputs, torch.ones_like(of_inputs))
         return [of_grad * with_bias]
 

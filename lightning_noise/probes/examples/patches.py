@@ -108,11 +108,27 @@ class Patches(Contribution):
             return sketch.float() / small
         return sketch
 
+    def _pointwise_inputs(self) -> Tensor | None:
+        """What every output position sees, (B · groups, C_in / groups, positions).
+
+        ``None`` unless the kernel is a point and nothing is padded.
+        """
+        geometry = self.geometry
+        if any(points > 1 for points in geometry.kernel) or any(geometry.pads()):
+            return None
+        strided: list[Any] = [...]
+        strided += [slice(None, None, step) for step in geometry.stride]
+        seen = self.inputs[tuple(strided)]
+        return seen.reshape(self.examples * self.groups, self.width, -1)
+
     def _project_patches(self, signs: Tensor) -> Tensor:
         """Every patch of x times r, shape (B · groups, m, positions).
 
         It is a convolution with kernels r and the examples as groups.
         """
+        points = self._pointwise_inputs()
+        if points is not None:
+            return torch.bmm(signs, points)
         pads = self.geometry.pads()
         padded = self.inputs
         if any(pads):
@@ -134,6 +150,9 @@ class Patches(Contribution):
         The thin v is unfolded, not the wide input. It is laid out on the input's grid once for
         every kernel position, so that a single product with the input gives the whole sum.
         """
+        points = self._pointwise_inputs()
+        if points is not None:
+            return torch.bmm(projected, points.transpose(1, 2))
         kernel = self.geometry.kernel
         count, sketches, _ = projected.shape
         space = self.inputs.shape[2:]

@@ -44,8 +44,8 @@ def shrinkage(signs: int, factor: Tensor) -> float:
     return 2.0**-half_exponent
 
 
-def row_norms(matrix: Tensor) -> Tensor:
-    """Norms of the rows, summed in fp32 at least."""
-    dtype = torch.promote_types(matrix.dtype, torch.float32)
-    norms: Tensor = torch.linalg.vector_norm(matrix, dim=1, dtype=dtype)
+def row_norms(rows: Tensor) -> Tensor:
+    """Norms of (B, 1, n) along the last dimension, (B,), summed in fp32 at least."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=(1, 2), dtype=dtype)
     return norms

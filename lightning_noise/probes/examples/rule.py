@@ -1,7 +1,7 @@
 """What a rule declares about an operation on watched parameters, whatever calls it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -46,6 +46,15 @@ class Rule(ABC):
 
     def refuses(self) -> str | None:
         """Why the operation with these arguments has no per-example gradients, or ``None``."""
+        return None
+
+    def kind(self) -> Hashable:
+        """What calls have in common that :meth:`contributions` may take at once.
+
+        Such calls have operands and tensors of the same shapes, and are given one after the other
+        along dimension 0, with the operands of the first. ``None``, the default, means that every
+        call is taken for itself, as where contributions depend on the values of operands.
+        """
         return None
 
     def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:

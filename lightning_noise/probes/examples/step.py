@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_noise.core.reasons import Reason
-from lightning_noise.probes.double_float import Wide, wide_zeros
+from lightning_noise.probes.double_float import Wide, wide_sum
 from lightning_noise.probes.examples.pass_seen import PassSeen
+from lightning_noise.probes.rows import step_row
 
 
 class Pass(NamedTuple):
@@ -92,10 +93,12 @@ def example_row(
         fp64 of shape (keys, 4).
     """
     total = sum(one.weight for one in passes)
-    row = wide_zeros((len(big), 4), big.device)
+    shares: list[Wide] = []
     for square, one in zip(squares, passes, strict=True):
-        row[:, 0] += square * (one.examples / one.weight / total)
-    row[:, 1] = big / total**2
-    row[:, 2].fill_(sum(one.weight / total * one.examples / one.size for one in passes))
-    row[:, 3].fill_(sum((one.weight / total) ** 2 / one.size for one in passes))
-    return row
+        shares.append(square * (one.examples / one.weight / total))
+    return step_row(
+        wide_sum(shares),
+        big / total**2,
+        c_small=sum(one.weight / total * one.examples / one.size for one in passes),
+        c_big=sum((one.weight / total) ** 2 / one.size for one in passes),
+    )

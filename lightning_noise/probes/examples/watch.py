@@ -1,6 +1,6 @@
 """One attachment of the probe: its hooks, and what they see of one backward pass."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -21,6 +21,7 @@ from lightning_noise.probes.examples.faults import (
     used_again,
 )
 from lightning_noise.probes.examples.inventory import Inventory, Slot
+from lightning_noise.probes.examples.later import Held, Joined, Later, join
 from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
 from lightning_noise.probes.examples.listener import Kept, Listener
 from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
@@ -75,10 +76,12 @@ class Watch:
         by_calls = {name: parameters[name] for name in sorted(inventory.by_calls)}
         self._calls = Calls(model, by_calls, self._listener)
         self._several = set(several)
+        self._later = Later(self.norms.device)
         self._reset()
 
     def _reset(self, examples: int = 0, check: SelfCheck | None = None) -> None:
         self._open = False
+        self._later.clear()
         self._examples = examples
         self._check = check
         self._matched = False  # whether a layer had the examples along dimension 0
@@ -139,6 +142,7 @@ class Watch:
 
     def end(self) -> PassSeen:
         """Closes the gate and returns what the backward pass has shown."""
+        self._see_later()
         self._open = False
         self._listener.end()
         self._drop(self._calls.refused)
@@ -193,6 +197,68 @@ class Watch:
             return
         if not self._chosen:
             self._choose_forms()
+        with torch._C.DisableTorchFunction():
+            waits = self._later.hold(slot, grad, kept)
+        if not waits:
+            self._see_now(slot, grad, kept)
+        elif self._check is not None:
+            self._check_held(slot, grad, kept)
+
+    def _see_later(self) -> None:
+        """Takes the small calls that were held, those of one kind at once."""
+        if not self._later.held:
+            return
+        with torch._C.DisableTorchFunction():
+            groups = self._groups(self._later.clear())
+        # a backward pass does neither
+        with torch.no_grad(), _without_autocast(self.norms.device.type):
+            for group in groups:
+                if len(group) == 1 or not self._add_joined(group):
+                    for one in group:
+                        self._take(*one)
+
+    def _groups(self, calls: Iterable[Held]) -> list[list[Held]]:
+        """Calls of one kind together, without those that no longer count."""
+        groups: dict[Hashable, list[Held]] = {}
+        for one in calls:
+            slot = self._in_charge(one.slot)
+            if slot.names and self._belongs(slot, one.grad):
+                key = self._kind_of(slot) or len(groups)
+                groups.setdefault((key, one.shapes), []).append(one._replace(slot=slot))
+        return list(groups.values())
+
+    def _kind_of(self, slot: Slot) -> Hashable:
+        """What calls have in common that may be taken at once; ``None``: this one may not be."""
+        found = [slot.read().kind()]
+        for own, name in slot.names.items():
+            if not self._alone(name):
+                return None
+            found += [own, slot.operands[own].shape, self.norms.cell_of[name], self._forms[name]]
+        return found[0] and tuple(found)
+
+    def _add_joined(self, calls: Sequence[Held]) -> bool:
+        """Takes calls of one kind at once; ``False`` if each must be taken for itself."""
+        slot = calls[0].slot
+        names = [call.slot.names for call in calls]
+        try:
+            joined = join(calls)
+            if joined is None:
+                return False
+            with torch._C.DisableTorchFunction():
+                self._contribute_joined(slot, names, joined)
+        except NotPerExample:
+            return False  # which of them it is shows one by one
+        return True
+
+    def _contribute_joined(
+        self,
+        slot: Slot,
+        names: Sequence[Mapping[str, str]],
+        joined: Joined,
+    ) -> None:
+        self._enter(names, self._parts(slot, joined.inputs, joined.grad))
+
+    def _see_now(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         slot = self._in_charge(slot)
         if not slot.names:
             return
@@ -202,11 +268,42 @@ class Watch:
         if not belongs:
             return
         with _without_autocast(device):
+            self._take(slot, grad, kept)
+
+    def _check_held(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
+        """Checks a call that is held.
+
+        Its norms are taken with the others, as in steps without a check: to the last bit the same.
+        """
+        slot = self._in_charge(slot)
+        with torch._C.DisableTorchFunction(), _without_autocast(grad.device.type):
+            if not slot.names or not self._belongs(slot, grad):
+                return
             try:
-                self._add(slot, grad, kept)
+                self._compare(slot, grad, kept.read())
             except NotPerExample as reason:
-                cause = Cause(str(reason), slot.layer)
-                self._drop(dict.fromkeys(slot.names.values(), cause))
+                self._leave_out(slot, reason)
+
+    def _compare(self, slot: Slot, grad: Tensor, inputs: tuple[Tensor, ...] | None) -> None:
+        if inputs is None:
+            return
+        try:
+            parts = self._parts(slot, inputs, grad)
+            self._check_parts(slot, inputs, grad, parts)
+        except (NotPerExample, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # as in _add
+            raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
+
+    def _take(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
+        try:
+            self._add(slot, grad, kept)
+        except NotPerExample as reason:
+            self._leave_out(slot, reason)
+
+    def _leave_out(self, slot: Slot, reason: NotPerExample) -> None:
+        cause = Cause(str(reason), slot.layer)
+        self._drop(dict.fromkeys(slot.names.values(), cause))
 
     def _in_charge(self, slot: Slot) -> Slot:
         """The slot without parameters that were dropped, or handed over to the watch on calls."""
@@ -252,27 +349,39 @@ class Watch:
         try:
             # what computes inputs again, above, must be intercepted as the forward pass was
             with torch._C.DisableTorchFunction():
-                self._contribute(slot, inputs, grad)
+                parts = self._parts(slot, inputs, grad)
+                self._enter([slot.names], parts)
+                if not kept.waits:  # else it was checked as it arrived
+                    self._check_parts(slot, inputs, grad, parts)
         except (NotPerExample, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a user's rule may raise anything; training goes on without it
             raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
 
-    def _contribute(self, slot: Slot, inputs: tuple[Tensor, ...], grad: Tensor) -> None:
-        rule = slot.read()
-        given = rule.contributions(slot.operands, inputs, grad)
-        parts: dict[str, Contribution] = {}
-        for own, name in slot.names.items():
-            parts[name] = self._contribution(name, given.get(own))
-        self._enter(slot.names, parts)
+    def _parts(
+        self,
+        slot: Slot,
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+    ) -> dict[str, Contribution]:
+        given = slot.read().contributions(slot.operands, inputs, grad)
+        return {own: self._contribution(name, given.get(own)) for own, name in slot.names.items()}
+
+    def _check_parts(
+        self,
+        slot: Slot,
+        inputs: tuple[Tensor, ...],
+        grad: Tensor,
+        parts: Mapping[str, Contribution],
+    ) -> None:
         if self._check is None:
             return
         dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
-        for name, part in parts.items():
-            self._check.add(name, part.total(), dtypes)
+        for own, part in parts.items():
+            self._check.add(slot.names[own], part.total(), dtypes)
         if slot.layer in self._cleared:
             return
-        doubt = rule.doubts(inputs)
+        doubt = slot.read().doubts(inputs)
         if doubt is not None:
             self._positions.add(slot.layer)
             raise NotPerExample(doubt)
@@ -290,30 +399,50 @@ class Watch:
         where = f"where gradients of shape {needed} are needed"
         raise NotPerExample(f"its rule gave {found} for {name!r}, {where}")
 
-    def _enter(self, names: Mapping[str, str], parts: Mapping[str, Contribution]) -> None:
+    def _enter(
+        self,
+        calls: Sequence[Mapping[str, str]],
+        parts: Mapping[str, Contribution],
+    ) -> None:
+        """Enters what one call adds, or several calls that were taken at once.
+
+        Args:
+            calls: the names of each call's parameters, by their names in the layer.
+            parts: by the names in the layer; the examples of one call after those of the other.
+        """
         try:
-            paired = self._enter_pair(names, parts)
-            for name, part in parts.items():
-                if name not in paired:
-                    self._ledger.add(name, part, alone=self._alone(name))
+            paired = self._enter_pair(calls, parts)
+            for own, part in parts.items():
+                if own in paired:
+                    continue
+                names = [call[own] for call in calls]
+                if all(map(self._alone, names)):
+                    self._ledger.add_alone(names, part)
+                else:
+                    self._ledger.add(names[0], part)  # only calls alone are taken at once
         except UsedAgain as used:
-            self._several.update(parts)
+            for call in calls:
+                self._several.update(call.values())
             self._fault = used_again(used.name)
 
     def _enter_pair(
         self,
-        names: Mapping[str, str],
+        calls: Sequence[Mapping[str, str]],
         parts: Mapping[str, Contribution],
     ) -> tuple[str, ...]:
-        """Enters a weight and its bias together, and returns their names; none if it did not."""
-        for name, part in parts.items():
-            if not isinstance(part, Outer) or part.bias is None or part.bias not in names:
+        """Enters weights and their biases together, and returns their names in the layer.
+
+        It returns none if it did not.
+        """
+        for own, part in parts.items():
+            if not isinstance(part, Outer) or part.bias is None or part.bias not in parts:
                 continue
-            bias = names[part.bias]
-            if not (self._alone(name) and self._alone(bias)):
+            weights = [call[own] for call in calls]
+            biases = [call[part.bias] for call in calls]
+            if not all(map(self._alone, (*weights, *biases))):
                 continue
-            if self._ledger.add_pair(name, bias, part):
-                return name, bias
+            if self._ledger.add_pair(weights, biases, part):
+                return own, part.bias
             return ()
         return ()
 

@@ -390,6 +390,7 @@ def test_operations_of_the_probe_itself_are_not_intercepted(
         "numel",
         "ones_like",
         "getitem",
+        "set_grad_enabled",
     }
 
 

@@ -1,13 +1,16 @@
 """Sketched norms are unbiased, with the spread that theory gives."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lightning_noise.probes.examples import Contribution, Form, Outer
 from lightning_noise.probes.examples.directions import Directions
+from lightning_noise.probes.examples.patches import Geometry, Patches
 from testing.examples.layers import CASES, Case
 from testing.examples.oracle import bound, contributions, forms_of, loop, losses, step
 
@@ -80,3 +83,28 @@ def test_one_position_needs_no_sketch() -> None:
     found, truth = step(bound(model), model, whole, 6), loop(model, parts)
     assert found is not None
     assert found[""].q_small == pytest.approx(6 * sum(truth.small.values()), rel=1e-12)
+
+
+@pytest.mark.parametrize("side", ["rows", "cols"])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+def test_kernels_of_one_point_are_sketched_where_they_look(
+    side: Literal["rows", "cols"],
+    stride: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No grid of the input's size is laid out, and the sketch is the projected gradient."""
+    monkeypatch.setattr(Patches, "_on_input_grid", None)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2, 6, 5, 7, dtype=torch.float64, generator=generator)
+    kernel = torch.ones(4, 3, 1, 1, dtype=torch.float64)
+    grad = torch.randn_like(functional.conv2d(inputs, kernel, None, stride, groups=2))
+    part = Patches(grad, inputs, Geometry((1, 1), stride, (1, 1), (0, 0), (0, 0), 2))
+    form = Form(side, 4 if side == "rows" else 6)
+    directions = Directions({"weight": form.signs}, 1, torch.device("cpu"))
+    directions.begin(0, 2)
+    signs = directions.signs("weight")
+    built = part.build(slice(0, 2)).view(2, 2, 2, 3)  # (B, groups, C_out, C_in)
+    by_group = signs.dense(torch.float64).view(2, 2, -1)
+    equation = "bgoc,bgo->bgc" if side == "rows" else "bgoc,bgc->bgo"
+    projected = torch.einsum(equation, built, by_group)
+    assert torch.allclose(part.sketch(form, signs).view_as(projected), projected, rtol=1e-12)

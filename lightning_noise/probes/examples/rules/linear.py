@@ -1,6 +1,6 @@
 """Linear maps of the last dimension, with any number of dimensions before it."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 from torch import Tensor
 
@@ -18,6 +18,10 @@ class LinearRule(Rule):
     without_inputs = frozenset({"bias"})
     lowered = True
     positions_first = True
+
+    def kind(self) -> Hashable:
+        """There are no arguments; a subclass may differ."""
+        return LinearRule if type(self) is LinearRule else None
 
     def forms(self, name: str, operand: Tensor) -> tuple[Form, ...]:
         """Along the smaller side first: fewer signs, and less variance."""

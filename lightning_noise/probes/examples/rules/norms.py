@@ -1,7 +1,7 @@
 """Normalisations: x̂ ⊙ weight + bias, where x̂ depends on no parameter and no other example."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -68,6 +68,10 @@ class LayerNormRule(NormRule):
 
     def __init__(self, eps: float) -> None:
         self.eps = eps
+
+    def kind(self) -> Hashable:
+        """Of one epsilon; a subclass may differ."""
+        return (LayerNormRule, self.eps) if type(self) is LayerNormRule else None
 
     def normed(self, x: Tensor, shape: torch.Size) -> Tensor:
         """Centred, and divided by the standard deviation."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: their specification, files, rounds, tables and pages."""

@@ -1,0 +1,58 @@
+"""All benchmarks, in the order of the index. A new one is a module with a ``BENCHMARK`` and a line
+here.
+"""
+
+from benchmarks.cost import (
+    calls_cost,
+    calls_memory,
+    curvature,
+    examples_probe,
+    gpu,
+    host_reads,
+    overhead,
+    overhead_ddp,
+    overhead_memory,
+    overhead_shards,
+    scale,
+)
+from benchmarks.gain import adaptive
+from benchmarks.right import (
+    coverage,
+    critical_fit,
+    curvature_precision,
+    geometries,
+    gradient_error,
+    large_batch_model,
+    policy,
+    quadratic,
+    study_chaos,
+)
+from benchmarks.right.setups import setups
+from benchmarks.right.zoo import zoo
+
+MODULES = (
+    coverage,
+    critical_fit,
+    gradient_error,
+    setups,
+    zoo,
+    quadratic,
+    large_batch_model,
+    geometries,
+    curvature_precision,
+    policy,
+    study_chaos,
+    overhead,
+    overhead_memory,
+    host_reads,
+    overhead_ddp,
+    overhead_shards,
+    examples_probe,
+    calls_cost,
+    calls_memory,
+    curvature,
+    scale,
+    gpu,
+    adaptive,
+)
+BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}

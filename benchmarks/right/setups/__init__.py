@@ -1,0 +1,1 @@
+"""Which set-ups are supported, and what the others are refused with."""
