@@ -37,6 +37,7 @@ def with_checkpoints(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
     for module in model.modules():
         if isinstance(module, kind):
             again = functools.partial(checkpoint, module.forward, use_reentrant=False)
+            # a method of this one module, as wrappers for checkpointing do it
             module.forward = again  # type: ignore[method-assign]
     return model
 

@@ -14,6 +14,7 @@ in the one that is. Those of the baseline (Lightning's own) are taken off; zero 
 not logged is what the package promises.
 """
 
+import functools
 import gc
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +167,7 @@ def share_of_memory(module: Trained, job: Job) -> float | None:
     peak = 0
     for variant in variants(job.size, job.devices):
         free(module)
-        if not attempt(lambda variant=variant: train(variant, module, job, 2), module):  # type: ignore[misc]
+        if not attempt(functools.partial(train, variant, module, job, 2), module):
             return None
         peak = max(peak, torch.cuda.max_memory_allocated())
     return peak / torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

@@ -120,7 +120,7 @@ def choose_loss(module: nn.Module, loss_fn: LossFn | None) -> tuple[LossFn, nn.M
 
 
 def _training_step_loss(module: nn.Module, batch: Any) -> Tensor:
-    # a LightningModule: checked where this function is chosen
+    # nn.Module does not declare training_step; choose_loss has checked that there is one
     returned: Any = module.training_step(batch, 0)  # type: ignore[operator]
     if isinstance(returned, dict):
         returned = returned["loss"]

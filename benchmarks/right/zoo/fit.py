@@ -180,6 +180,7 @@ def fit(
 def loader_of(batches: Sequence[Batch]) -> DataLoader[Batch]:
     """Gives the batches again, from their examples."""
     examples = [example for batch in batches for example in zip(*batch, strict=True)]
+    # a list serves as a data set, although it is not typed as one
     return DataLoader(examples, batch_size=len(batches[0][0]))  # type: ignore[arg-type]
 
 

@@ -46,10 +46,19 @@ class Pictures:
         self._not_before = 0.0  # by time.monotonic
         self._shown_at: int | None = None  # measured steps
 
-    @property
-    def are_shown(self) -> bool:
-        """Whether a logger of this rank shows pictures, and they are wanted."""
-        return bool(self._loggers())
+    def are_due(self, measured: int, *, last: bool) -> bool:
+        """Whether to draw now.
+
+        Not where no logger of this rank shows pictures, where nothing has been measured since, or
+        where drawing would take more than one percent of the fit; ``last`` overrides the latter.
+
+        Args:
+            measured: steps measured so far.
+            last: whether the fit is over.
+        """
+        if measured == self._shown_at or not self._histories or not self._loggers():
+            return False
+        return last or time.monotonic() >= self._not_before
 
     def add(self, step: int, measured: int, values: Mapping[str, float], optimizer: str) -> None:
         """Takes what was logged of an optimizer at a step, and how many steps were measured."""
@@ -58,21 +67,12 @@ class Pictures:
         moment = Moment(step, measured, b, low, high, values.get(f"{head}global_size"))
         self._histories.setdefault(optimizer, History()).add(moment)
 
-    def show(self, verdicts: list[Verdict], step: int, *, last: bool) -> None:
-        """Draws every optimizer's run and passes picture and verdict to the loggers.
-
-        Nothing is drawn where no logger shows pictures, where nothing has been measured since, or
-        where drawing would take more than one percent of the fit; ``last`` overrides the latter.
-        """
-        steps = sum(verdict.estimate.steps for verdict in verdicts)
-        if not self._loggers() or not self._histories or steps == self._shown_at:
-            return
-        if not last and time.monotonic() < self._not_before:
-            return
+    def show(self, verdicts: list[Verdict], step: int, measured: int) -> None:
+        """Draws every optimizer's run and passes picture and verdict to the loggers."""
         began = time.monotonic()
         for verdict in verdicts:
             self._show(verdict, step)
-        self._shown_at = steps
+        self._shown_at = measured
         took = time.monotonic() - began
         self._not_before = time.monotonic() + took / MOST_TIME
 

@@ -95,9 +95,10 @@ class Reporting:
 
         No collective: every rank may call it, and rank 0 alone draws.
         """
-        if self._pictures.are_shown:
+        measured = self._session.steps_read
+        if self._pictures.are_due(measured, last=last):
             step = max(trainer_facts.log_index(self._trainer) - 1, 0)
-            self._pictures.show(self.verdicts(), step, last=last)
+            self._pictures.show(self.verdicts(), step, measured)
 
     def _in_use(self, track: Track) -> InUse:
         rate = trainer_facts.learning_rate(self._optimizers[track.name])

@@ -102,7 +102,7 @@ class SplitLoader(DataLoader[Any]):
     def _micro_batches(self, batches: Iterator[Pieces], factors: deque[float]) -> Iterator[Any]:
         for index, pieces in enumerate(batches):
             for batch, factor in zip(pieces.batches, pieces.factors, strict=True):
-                if batch is not None:  # Lightning passes over it without calling a hook
+                if batch is not None:  # Lightning skips it without calling a hook
                     factors.append(factor)
                 yield batch
             if index + 1 == self.most:

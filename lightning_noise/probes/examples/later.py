@@ -85,7 +85,5 @@ def join(calls: Sequence[Held]) -> Joined | None:
         if found is None:
             return None
         inputs.append(found)
-    for call in calls:
-        call.kept.forget()
     joined = tuple(map(torch.cat, zip(*inputs, strict=True)))
     return Joined(joined, torch.cat([call.grad for call in calls]))

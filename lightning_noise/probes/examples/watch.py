@@ -1,6 +1,6 @@
 """One attachment of the probe: its hooks, and what they see of one backward pass."""
 
-from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -11,21 +11,19 @@ from lightning_noise.core.moments import Key
 from lightning_noise.core.reasons import Reason
 from lightning_noise.probes.examples.calls.calls import Calls
 from lightning_noise.probes.examples.calls.meeting import Meeting
-from lightning_noise.probes.examples.contribution import Contribution, Dense, NotPerExample
+from lightning_noise.probes.examples.contribution import NotPerExample
 from lightning_noise.probes.examples.coverage import Cause
 from lightning_noise.probes.examples.directions import Directions
+from lightning_noise.probes.examples.entries import Entries
 from lightning_noise.probes.examples.faults import (
     NOTHING_SEEN,
-    SEEN_TWICE,
     batch_not_first,
-    used_again,
 )
 from lightning_noise.probes.examples.inventory import Inventory, Slot
-from lightning_noise.probes.examples.later import Held, Joined, Later, join
-from lightning_noise.probes.examples.ledger import Ledger, UsedAgain
+from lightning_noise.probes.examples.later import Held, Later
+from lightning_noise.probes.examples.ledger import Ledger
 from lightning_noise.probes.examples.listener import Kept, Listener
 from lightning_noise.probes.examples.mixing import Mixing, MixingCheck
-from lightning_noise.probes.examples.outer import Outer
 from lightning_noise.probes.examples.pass_seen import PassSeen
 from lightning_noise.probes.examples.self_check import SelfCheck
 from lightning_noise.probes.keyed_norms import KeyedNorms
@@ -61,7 +59,6 @@ class Watch:
         signs = {name: form.signs for name, form in forms.items() if form is not None}
         self.norms = KeyedNorms(parameters, keys)
         self._dropped: dict[str, Cause] = {}
-        self._parameters = dict(parameters)
         self._handed: set[str] = set()
         self._directions = Directions(signs, sketches, self.norms.device)
         self._ledger = Ledger(
@@ -75,7 +72,7 @@ class Watch:
         self._listener = Listener(inventory.slots, self._see)
         by_calls = {name: parameters[name] for name in sorted(inventory.by_calls)}
         self._calls = Calls(model, by_calls, self._listener)
-        self._several = set(several)
+        self._entries = Entries(self._ledger, self._listener, parameters, several)
         self._later = Later(self.norms.device)
         self._reset()
 
@@ -83,14 +80,12 @@ class Watch:
         self._open = False
         self._later.clear()
         self._examples = examples
-        self._check = check
+        self._checks = check is not None
+        self._entries.begin(examples, check)
         self._matched = False  # whether a layer had the examples along dimension 0
         self._strangers: dict[str, Cause] = {}  # parameters of layers that did not have them there
         self._strange_sizes: set[int] = set()
         self._new: dict[str, Cause] = {}
-        self._fault: Reason | None = None
-        self._cleared: Container[str] = ()  # layers whose rows are known not to mix
-        self._positions: set[str] = set()
         self._as_long: dict[str, bool] = {}
         self._chosen = False
 
@@ -137,7 +132,7 @@ class Watch:
         check = MixingCheck(loss, listener.recorded, self._examples, listener.inspecting, seed)
         with torch._C.DisableTorchFunction():
             found = check.find()
-        self._cleared = found.checked - set(found.layers)
+        self._entries.cleared = found.checked - set(found.layers)
         return found
 
     def end(self) -> PassSeen:
@@ -149,10 +144,11 @@ class Watch:
         for slot in self._listener.misplaced.values():
             seen_by_layer = set(slot.names.values()).difference(self._handed)
             self._drop(dict.fromkeys(seen_by_layer, Cause(MISPLACED, slot.layer)))
+        fault = self._entries.fault
         if self._matched or self._may_be_folded():
             self._drop(self._strangers)
-        elif self._fault is None:
-            self._fault = self._nothing_seen()
+        elif fault is None:
+            fault = self._nothing_seen()
         self._dropped |= self._new
         with torch._C.DisableTorchFunction():
             squares = self._ledger.end(self._dropped)
@@ -160,10 +156,10 @@ class Watch:
         return PassSeen(
             squares,
             self._new,
-            self._fault,
+            fault,
             self._matched,
-            frozenset(self._positions),
-            frozenset(self._several),
+            frozenset(self._entries.positions),
+            frozenset(self._entries.several),
             self._as_long,
         )
 
@@ -178,7 +174,7 @@ class Watch:
         """Whether all layers had several rows for every example, as in (batch · positions)."""
         sizes = self._strange_sizes
         whole = all(size > 0 and size % self._examples == 0 for size in sizes)
-        return bool(sizes) and whole and self._fault is None
+        return bool(sizes) and whole and self._entries.fault is None
 
     def _nothing_seen(self) -> Reason:
         if not self._strange_sizes:
@@ -201,7 +197,7 @@ class Watch:
             waits = self._later.hold(slot, grad, kept)
         if not waits:
             self._see_now(slot, grad, kept)
-        elif self._check is not None:
+        elif self._checks:
             self._check_held(slot, grad, kept)
 
     def _see_later(self) -> None:
@@ -213,7 +209,7 @@ class Watch:
         # a backward pass does neither
         with torch.no_grad(), _without_autocast(self.norms.device.type):
             for group in groups:
-                if len(group) == 1 or not self._add_joined(group):
+                if len(group) == 1 or not self._entries.add_joined(group):
                     for one in group:
                         self._take(*one)
 
@@ -231,32 +227,10 @@ class Watch:
         """What calls have in common that may be taken at once; ``None``: this one may not be."""
         found = [slot.read().kind()]
         for own, name in slot.names.items():
-            if not self._alone(name):
+            if not self._entries.alone(name):
                 return None
             found += [own, slot.operands[own].shape, self.norms.cell_of[name], self._forms[name]]
         return found[0] and tuple(found)
-
-    def _add_joined(self, calls: Sequence[Held]) -> bool:
-        """Takes calls of one kind at once; ``False`` if each must be taken for itself."""
-        slot = calls[0].slot
-        names = [call.slot.names for call in calls]
-        try:
-            joined = join(calls)
-            if joined is None:
-                return False
-            with torch._C.DisableTorchFunction():
-                self._contribute_joined(slot, names, joined)
-        except NotPerExample:
-            return False  # which of them it is shows one by one
-        return True
-
-    def _contribute_joined(
-        self,
-        slot: Slot,
-        names: Sequence[Mapping[str, str]],
-        joined: Joined,
-    ) -> None:
-        self._enter(names, self._parts(slot, joined.inputs, joined.grad))
 
     def _see_now(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         slot = self._in_charge(slot)
@@ -280,24 +254,13 @@ class Watch:
             if not slot.names or not self._belongs(slot, grad):
                 return
             try:
-                self._compare(slot, grad, kept.read())
+                self._entries.check(slot, grad, kept)
             except NotPerExample as reason:
                 self._leave_out(slot, reason)
 
-    def _compare(self, slot: Slot, grad: Tensor, inputs: tuple[Tensor, ...] | None) -> None:
-        if inputs is None:
-            return
-        try:
-            parts = self._parts(slot, inputs, grad)
-            self._check_parts(slot, inputs, grad, parts)
-        except (NotPerExample, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # as in _add
-            raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
-
     def _take(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         try:
-            self._add(slot, grad, kept)
+            self._entries.add(slot, grad, kept)
         except NotPerExample as reason:
             self._leave_out(slot, reason)
 
@@ -340,114 +303,6 @@ class Watch:
         cause = Cause(f"{called}, where the batch has {self._examples} examples", slot.layer)
         self._strangers |= dict.fromkeys(slot.names.values(), cause)
         return False
-
-    def _add(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
-        inputs = kept.take()
-        if inputs is None:
-            self._fault = SEEN_TWICE
-            return
-        try:
-            # what computes inputs again, above, must be intercepted as the forward pass was
-            with torch._C.DisableTorchFunction():
-                parts = self._parts(slot, inputs, grad)
-                self._enter([slot.names], parts)
-                if not kept.waits:  # else it was checked as it arrived
-                    self._check_parts(slot, inputs, grad, parts)
-        except (NotPerExample, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a user's rule may raise anything; training goes on without it
-            raise NotPerExample(f"its rule raised {type(error).__name__}: {error}") from error
-
-    def _parts(
-        self,
-        slot: Slot,
-        inputs: tuple[Tensor, ...],
-        grad: Tensor,
-    ) -> dict[str, Contribution]:
-        given = slot.read().contributions(slot.operands, inputs, grad)
-        return {own: self._contribution(name, given.get(own)) for own, name in slot.names.items()}
-
-    def _check_parts(
-        self,
-        slot: Slot,
-        inputs: tuple[Tensor, ...],
-        grad: Tensor,
-        parts: Mapping[str, Contribution],
-    ) -> None:
-        if self._check is None:
-            return
-        dtypes = [x.dtype for x in (grad, *inputs) if x.is_floating_point()]
-        for own, part in parts.items():
-            self._check.add(slot.names[own], part.total(), dtypes)
-        if slot.layer in self._cleared:
-            return
-        doubt = slot.read().doubts(inputs)
-        if doubt is not None:
-            self._positions.add(slot.layer)
-            raise NotPerExample(doubt)
-
-    def _contribution(self, name: str, given: Tensor | Contribution | None) -> Contribution:
-        if isinstance(given, Contribution):
-            return given
-        needed = (self._examples, *self._parameters[name].shape)
-        if given is None:
-            found = "nothing"
-        elif tuple(given.shape) == needed:
-            return Dense(given)
-        else:
-            found = f"shape {tuple(given.shape)}"
-        where = f"where gradients of shape {needed} are needed"
-        raise NotPerExample(f"its rule gave {found} for {name!r}, {where}")
-
-    def _enter(
-        self,
-        calls: Sequence[Mapping[str, str]],
-        parts: Mapping[str, Contribution],
-    ) -> None:
-        """Enters what one call adds, or several calls that were taken at once.
-
-        Args:
-            calls: the names of each call's parameters, by their names in the layer.
-            parts: by the names in the layer; the examples of one call after those of the other.
-        """
-        try:
-            paired = self._enter_pair(calls, parts)
-            for own, part in parts.items():
-                if own in paired:
-                    continue
-                names = [call[own] for call in calls]
-                if all(map(self._alone, names)):
-                    self._ledger.add_alone(names, part)
-                else:
-                    self._ledger.add(names[0], part)  # only calls alone are taken at once
-        except UsedAgain as used:
-            for call in calls:
-                self._several.update(call.values())
-            self._fault = used_again(used.name)
-
-    def _enter_pair(
-        self,
-        calls: Sequence[Mapping[str, str]],
-        parts: Mapping[str, Contribution],
-    ) -> tuple[str, ...]:
-        """Enters weights and their biases together, and returns their names in the layer.
-
-        It returns none if it did not.
-        """
-        for own, part in parts.items():
-            if not isinstance(part, Outer) or part.bias is None or part.bias not in parts:
-                continue
-            weights = [call[own] for call in calls]
-            biases = [call[part.bias] for call in calls]
-            if not all(map(self._alone, (*weights, *biases))):
-                continue
-            if self._ledger.add_pair(weights, biases, part):
-                return own, part.bias
-            return ()
-        return ()
-
-    def _alone(self, name: str) -> bool:
-        return self._listener.calls[name] < 2 and name not in self._several
 
 
 def _without_autocast(device: str) -> AbstractContextManager[None]:

@@ -207,7 +207,8 @@ class Frozen(nn.Module):
 def test_fused_kernels_of_frozen_modules_stay_in_use() -> None:
     problem = Problem(Case("frozen", Frozen, (4, 5, 8)))
     outputs: list[Tensor] = []
-    problem.model.encode.register_forward_hook(lambda *call: outputs.append(call[2]))  # type: ignore[union-attr,operator]
+    encode = problem.model.get_submodule("encode")
+    encode.register_forward_hook(lambda *call: outputs.append(call[2]))
     problem.loss()
     probe = bound(problem.model, exact=True)
     found = settled(probe, problem)

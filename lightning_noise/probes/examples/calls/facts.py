@@ -105,4 +105,6 @@ def _place(tensor: Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 
 def _unseen(tensor: Tensor) -> str:
-    return f"the output of {tensor.grad_fn.name()}, which is no function of torch"  # type: ignore[union-attr]
+    # asked of tensors with a node alone
+    node = tensor.grad_fn.name()  # type: ignore[union-attr]
+    return f"the output of {node}, which is no function of torch"

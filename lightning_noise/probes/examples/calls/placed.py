@@ -157,7 +157,9 @@ def _among(some: Tensor, frame: Frame, dim: int) -> Tensor:
         return some
     size = list(some.shape)
     size[dim] = frame.rows
-    return some.new_zeros(size).narrow(dim, frame.start, frame.height).copy_(some)._base  # type: ignore[return-value]
+    whole = some.new_zeros(size)
+    whole.narrow(dim, frame.start, frame.height).copy_(some)
+    return whole
 
 
 class Pulled(Contribution):

@@ -45,7 +45,7 @@ def product(seen: Seen, out: Tensor) -> Fold | None:
 def of_product(seen: Seen, a: Tensor, b: Tensor, out: Tensor) -> Fold | None:
     """Layout of a @ b."""
     found: list[Fold | None] = []
-    rows, cols = (1 if a.dim() > 1 else 0), (1 if b.dim() > 1 else 0)
+    rows, cols = int(a.dim() > 1), int(b.dim() > 1)  # a vector has neither
     for x, is_first in ((a, True), (b, False)):
         fold = seen.fact(x)
         if not isinstance(fold, Fold):
