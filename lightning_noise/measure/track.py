@@ -66,6 +66,7 @@ class Track:
         self._parameters: dict[str, Parameter] = {}
         self._attached: Identities | None = None
         self._seen: Identities = []  # trainable when last looked
+        self._flags: list[bool] = []  # whether each parameter was trainable then
         self._stack = ExitStack()
         rows.open(name)
 
@@ -74,6 +75,7 @@ class Track:
     def watch(self, parameters: Mapping[str, Parameter]) -> None:
         """Sets the parameters to watch from the next optimizer step on, while they are trained."""
         self._parameters = dict(parameters)
+        self._flags = []  # of other parameters, perhaps
 
     @property
     def named_keys(self) -> list[Key]:
@@ -99,6 +101,10 @@ class Track:
         self._detach()
 
     def _attach(self) -> None:
+        flags = [parameter.requires_grad for parameter in self._parameters.values()]
+        if self._attached is not None and flags == self._flags:
+            return
+        self._flags = flags
         trainable: dict[str, Parameter] = {}
         wanted: Identities = []
         for name, parameter in self._parameters.items():

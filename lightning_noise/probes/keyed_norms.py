@@ -1,7 +1,7 @@
 """Squared norms of named tensors, summed by key."""
 
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,12 +12,7 @@ from lightning_noise.probes.double_float import Wide, wide_stack, wide_sum, wide
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 from lightning_noise.probes.preconditioner import weighted_chunk_norms
 from lightning_noise.probes.probe import Diagonal
-from lightning_noise.probes.small import (
-    flat_join,
-    flat_stack,
-    group_by_shape,
-    small_parameters,
-)
+from lightning_noise.probes.small import SmallParameters, small_parameters
 
 
 class KeyedNorms:
@@ -35,7 +30,7 @@ class KeyedNorms:
 
     Attributes:
         small: parameters whose gradients are so small that a kernel for each takes longer to launch
-            than to run. Their norms are best taken together, by :meth:`see_all`.
+            than to run. Their norms are best taken together.
     """
 
     def __init__(
@@ -73,8 +68,8 @@ class KeyedNorms:
         if first is not None:
             self.device = first.device
         unweighted = {name: p for name, p in parameters.items() if name not in self._weighted}
-        self.small = small_parameters(unweighted, self.device)
-        self._small_groups = group_by_shape(self.small, self.cell_of)
+        self.small = SmallParameters(small_parameters(unweighted, self.device), self.cell_of)
+        self._large = parameters.keys() - set(self.small.names)
         self.clear()
 
     def add(self, cell: int, tensor: Tensor) -> None:
@@ -98,22 +93,16 @@ class KeyedNorms:
 
         Half precision is widened by the norms as it is for one gradient.
         """
-        joined = self.small.keys() & {name for name, g in gradients.items() if not g.is_sparse}
         for name, gradient in gradients.items():
-            if name not in joined:
+            if name in self._large:
                 self.see(name, gradient)
-        if joined:
-            self._see_small(gradients, joined)
+        found = [gradients.get(name) for name in self.small.names]
+        self.add_joined(dict(self.small.joined(found)))
 
-    def _see_small(self, gradients: Mapping[str, Tensor], joined: Container[str]) -> None:
-        for cell, groups in self._small_groups.items():
-            parts: list[Tensor] = []
-            for names in groups:
-                alike = [gradients[name] for name in names if name in joined]
-                if alike:
-                    parts.append(flat_stack(alike))
-            if parts:
-                self.add(cell, flat_join(parts))
+    def add_joined(self, joined: Mapping[int, Tensor]) -> None:
+        """Notes the norms of gradients of small parameters, joined by cell."""
+        for cell, gradients in joined.items():
+            self.add(cell, gradients)
 
     @property
     def is_weighted(self) -> bool:
@@ -156,14 +145,32 @@ class KeyedNorms:
         """Notes 1-d norms that were taken elsewhere: their squares are added."""
         self._norms[cell] += norms
 
-    def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
-        """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas."""
-        gradients: dict[str, Tensor] = {}
-        for name, parameter in parameters.items():
-            gradient = parameter.grad
-            if gradient is not None:
-                gradients[name] = gradient
-        self.see_all(gradients)
+    def add_gradients(
+        self,
+        parameters: Mapping[str, Parameter],
+        small: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        """Notes the norms of ``.grad``, as the strategy has averaged it over the replicas.
+
+        Args:
+            parameters: those to note.
+            small: what the small ones add, joined by cell, where it is known.
+        """
+        for name in self._large:
+            parameter = parameters.get(name)
+            if parameter is not None and parameter.grad is not None:
+                self.see(name, parameter.grad)
+        if small is None:
+            small = self._small_gradients(parameters)
+        self.add_joined(small)
+
+    def _small_gradients(self, parameters: Mapping[str, Parameter]) -> dict[int, Tensor]:
+        gradients = self.small.gradients()
+        if len(parameters) < len(self._parameters):
+            for place, name in enumerate(self.small.names):
+                if name not in parameters:
+                    gradients[place] = None
+        return dict(self.small.joined(gradients))
 
     def leave_out_absent(self, row: Wide) -> Wide:
         """Zeroes the lines of keys that take no part in this step.

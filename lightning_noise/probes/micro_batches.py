@@ -1,6 +1,6 @@
 """Every micro-batch of a step is a group, seen before gradients are accumulated or reduced."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_noise.probes.rows import (
     total_weight,
 )
 from lightning_noise.probes.setup import Setup
+from lightning_noise.probes.small_gradients import Joined, SmallGradients, small_gradients
 from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
@@ -45,9 +46,9 @@ class MicroBatches(Probe):
     checkpointing of a shared parameter). Its gradient is the sum of the parts. The first such step
     is skipped; in later steps the parts are kept and added up.
 
-    The gradients of small parameters are held until the backward pass is over, at most a few
-    megabytes, and their norms are taken together. Where the pass has made ``.grad`` and nothing
-    reduces it, they are read from there.
+    The norms of small parameters are taken together when a backward pass is over. Their gradients
+    are what the pass has added to ``.grad``. Where it is reduced in the pass, hooks hold them, at
+    most a few megabytes.
 
     Weights need not sum to 1: Lightning divides every micro-batch loss by
     ``accumulate_grad_batches``, also in a short last window. So weights are normalised by their
@@ -70,11 +71,7 @@ class MicroBatches(Probe):
         self._in_parts: set[str] = set()  # parameters whose gradient is known to come in parts
         self._parts: dict[str, list[Tensor]] = {}
         self._seen: set[str] = set()
-        self._holding = False  # whether hooks on small parameters hold what they see
-        self._held: dict[str, list[Tensor]] = {}  # gradients of small parameters in this pass
-        self._reads_grad = False  # whether .grad is left as the backward pass makes it
-        self._views: set[str] = set()  # their gradients are parts of larger tensors
-        self._views_known = False
+        self._small: SmallGradients | None = None
         self._groups: list[WeightedGroup] = []
         self._square: Wide | None = None
         self._fault: Reason | None = None
@@ -122,7 +119,8 @@ class MicroBatches(Probe):
                 yield
             finally:
                 self._forget_pass()
-                self._held = {}
+                self._reset()
+                self._small = None
                 self._norms.clear()
 
     def _norms_of(
@@ -134,28 +132,14 @@ class MicroBatches(Probe):
         return KeyedNorms(parameters, keys, context.diagonal)
 
     def _hook_gradients(self, stack: ExitStack) -> None:
-        small: Mapping[str, Parameter] = {}
+        large = set(self._parameters)
         if self._norms is not None:
             small = self._norms.small
-        self._held = {name: [] for name in self._parameters if name in small}
-        # a strategy may have reduced .grad when the pass is over, and a user's hook changed it
-        self._reads_grad = self._replicas == 1 and not any(
-            parameter._post_accumulate_grad_hooks for parameter in self._parameters.values()
-        )
-        for name, parameter in self._parameters.items():
-            see = self._hold(name) if name in small else self._hook(name)
-            stack.callback(parameter.register_hook(see).remove)
-
-    def _hold(self, name: str) -> Callable[[Tensor], None]:
-        held = self._held[name]
-        views = self._views
-
-        # this runs for every small parameter in every pass, so it does no more than it must
-        def hold(grad: Tensor) -> None:
-            if self._holding:
-                held.append(grad.clone() if name in views else grad)
-
-        return hold
+            large -= set(small.names)
+            self._small = small_gradients(small, self._parameters, self._replicas)
+            self._small.attach(stack)
+        for name in large:
+            stack.callback(self._parameters[name].register_hook(self._hook(name)).remove)
 
     def _hook(self, name: str) -> Any:
         def see(grad: Tensor) -> None:
@@ -189,19 +173,15 @@ class MicroBatches(Probe):
         self._seen.clear()
         self._parts = {}
         self._open = True
-        self._holding = not self._makes_gradients()
-
-    def _makes_gradients(self) -> bool:
-        """Whether ``.grad`` of every small parameter will be the gradient of this pass alone."""
-        if not self._reads_grad:
-            return False
-        return all(self._parameters[name].grad is None for name in self._held)
+        if self._small is not None:
+            self._small.begin()
 
     def end(self) -> None:
         """Closes the gate and adds the micro-batch to the step as one group."""
         if not self._open or self._norms is None:
             return
-        self._norms.see_all(self._small_gradients())
+        if self._small is not None:
+            self._norms.add_joined(self._small.end())
         for name, parts in self._parts.items():
             self._norms.see(name, sum(parts[1:], parts[0]))
         self._forget_pass()
@@ -213,46 +193,9 @@ class MicroBatches(Probe):
             self._square = share
             self._groups.append(WeightedGroup(self._size, self._weight))
 
-    def _small_gradients(self) -> dict[str, Tensor]:
-        """Of this pass, by name."""
-        found: dict[str, Tensor] = {}
-        if not self._holding:
-            for name in self._held:
-                gradient = self._parameters[name].grad
-                if gradient is not None:
-                    found[name] = gradient
-            return found
-        for name, held in self._held.items():
-            if len(held) == 1:
-                found[name] = held[0]
-            elif held:
-                self._take_parts(name, held)
-        self._find_views(found)
-        return found
-
-    def _find_views(self, gradients: Mapping[str, Tensor]) -> None:
-        """Notes whose gradient is a view: to hold it is to hold all of the larger tensor."""
-        if self._views_known:
-            return
-        self._views_known = True
-        for name, gradient in gradients.items():
-            base = gradient._base  # no public way
-            if base is not None and base.numel() > gradient.numel():
-                self._views.add(name)
-
-    def _take_parts(self, name: str, held: Sequence[Tensor]) -> None:
-        if name in self._in_parts:
-            self._parts[name] = list(held)
-        else:
-            self._in_parts.add(name)
-            self._fault = _in_parts(name)
-
     def _forget_pass(self) -> None:
         self._open = False
-        self._holding = False
         self._parts = {}
-        for held in self._held.values():
-            held.clear()
 
     def row(self) -> Wide | None:
         """Moments of the step, shape (keys, 4), with the big norm from ``.grad``.
@@ -262,6 +205,9 @@ class MicroBatches(Probe):
         groups = self._groups
         square = self._square
         fault = self._fault
+        small: Joined | None = None
+        if self._small is not None and fault is None:
+            small = self._small.accumulated()
         self._reset()
         self._last_fault = fault
         if fault is not None or self._norms is None:
@@ -269,7 +215,7 @@ class MicroBatches(Probe):
         if square is None:
             self._last_fault = NO_GROUP
             return None
-        self._norms.add_gradients(self._parameters)
+        self._norms.add_gradients(self._parameters, small)
         total = total_weight(groups)  # not 1 in a short last window
         row = step_row(
             square / total,
@@ -291,6 +237,8 @@ class MicroBatches(Probe):
         return self._last_fault
 
     def _reset(self) -> None:
+        if self._small is not None:
+            self._small.forget()
         self._groups = []
         self._square = None
         self._fault = None

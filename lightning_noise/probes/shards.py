@@ -61,8 +61,12 @@ class ShardedNorms(KeyedNorms):
         super().__init__(parameters, keys)
         self._pieces = pieces
 
-    def add_gradients(self, parameters: Mapping[str, Parameter]) -> None:
-        """Notes the norms of this rank's piece of every averaged gradient."""
+    def add_gradients(
+        self,
+        parameters: Mapping[str, Parameter],
+        small: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        """Notes the norms of this rank's piece of every averaged gradient; ``small`` is unused."""
         for name, parameter in parameters.items():
             if parameter.grad is None:
                 continue

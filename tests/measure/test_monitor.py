@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
 from lightning_noise.measure.skips import NO_BACKWARD, NO_ROW, NO_SIZE, NOT_FINITE, ONE_GROUP
+from lightning_noise.probes.small import SMALL
 
 
 def mean_estimation(
@@ -155,7 +156,8 @@ def test_an_exception_abandons_the_step():
 
 
 def test_every_n_steps_hooks_only_the_measured_ones():
-    monitor, module, hooked = Monitor(MicroBatches(), every_n_steps=3), nn.Linear(2, 1), []
+    monitor, hooked = Monitor(MicroBatches(), every_n_steps=3), []
+    module = nn.Linear(2, SMALL)  # with a weight that is too large to be joined with others
     with monitor.attach(dict(module.named_parameters())):
         for _ in range(7):
             for _ in range(2):

@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.probes.micro_batches import MicroBatches
+from lightning_noise.probes.probe import Context
 from testing.problems import EXACT, REGRESSION, linear21, zero_regression
 
 
@@ -136,36 +137,49 @@ def test_gradients_outside_the_gate_are_not_seen():
         assert [Moments(*v) for v in probe.row().tolist()] == plain
 
 
-def test_a_shared_parameter_in_two_reentrant_checkpoints():
-    """Its gradient arrives in two parts: the first step is passed over and says why, from the
-    second on the sum is right.
-    """
-    shared = nn.Linear(3, 3, bias=False).double()
-    x = torch.randn(
-        2, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
-    ).requires_grad_()
+def used_twice(width):
+    """A layer that is used twice, and its loss on micro-batch i with or without checkpoints."""
+    generator = torch.Generator().manual_seed(2)
+    shared = nn.Linear(width, width, bias=False).double()
+    x = torch.randn(2, 1, width, dtype=torch.float64, generator=generator).requires_grad_()
 
-    def loss(i, reentrant):
+    def losses(reentrant):
         run = (lambda h: checkpoint(shared, h, use_reentrant=True)) if reentrant else shared
-        return run(run(x[i]).tanh()).sum()
+        return [lambda i=i: run(run(x[i]).tanh()).sum() for i in (0, 1)]
 
-    plain, probe = MicroBatches(), MicroBatches()
-    with plain.attach(named(shared), {Key(): ["weight"]}):
-        truth = one_step(
-            plain, shared, [lambda i=i: loss(i, False) for i in (0, 1)], [1, 1], [0.5, 0.5]
-        )
+    return shared, losses
+
+
+def truth_of(shared, losses):
+    probe = MicroBatches()
     with probe.attach(named(shared), {Key(): ["weight"]}):
-        assert (
-            one_step(probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5])
-            is None
-        )
+        return one_step(probe, shared, losses(False), [1, 1], [0.5, 0.5])
+
+
+def test_a_large_shared_parameter_in_two_reentrant_checkpoints():
+    """Its gradient arrives in two parts: the first step is skipped and says why, from the second on
+    the sum is right.
+    """
+    shared, losses = used_twice(width=130)
+    truth, probe = truth_of(shared, losses), MicroBatches()
+    with probe.attach(named(shared), {Key(): ["weight"]}):
+        assert one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5]) is None
         assert probe.fault().code == "gradient_in_parts" and "'weight'" in probe.fault().text
-        (again,) = one_step(
-            probe, shared, [lambda i=i: loss(i, True) for i in (0, 1)], [1, 1], [0.5, 0.5]
-        )
+        (again,) = one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5])
         assert probe.fault() is None
     assert again.q_small == pytest.approx(truth[0].q_small, rel=1e-12)
     assert again.q_big == pytest.approx(truth[0].q_big, rel=1e-12)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_small_shared_parameter_in_two_reentrant_checkpoints(replicas):
+    """Whether ``.grad`` shows the sum of the parts, or hooks hold them."""
+    shared, losses = used_twice(width=3)
+    truth, probe = truth_of(shared, losses), MicroBatches()
+    with probe.attach(named(shared), {Key(): ["weight"]}, Context(replicas)):
+        (found,) = one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5])
+        assert probe.fault() is None
+    assert found.q_small * replicas == pytest.approx(truth[0].q_small, rel=1e-12)
 
 
 def test_sparse_embedding_equals_dense():
@@ -191,7 +205,7 @@ def test_nothing_stays_behind():
     module, probe = nn.Linear(2, 2), MicroBatches()
     with (
         pytest.raises(RuntimeError, match="on the way"),
-        probe.attach(named(module), {Key(): list(named(module))}),
+        probe.attach(named(module), {Key(): list(named(module))}, Context(replicas=2)),
     ):
         assert all(p._backward_hooks for p in module.parameters())
         raise RuntimeError("on the way")

@@ -54,22 +54,24 @@ class Kept:
         waits: whether a gradient has arrived, and waits for the end of the backward pass.
     """
 
+    __slots__ = ("_inputs", "_unpack", "_versions", "is_packed", "waits")
+
     def __init__(self, inputs: tuple[Tensor, ...]) -> None:
         hooks = _saving_hooks(True)
         self.is_packed = hooks is not None
         self.waits = False
         self._unpack: Callable[[Any], Tensor] | None = None
-        self._inputs: list[Any] | None = list(inputs)
-        self._versions = list(map(_version, inputs))
+        self._inputs: tuple[Any, ...] | None = inputs
+        self._versions = sum(map(_version, inputs))  # each only grows
         if hooks is not None:
             pack, self._unpack = hooks
             with torch.no_grad():
-                self._inputs = [pack(x.detach()) for x in inputs]
+                self._inputs = tuple(pack(x.detach()) for x in inputs)
 
     @property
     def held(self) -> tuple[Tensor, ...]:
         """The inputs as they are held, not packed; none if they were taken."""
-        return tuple(self._inputs or ())
+        return self._inputs or ()
 
     @property
     def elements(self) -> int:
@@ -99,10 +101,10 @@ class Kept:
         if self._unpack is not None:
             return tuple(map(self._unpack, inputs))
         with torch._C.DisableTorchFunction():
-            versions = list(map(_version, inputs))
+            versions = sum(map(_version, inputs))
         if versions != self._versions:
             raise NotPerExample("its input was modified in place after the call")
-        return tuple(inputs)
+        return inputs
 
 
 class Call(NamedTuple):
@@ -122,6 +124,46 @@ class Call(NamedTuple):
 
 
 Inspect = Callable[[Call, Tensor], None]  # gets the gradient at the call's output
+
+
+class Arrival:
+    """The hook that waits for the gradient at the output of one call.
+
+    It is one object, where a closure would be several: what lives until the backward pass costs
+    garbage collection.
+
+    Args:
+        take: what to call with this object and the gradient.
+        slot: the layer.
+        kept: the inputs of the call.
+        layout: how the output lies in the tensor with the hook; ``None``: it is that tensor.
+        serial: of the call. The call itself holds a node of the graph, which holds this hook.
+    """
+
+    __slots__ = ("_take", "kept", "layout", "serial", "slot")
+
+    def __init__(
+        self,
+        take: Callable[["Arrival", Tensor], None],
+        slot: Slot,
+        kept: Kept,
+        layout: Layout | None,
+        serial: int,
+    ) -> None:
+        self._take = take
+        self.slot = slot
+        self.kept = kept
+        self.layout = layout
+        self.serial = serial
+
+    def __call__(self, grad: Tensor) -> None:
+        self._take(self, grad)
+
+    def at_output(self, grad: Tensor) -> Tensor:
+        """The gradient at the output of the call, from that at the tensor with the hook."""
+        if self.layout is None:
+            return grad
+        return self.layout.at_output(grad)
 
 
 class Listener:
@@ -153,6 +195,7 @@ class Listener:
         self._hooked = False
         self._layer_hooks = [(slot, ModuleHook(self._hook(slot))) for slot in slots]
         self._lower = ModuleHook(lower)
+        self._take = self._arrived  # one bound method for all calls
         self.listening = False
         self.calls: Counter[str] = Counter()
         self.misplaced: dict[str, Slot] = {}
@@ -220,7 +263,7 @@ class Listener:
         elif not self._called:
             return
         if torch.is_grad_enabled() and not _in_torch_func():
-            self._await_gradient(slot, source, Kept(inputs))
+            self._await_gradient(slot, source.tensor, source.layout, Kept(inputs))
 
     def _hook_layers(self) -> None:
         for slot, hook in self._layer_hooks:
@@ -264,38 +307,41 @@ class Listener:
             kept_inputs = tensors
             if not needs_inputs:
                 kept_inputs = ()
+            kept = Kept(kept_inputs)
+            if fold is None and output._base is None and not self._recording:
+                self._await_gradient(slot, output, None, kept)  # as below, in less time
+                return
             source = source_of(output, tensors)
+            layout = source.layout
             if fold is not None:
-                source = source._replace(layout=source.layout._replace(fold=fold))
-            self._await_gradient(slot, source, Kept(kept_inputs))
+                layout = layout._replace(fold=fold)
+            self._await_gradient(slot, source.tensor, layout, kept)
 
         return _unseen(hook)
 
     def _await_gradient(
         self,
         slot: Slot,
-        source: Source,
+        tensor: Tensor,
+        layout: Layout | None,
         kept: Kept,
     ) -> None:
-        layout = source.layout
         self._serial += 1
-        serial = self._serial  # not the call: it holds a node of the graph, which holds this hook
-        if self._recording and _backward_pass() == -1:
-            edge = get_gradient_edge(source.tensor)
-            recomputed = packs_what_is_saved()
-            self._recorded[serial] = Call(slot, edge, layout, recomputed)
+        if self._recording and layout is not None and _backward_pass() == -1:
+            edge = get_gradient_edge(tensor)
+            self._recorded[self._serial] = Call(slot, edge, layout, packs_what_is_saved())
+        tensor.register_hook(Arrival(self._take, slot, kept, layout, self._serial))
 
-        def arrived(grad: Tensor) -> None:
-            # calls of functions in the same layer have slots of their own
-            is_misplaced = self.misplaced.get(slot.layer) is slot
-            if self._inspect is None and not is_misplaced:
-                with torch._C.DisableTorchFunction():
-                    at_output = layout.at_output(grad)
-                self._see(slot, at_output, kept)  # in here inputs may be computed again
-            elif self._inspect is not None and serial in self._recorded:
-                self._inspect(self._recorded[serial], layout.at_output(grad))
-
-        source.tensor.register_hook(arrived)
+    def _arrived(self, arrival: Arrival, grad: Tensor) -> None:
+        slot = arrival.slot
+        # calls of functions in the same layer have slots of their own
+        is_misplaced = self.misplaced.get(slot.layer) is slot
+        if self._inspect is None and not is_misplaced:
+            with torch._C.DisableTorchFunction():
+                at_output = arrival.at_output(grad)
+            self._see(slot, at_output, arrival.kept)  # in here inputs may be computed again
+        elif self._inspect is not None and arrival.serial in self._recorded:
+            self._inspect(self._recorded[arrival.serial], arrival.at_output(grad))
 
 
 def _nowhere(output: Tensor) -> None:

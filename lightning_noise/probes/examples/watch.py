@@ -74,6 +74,12 @@ class Watch:
         self._calls = Calls(model, by_calls, self._listener)
         self._entries = Entries(self._ledger, self._listener, parameters, several)
         self._later = Later(self.norms.device)
+        # by identity of the slot, which the listener keeps; numbers are compared sooner
+        numbers: dict[Hashable, int] = {}
+        self._unchanging: dict[int, Hashable] = {}
+        for slot in inventory.slots:
+            kind = self._unchanging_of(slot)
+            self._unchanging[id(slot)] = numbers.setdefault(kind, len(numbers))
         self._reset()
 
     def _reset(self, examples: int = 0, check: SelfCheck | None = None) -> None:
@@ -225,12 +231,20 @@ class Watch:
 
     def _kind_of(self, slot: Slot) -> Hashable:
         """What calls have in common that may be taken at once; ``None``: this one may not be."""
-        found = [slot.read().kind()]
+        kind = slot.read().kind()
+        if kind is None or not all(map(self._entries.alone, slot.names.values())):
+            return None
+        unchanging = self._unchanging.get(id(slot))
+        if unchanging is None:
+            unchanging = self._unchanging_of(slot)
+        return kind, unchanging
+
+    def _unchanging_of(self, slot: Slot) -> Hashable:
+        """What two slots have in common that are taken at once, whatever they are called with."""
+        found: list[Hashable] = []
         for own, name in slot.names.items():
-            if not self._entries.alone(name):
-                return None
             found += [own, slot.operands[own].shape, self.norms.cell_of[name], self._forms[name]]
-        return found[0] and tuple(found)
+        return tuple(found)
 
     def _see_now(self, slot: Slot, grad: Tensor, kept: Kept) -> None:
         slot = self._in_charge(slot)
@@ -270,6 +284,8 @@ class Watch:
 
     def _in_charge(self, slot: Slot) -> Slot:
         """The slot without parameters that were dropped, or handed over to the watch on calls."""
+        if not self._dropped and not self._new and not self._handed:
+            return slot
         out: set[str] = self._dropped.keys() | self._new.keys()
         if not isinstance(slot.rule, Meeting):
             out |= self._handed
@@ -290,7 +306,7 @@ class Watch:
         """Whether the examples lie along dimension 0 of a layer's output."""
         size = 1
         if grad.dim() > 0:
-            size = len(grad)
+            size = grad.shape[0]
         if size == self._examples:
             self._matched = True
             if grad.dim() > 2 and slot.rule.positions_first:
