@@ -15,7 +15,15 @@ from benchmarks.cost import (
     overhead_shards,
     scale,
 )
-from benchmarks.gain import adaptive
+from benchmarks.gain import (
+    adaptive,
+    cosine_quality,
+    edge,
+    guard_rate,
+    least_time,
+    least_time_changes,
+    sweep,
+)
 from benchmarks.right import (
     coverage,
     critical_fit,
@@ -53,6 +61,12 @@ MODULES = (
     curvature,
     scale,
     gpu,
+    sweep,
+    least_time,
+    cosine_quality,
+    edge,
+    guard_rate,
+    least_time_changes,
     adaptive,
 )
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}

@@ -13,8 +13,8 @@ costs.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,14 +22,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.cost import norm_methods
-from benchmarks.cost.norm_methods import PLAIN, Case
+from benchmarks.cost.norm_methods import PLAIN, Case, Ours, Plain, Training
 from benchmarks.harness.models import Transformer, resnet
-from benchmarks.harness.rounds import Stopwatch, Times, compare, shuffled
-from benchmarks.harness.spec import Benchmark, Done, Timed, option
+from benchmarks.harness.rounds import CPU_FIRST, Rounds, compare, one_round
+from benchmarks.harness.spec import Benchmark, Done, option
 from benchmarks.harness.tables import markdown, number_cell
-from lightning_noise.hosts.loop import Monitor
-from lightning_noise.probes.examples import Examples
 
 TIMED_STEPS = 10
 VARIANTS: Mapping[str, int | None] = {PLAIN: None, "every step": 1, "every 10th step": 10}
@@ -115,40 +112,6 @@ SIZES = {
 CASES = tuple(SIZES["whole"])
 
 
-# ---- one way to train ---------------------------------------------------------------------------
-
-
-class Training(norm_methods.Training):
-    """A model and its one batch, of which every so many steps are measured, if any."""
-
-    def __init__(self, case: Case, every: int | None) -> None:
-        torch.manual_seed(0)
-        super().__init__(case.build(), *case.draw())
-        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.0)
-        self.monitor: Monitor | None = None
-        self._hooks = ExitStack()
-        if every is not None:
-            probe = Examples()
-            probe.bind(self.module, seed=0)
-            self.monitor = Monitor(probe, every_n_steps=every)
-            self._hooks.enter_context(self.monitor.attach(dict(self.module.named_parameters())))
-        for _ in range(2 * (every or 1) - 1):  # beyond the step with the checks, to a cycle's end
-            self.step()
-
-    def step(self, between: Callable[[], None] = lambda: None) -> None:
-        """One training step; ``between`` is called after the forward pass."""
-        self.optimizer.zero_grad()
-        with ExitStack() as measured:
-            if self.monitor is not None:
-                measured.enter_context(self.monitor.micro_batch(size=len(self.inputs)))
-            loss = self.loss()
-            between()
-            loss.backward()
-        if self.monitor is not None:
-            self.monitor.step()
-        self.optimizer.step()
-
-
 # ---- time ---------------------------------------------------------------------------------------
 
 
@@ -164,31 +127,29 @@ class Row(NamedTuple):
     load: float
 
 
-def visit(training: Training) -> Times:
-    """Mean duration of a step, after an untimed one."""
-    training.step()
-    watch = Stopwatch()
-    with watch.running():
-        for _ in range(TIMED_STEPS):
-            training.step()
-    return watch.per_step(TIMED_STEPS)
+def prepared(case: Case, every: int | None) -> Plain:
+    """Training of which every so many steps are measured, if any, after its first steps."""
+    training = Training.of(case, torch.optim.SGD)
+    timed = (1 / TIMED_STEPS,) * TIMED_STEPS
+    method = Plain(training, timed=timed)
+    if every is not None:
+        method = Ours(training, every_n_steps=every, timed=timed, reads=False)
+    with method.watching():
+        method.warm_up()
+    return method
 
 
 def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
     """Every case in each round, so that all have equally many where a run is cut off."""
-    trainings: dict[str, dict[str, Training]] = {}
-    for number in range(options.rounds):
-        for key in options.cases:
-            case = SIZES[options.size][key]
-            if (case.name, number) in done:
-                continue
-            if key not in trainings:
-                trainings[key] = {name: Training(case, every) for name, every in VARIANTS.items()}
-            rows = []
-            for place, variant in enumerate(shuffled(tuple(VARIANTS), number)):
-                times = visit(trainings[key][variant])
-                rows.append(Row(case.name, number, place, variant, *times))
-            yield rows
+    methods: dict[str, dict[str, Plain]] = {}
+    for number, key in itertools.product(range(options.rounds), options.cases):
+        case = SIZES[options.size][key]
+        if (case.name, number) in done:
+            continue
+        if key not in methods:
+            methods[key] = {name: prepared(case, every) for name, every in VARIANTS.items()}
+        here = {name: method.visit for name, method in methods[key].items()}
+        yield [Row(case.name, *one) for one in one_round(number, here)]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -198,20 +159,14 @@ def table(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row.case == case]
         for variant in VARIANTS:
             found = compare(here, variant, PLAIN)
-            step = number_cell(1e3 * found.seconds, ".1f")
-            ratios = (found.cpu_ratio_cell(), found.ratio_cell())
-            lines.append((case, variant, found.rounds_cell, step, *ratios))
-    ratios = ("CPU time, ratio [95 %]", "step time, ratio [95 %]")
-    return markdown(("case", "variant", "undisturbed rounds", "step, ms", *ratios), lines)
+            milliseconds = number_cell(1e3 * found.seconds, ".1f")
+            lines.append((case, variant, *found.cells, milliseconds))
+    return markdown(("case", "variant", *CPU_FIRST, "step, ms"), lines)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Timed):
-    """What ``run`` takes."""
-
-    rounds: int = option(12, "rounds of all variants", extends=True)
+class Options(Rounds):
     cases: tuple[str, ...] = option(CASES, "to time", extends=True, choices=CASES)
-    size: str = option("whole", "of the models", choices=tuple(SIZES))
 
 
 BENCHMARK = Benchmark(
@@ -221,7 +176,7 @@ BENCHMARK = Benchmark(
     row=Row,
     key=("case", "round"),
     measure=measure,
-    options=Options(),
+    options=Options(rounds=12),
     quick=Options(rounds=1, size="tiny"),
     tables={"calls cost": table},
     minutes=10,

@@ -7,21 +7,20 @@ the same on every machine.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.cost.calls_cost import CASES, SIZES, Training
-from benchmarks.cost.norm_methods import Case
+from benchmarks.cost.calls_cost import CASES, SIZES, prepared
+from benchmarks.cost.norm_methods import Case, Training
 from benchmarks.harness.models import Block, Residual
 from benchmarks.harness.spec import Benchmark, Done, option
 from benchmarks.harness.tables import markdown
+from testing.storages import Storages
 
 BLOCKS: Mapping[str, type[nn.Module]] = {
     "transformer": Block,
@@ -47,39 +46,6 @@ def checkpointing(case: Case, kind: type[nn.Module]) -> Case:
     return case._replace(build=lambda: with_checkpoints(case.build(), kind))
 
 
-class Storages(TorchDispatchMode):
-    """All storages that operations have made and that are still there, and their peak in bytes.
-
-    Args:
-        given: tensors whose storages were there before.
-    """
-
-    def __init__(self, given: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.peak = 0
-        self._given = {x.untyped_storage()._cdata for x in given}
-        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, Tensor):
-                storage = x.untyped_storage()
-                if storage._cdata in self._given:
-                    continue
-                self._made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.held)
-        return out
-
-    @property
-    def held(self) -> int:
-        """Bytes of those that are still there."""
-        self._made = {key: made for key, made in self._made.items() if not made[0].expired()}
-        return sum(size for _, size in self._made.values())
-
-
 class Memory(NamedTuple):
     """Bytes of tensors in one step.
 
@@ -102,13 +68,15 @@ class Memory(NamedTuple):
 
 def bytes_of_step(case: Case, every: int | None) -> tuple[int, int]:
     """Bytes held after the forward pass, and the peak, in a step after the checks."""
-    training = Training(case, every)
+    method = prepared(case, every)
+    training = method.training
     training.optimizer.zero_grad(set_to_none=True)
     held: list[int] = []
     module = training.module
     given = [*module.parameters(), *module.buffers(), training.inputs, training.targets]
-    with Storages(given) as storages:
-        training.step(between=lambda: held.append(storages.held))
+    with method.watching(), Storages(given) as storages:
+        training.after_forward = lambda: held.append(storages.held)
+        method.step()
     return held[0], storages.peak
 
 
@@ -119,7 +87,7 @@ def batch_bytes(case: Case, kind: type[nn.Module]) -> int:
     def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         found.append(args[0].numel() * args[0].element_size())
 
-    training = Training(case, None)
+    training = Training.of(case)
     for module in training.module.modules():
         if isinstance(module, kind):
             module.register_forward_pre_hook(note)
@@ -153,8 +121,6 @@ def table(rows: Sequence[Memory]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     cases: tuple[str, ...] = option(CASES, "to count", extends=True, choices=CASES)
     size: str = option("whole", "of the models", choices=tuple(SIZES))
 

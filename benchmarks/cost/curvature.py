@@ -115,8 +115,6 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Timed):
-    """What ``run`` takes."""
-
     pairs: int = option(30, "steps with and without a probe")
 
 

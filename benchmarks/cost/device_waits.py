@@ -15,12 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 UNTIMED, TIMED, LOG_EVERY = 2, 10, 10
 
 RUNTIME_WAITS = ("StreamSynchronize", "DeviceSynchronize", "EventSynchronize")  # cuda… or hip…
-HOST_READS = (
-    "aten::_local_scalar_dense",
-    "aten::equal",
-    "aten::nonzero",
-)  # what would wait, seen on the CPU
-
+# what would wait, seen on the CPU
+HOST_READS = ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero")
 
 QUIET, LOGGED = "optimizer step", "optimizer step with logging"
 

@@ -26,7 +26,6 @@ model, has a row that says so.
 """
 
 import functools
-import gc
 import importlib
 import math
 import warnings
@@ -48,7 +47,7 @@ from benchmarks.cost.norm_methods import (
 )
 from benchmarks.harness.machine import in_own_process, own_peak
 from benchmarks.harness.models import Transformer, mlp, resnet
-from benchmarks.harness.rounds import Stopwatch, Times, compare, median_of, shuffled
+from benchmarks.harness.rounds import CPU_FIRST, compare, median_of, shuffled
 from benchmarks.harness.spec import Benchmark, Done, Timed, option
 from benchmarks.harness.tables import MISSING, markdown, number_cell
 
@@ -107,19 +106,6 @@ class Row(NamedTuple):
     load: float = math.nan
 
 
-def visit(method: Plain, repeats: int) -> Times:
-    """Mean duration of a step."""
-    watch = Stopwatch()
-    gc.collect()
-    with method.watching():
-        for _ in range(repeats):
-            method.step()
-            for weight in method.timed:
-                with watch.running(weight):
-                    method.step()
-    return watch.per_step(repeats)
-
-
 def time_rounds(
     part: str, case: Case, variants: Sequence[Variant], rounds: int, rare_rounds: int, done: Done
 ) -> Iterator[list[Row]]:
@@ -140,7 +126,7 @@ def time_rounds(
         is_rare = (number + 1) * rare_rounds // rounds > number * rare_rounds // rounds
         present = [variant for variant in methods if variant.frequent or is_rare]
         for place, variant in enumerate(shuffled(present, number)):
-            times, norms = visit(methods[variant], case.repeats), methods[variant].mean_square()
+            times, norms = methods[variant].visit(), methods[variant].mean_square()
             row = Row(part, case.name, variant.name, number, place, times.seconds)
             rows.append(row._replace(**times._asdict(), mean_square=norms))
         yield rows
@@ -179,7 +165,7 @@ def peak_of(key: str, name: str, tiny: str) -> float | str:
         method = make(variant, Training.of(MODELS[tiny == "True"][key]))
         if isinstance(method, str):
             return method
-        visit(method, 1)
+        method.visit()
     return own_peak()
 
 
@@ -232,18 +218,10 @@ def table(rows: Sequence[Row]) -> str:
             elif mine:
                 seen = last(row.mean_square for row in mine) / truth
                 tail = (number_cell(seen, ".4g"), added_memory(here, variant.name))
-                lines.append((model, variant.name, *ratios(here, variant.name), *tail))
+                found = compare(here, variant.name, PLAIN)
+                lines.append((model, variant.name, *found.cells, *tail))
     last_columns = ("seen", "peak memory, MiB added")
-    return markdown(("model", "method", *RATIOS, *last_columns), lines)
-
-
-RATIOS = ("rounds, undisturbed of all", "CPU time, ratio [95 %]", "step time, ratio [95 %]")
-
-
-def ratios(rows: Sequence[Row], variant: str) -> tuple[str, str, str]:
-    """To the plain step of the same round."""
-    found = compare(rows, variant, PLAIN)
-    return found.rounds_cell, found.cpu_ratio_cell(), found.ratio_cell()
+    return markdown(("model", "method", *CPU_FIRST, *last_columns), lines)
 
 
 def added_memory(rows: Sequence[Row], variant: str) -> str:
@@ -262,8 +240,8 @@ def scaling_table(rows: Sequence[Row]) -> str:
         for variant in SCALING_VARIANTS[1:]:
             found = compare(here, variant.name, PLAIN)
             added = number_cell(found.cpu_added * 1e6 / TOKENS, ".1f")
-            lines.append((model, variant.name, *ratios(here, variant.name), added))
-    return markdown(("model", "method", *RATIOS, "CPU time added, µs per token"), lines)
+            lines.append((model, variant.name, *found.cells, added))
+    return markdown(("model", "method", *CPU_FIRST, "CPU time added, µs per token"), lines)
 
 
 def last(values: Iterable[float]) -> float:
@@ -276,8 +254,6 @@ NAMES = tuple(variant.name for variant in VARIANTS)
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Timed):
-    """What ``run`` takes."""
-
     rounds: int = option(40, "rounds of the frequent variants", extends=True)
     rare_rounds: int = option(8, "of these, rounds that hold all variants", extends=True)
     scaling_rounds: int = option(12, "rounds of the second table", extends=True)

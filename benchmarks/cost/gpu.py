@@ -327,8 +327,6 @@ def waits_in(rows: Sequence[Row], name: str) -> Waits | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Timed):
-    """What ``run`` takes."""
-
     size: str = option("110M", "of the model", choices=tuple(SIZES))
     precisions: tuple[str, ...] = option(
         PRECISIONS, "to train in", extends=True, choices=PRECISIONS

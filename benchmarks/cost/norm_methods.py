@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.harness.rounds import Times, visit
 from lightning_noise.hosts.loop import Monitor
 from lightning_noise.probes.examples import Examples, Outer, register_rule
 from lightning_noise.probes.examples.rules.linear import LinearRule
@@ -25,13 +27,11 @@ class Case(NamedTuple):
 
     Args:
         shape: of the inputs, examples first; two dimensions are tokens.
-        repeats: untimed and timed steps a visit; more for a model whose step is short.
     """
 
     name: str
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    repeats: int = 1
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Random inputs and targets."""
@@ -42,17 +42,32 @@ class Case(NamedTuple):
 
 
 class Training:
-    """A model, its optimizer and its one batch."""
+    """A model, its optimizer and its one batch.
 
-    def __init__(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+    Learning rate 0 keeps the weights where they are, so that all steps see the same gradients.
+
+    Attributes:
+        after_forward: is called after each forward pass.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    ) -> None:
         self.module, self.inputs, self.targets = module, inputs, targets
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
+        self.optimizer = optimizer(module.parameters(), lr=0.0)
+        self.after_forward: Callable[[], object] = lambda: None
 
     @classmethod
-    def of(cls, case: Case) -> "Training":
+    def of(
+        cls, case: Case, optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW
+    ) -> "Training":
         """Drawn from a fixed seed."""
         torch.manual_seed(0)
-        return cls(case.build(), *case.draw())
+        return cls(case.build(), *case.draw(), optimizer)
 
     def copy(self) -> "Training":
         """With weights of its own."""
@@ -60,20 +75,20 @@ class Training:
 
     def loss(self, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> Tensor:
         """Mean over the batch, whose examples have equally many targets."""
-        return criterion(self.module(self.inputs).flatten(0, -2), self.targets.flatten())
+        loss = criterion(self.module(self.inputs).flatten(0, -2), self.targets.flatten())
+        self.after_forward()
+        return loss
 
 
 class Plain:
     """The training step alone; the others add to it.
 
-    Attributes:
+    Args:
         timed: the steps of a visit that are timed, by their weight in the mean step.
     """
 
-    timed: tuple[float, ...] = (1.0,)
-
-    def __init__(self, training: Training) -> None:
-        self.training = training
+    def __init__(self, training: Training, *, timed: tuple[float, ...] = (1.0,)) -> None:
+        self.training, self.timed = training, timed
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -85,6 +100,12 @@ class Plain:
     def warm_up(self) -> None:
         """What is needed once."""
         self.step()
+
+    def visit(self) -> Times:
+        """Times of a step, after an untimed one."""
+        gc.collect()
+        with self.watching():
+            return visit(self.step, self.timed)
 
     def step(self) -> None:
         """One training step."""
@@ -102,27 +123,47 @@ class Plain:
 
 
 class Ours(Plain):
-    """The probe as a plain torch loop would drive it."""
+    """The probe as a plain torch loop would drive it.
+
+    Args:
+        every_n_steps: how often a step is measured. The untimed step of a visit is the last of a
+            cycle, and the timed ones begin the next.
+        reads: whether every step is read, which a real run does only when it logs.
+    """
 
     def __init__(
-        self, training: Training, *, every_n_steps: int = 1, seed: int = 0, exact: bool = False
+        self,
+        training: Training,
+        *,
+        every_n_steps: int = 1,
+        timed: tuple[float, ...] = (1.0,),
+        seed: int = 0,
+        exact: bool = False,
+        reads: bool = True,
     ) -> None:
-        super().__init__(training)
+        super().__init__(training, timed=timed)
         probe = Examples(exact=exact)
         probe.bind(training.module, seed=seed)
         self.monitor = Monitor(probe, every_n_steps=every_n_steps)
+        self._every_n_steps, self._reads = every_n_steps, reads
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         with self.monitor.attach(dict(self.training.module.named_parameters())):
             yield
 
+    def warm_up(self) -> None:
+        """Beyond the step with the checks, to the step before the last of a cycle."""
+        for _ in range(2 * self._every_n_steps - 1):
+            self.step()
+
     def step(self) -> None:
         self.training.optimizer.zero_grad()
         with self.monitor.micro_batch(size=len(self.training.inputs)):
             self.backward()
         self.monitor.step()
-        self.monitor.flush()
+        if self._reads:
+            self.monitor.flush()
         self.training.optimizer.step()
 
     def mean_square(self) -> float:
@@ -130,19 +171,8 @@ class Ours(Plain):
         return estimate.noise + estimate.signal
 
 
-class EveryTenth(Ours):
-    """The untimed step of a visit is the last of a cycle, the timed ones begin the next. Three
-    stand for ten.
-    """
-
-    timed = (0.1, 0.9)
-
-    def __init__(self, training: Training) -> None:
-        super().__init__(training, every_n_steps=3)
-
-    def warm_up(self) -> None:
-        for _ in range(2):
-            self.step()
+# three stand for ten
+EveryTenth = functools.partial(Ours, every_n_steps=3, timed=(0.1, 0.9))
 
 
 class GramLinear(nn.Linear):
@@ -348,9 +378,8 @@ def make(variant: Variant, training: Training) -> Plain | str:
             method.warm_up()
     except ModuleNotFoundError as error:
         return f"not run: {error.name} is not installed"
-    except (
-        Exception
-    ) as error:  # another's library may raise anything, and the table goes on without it
+    # another's library may raise anything, and the table goes on without it
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return f"not run: {reason[:120]}"
     return method

@@ -12,8 +12,8 @@ To add a row, add a Variant; one that has other trainer options (another strateg
 names its own baseline.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,9 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.harness.lightning_runs import StepClock, Trained, Variant, fit
 from benchmarks.harness.models import EncoderLM, random_tokens
-from benchmarks.harness.rounds import Visit, compare, shuffled
-from benchmarks.harness.spec import Benchmark, Done, Timed, option
-from benchmarks.harness.tables import markdown, number_cell
+from benchmarks.harness.rounds import Rounds, Times, Visit, one_round, ratio_table
+from benchmarks.harness.spec import Benchmark, Done
 from lightning_noise import GradientNoiseScale
 
 TIMED_STEPS = 10
@@ -37,6 +36,7 @@ VARIANTS = (
         lambda: [GradientNoiseScale(probe="micro_batches", every_n_steps=10)],
     ),
 )
+BY_NAME = {variant.name: variant for variant in VARIANTS}
 
 
 class Size(NamedTuple):
@@ -71,40 +71,26 @@ def train(variant: Variant, module: Trained, size: Size, steps: int, watcher: Ca
     fit(module, loader, *callbacks, **options | dict(variant.trainer_options))
 
 
-def visit(number: int, place: int, variant: Variant, module: Trained, size: Size) -> Visit:
+def times_of(variant: Variant, module: Trained, size: Size) -> Times:
     """One untimed step, then the timed ones."""
     clock = StepClock(untimed=1, timed=TIMED_STEPS)
     train(variant, module, size, TIMED_STEPS + 1, clock)
-    return Visit(number, place, variant.name, *clock.times)
+    return clock.times
 
 
-def measure(options: "Options", done: Done) -> Iterator[list[Visit]]:
+def measure(options: Rounds, done: Done) -> Iterator[list[Visit]]:
     """Round after round."""
     size = SIZES[options.size]
     module = size.model()
+    visits = {v.name: functools.partial(times_of, v, module, size) for v in VARIANTS}
     for number in range(options.rounds):
         if (number,) not in done:
-            order = enumerate(shuffled(VARIANTS, number))
-            yield [visit(number, place, variant, module, size) for place, variant in order]
+            yield one_round(number, visits)
 
 
 def table(rows: Sequence[Visit]) -> str:
     """Ratios to the baseline."""
-    lines = []
-    for variant in VARIANTS:
-        found = compare(rows, variant.name, variant.baseline)
-        ratios = [found.ratio_cell(), found.cpu_ratio_cell()]
-        lines.append((variant.name, found.rounds_cell, number_cell(found.seconds, ".3f"), *ratios))
-    ratios = ("step time, ratio [95 %]", "CPU time, ratio [95 %]")
-    return markdown(("variant", "undisturbed rounds", "step, s", *ratios), lines)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Timed):
-    """What ``run`` takes."""
-
-    rounds: int = option(40, "rounds of all variants", extends=True)
-    size: str = option("whole", "of the model", choices=tuple(SIZES))
+    return ratio_table(rows, {variant.name: variant.baseline for variant in VARIANTS})
 
 
 BENCHMARK = Benchmark(
@@ -114,8 +100,8 @@ BENCHMARK = Benchmark(
     row=Visit,
     key=("round",),
     measure=measure,
-    options=Options(),
-    quick=Options(rounds=1, size="tiny"),
+    options=Rounds(),
+    quick=Rounds(rounds=1, size="tiny"),
     tables={"overhead": table},
     minutes=40,
 )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.cost.overhead import SIZES, VARIANTS, train
+from benchmarks.cost.overhead import BY_NAME, SIZES, VARIANTS, train
 from benchmarks.harness.machine import in_own_process, own_peak
 from benchmarks.harness.rounds import median_of
 from benchmarks.harness.spec import Benchmark, Done, Timed, option
@@ -33,9 +33,8 @@ class Peak(NamedTuple):
 
 def peak_of(name: str, size_name: str) -> float:
     """Peak memory of this process, which must have trained nothing before."""
-    (variant,) = [variant for variant in VARIANTS if variant.name == name]
     size = SIZES[size_name]
-    train(variant, size.model(), size, STEPS, Callback())
+    train(BY_NAME[name], size.model(), size, STEPS, Callback())
     return own_peak()
 
 
@@ -72,14 +71,12 @@ def table(rows: Sequence[Peak]) -> str:
     return markdown(head, lines)
 
 
-NAMES = tuple(variant.name for variant in VARIANTS)
+NAMES = tuple(BY_NAME)
 ALLOCATORS = ("as it is", "settled")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Timed):
-    """What ``run`` takes."""
-
     runs: int = option(5, "processes for each variant and allocator", extends=True)
     variants: tuple[str, ...] = option(NAMES, "to run", extends=True, choices=NAMES)
     allocators: tuple[str, ...] = option(ALLOCATORS, "to use", extends=True, choices=ALLOCATORS)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.harness.lightning_runs import SILENT
 from benchmarks.harness.processes import in_processes, settings
 from benchmarks.harness.spec import Benchmark, Done, option
 from benchmarks.harness.tables import markdown
@@ -100,10 +101,8 @@ def fit(strategy: str, callbacks: Sequence[L.Callback]) -> dict[str, int]:
         max_steps=STEPS,
         log_every_n_steps=LOG_EVERY,
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=list(callbacks),
+        **SILENT,
     )
     x = torch.randn(1000, 8, generator=torch.Generator().manual_seed(0))
     with counted() as count:
@@ -182,8 +181,6 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     ranks: tuple[int, ...] = option((2, 3, 4), "numbers of processes", extends=True)
     strategies: tuple[str, ...] = option(STRATEGIES, "of the trainer", choices=STRATEGIES)
 

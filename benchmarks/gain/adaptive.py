@@ -131,8 +131,6 @@ def measure(options: "Options", done: Done) -> Iterator[list[Run]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     tasks: tuple[str, ...] = option(tuple(TASKS), "tasks", extends=True, choices=tuple(TASKS))
     kinds: tuple[str, ...] = option(KINDS, "fixed sizes, policies", extends=True, choices=KINDS)
     minutes: float = option(math.inf, "begins no run after so many minutes", extends=True)

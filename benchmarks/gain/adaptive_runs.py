@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.gain.adaptive_tasks import ADAPTIVE, Task
+from benchmarks.gain.training import Smoothed
+from benchmarks.harness.lightning_runs import SILENT
 from lightning_noise import GradientNoiseScale
 
 START = 16
@@ -29,21 +31,6 @@ class Run(NamedTuple):
     examples: int
     seconds: float
     path: str = ""
-
-
-class Smoothed:
-    """The debiased exponential average of a loss over a window of examples."""
-
-    def __init__(self, window: float) -> None:
-        self.window, self._sum, self._weight = window, 0.0, 0.0
-
-    def update(self, loss: float, examples: int) -> float:
-        keep = math.exp(-examples / self.window)
-        self._sum, self._weight = (
-            keep * self._sum + (1 - keep) * loss,
-            keep * self._weight + 1 - keep,
-        )
-        return self._sum / self._weight
 
 
 def run_fixed(task: Task, size: int, rate: float, seed: int, most_examples: float) -> Run:
@@ -135,9 +122,7 @@ def run_adaptive(task: Task, kind: str, rate: float, seed: int, most_examples: f
         max_epochs=10_000,
         callbacks=[watch, noise],
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **SILENT,
     )
     trainer.print = lambda *_, **__: None  # hundreds of verdicts
     trainer.fit(module, loader)

@@ -1,21 +1,15 @@
 """What is trained to a goal, and the policies that are compared."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import lightning as L
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from benchmarks.harness.spec import HOME
+from benchmarks.harness.digits import digits
+from benchmarks.harness.examples import CharLM, standard_library
 from lightning_noise import AdaptiveBatchSize, ExchangeRate, TrackNoiseScale
-
-if str(HOME / "examples") not in sys.path:
-    sys.path.append(str(HOME / "examples"))  # scripts, not a package
-
-from char_lm import CharLM, standard_library
 
 ADAPTIVE = {  # as written into the callback's argument
     "TrackNoiseScale()": lambda: TrackNoiseScale(),
@@ -63,9 +57,9 @@ class SmallLM(CharLM):
         return self._loss(batch[0])
 
 
-def digits() -> list[Tensor]:
-    found = load_digits()
-    return [torch.tensor(found.data, dtype=torch.float32) / 16, torch.tensor(found.target)]
+def flat_digits() -> list[Tensor]:
+    images, labels = digits()
+    return [images.flatten(1), labels]
 
 
 def source_code(sequences: int = 2048, context: int = 32) -> list[Tensor]:
@@ -82,12 +76,12 @@ class Task:
     load: Callable[[], list[Tensor]]
     goal: float
     window: float  # examples
-    sizes: tuple[int, ...]
     rate: float  # where the search begins, for the smallest size
     grid: float  # factor between neighbouring rates
     tuning_seeds: tuple[int, ...]
     policies: tuple[str, ...]  # out of ADAPTIVE
-    most_examples: int
+    sizes: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
+    most_examples: int = 200_000
     data: list[list[Tensor]] = field(default_factory=list)
 
     def rate_at(self, index: int) -> float:
@@ -103,10 +97,9 @@ TASKS = {
     "digits": Task(
         name="digits",
         make=DigitsMLP,
-        load=digits,
+        load=flat_digits,
         goal=0.01,
         window=900,
-        sizes=(16, 32, 64, 128, 256, 512, 1024),
         rate=0.08,
         grid=2**0.5,
         # the best rates lie at the edge of stability, where two seeds do not say enough
@@ -120,7 +113,6 @@ TASKS = {
             'ExchangeRate(256), learning_rate="sqrt"',
             WITHIN,
         ),
-        most_examples=200_000,
     ),
     "language model": Task(
         name="language model",
@@ -128,7 +120,6 @@ TASKS = {
         load=source_code,
         goal=2.0,
         window=1024,
-        sizes=(16, 32, 64, 128, 256, 512, 1024),
         rate=0.008,
         grid=2.0,
         tuning_seeds=(0, 1),
@@ -138,7 +129,6 @@ TASKS = {
             WITHIN,
             f"{WITHIN}, learning_rate=None",
         ),
-        most_examples=200_000,
     ),
 }
 

@@ -1,60 +1,80 @@
 """How often does the guard fire on healthy runs? Fixed sizes at their tuned rates.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.gain.guard_rate
-
-Every run has 3000 steps and does not diverge; each jump that the guard sees is a false alarm.
-Writes ``results/guard_rate.csv``.
+No run diverges, so each jump that the guard sees is a false alarm. The rates are those of
+``sweep``; weights and draws are others.
 """
 
-import csv
+import itertools
 import math
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from benchmarks.gain.sweep import best_rates
-from benchmarks.gain.tasks import TASKS, Stepper
+from benchmarks.gain.sweep import fixed_sizes
+from benchmarks.gain.tasks import TASKS
+from benchmarks.gain.training import Lanes
+from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.tables import table_of
 from lightning_noise.adapt.guard import Guard
 
-FILE = Path(__file__).parent / "results" / "guard_rate.csv"
-STEPS = 3000
 SEEDS = 4
 SIZES = (4, 16, 64)
 
 
-def losses(name: str, size: int) -> torch.Tensor:
+class Row(NamedTuple):
+    """Runs of a task at one size; ``steps`` of all of them together."""
+
+    task: str
+    size: int
+    runs: int
+    steps: int
+    false_alarms: int
+
+
+def losses(name: str, size: int, steps: int) -> torch.Tensor:
     """Losses (steps, seeds) of a task."""
-    task = TASKS[name]
-    generators = [torch.Generator().manual_seed(20_000 + seed) for seed in range(SEEDS)]
-    weights = torch.stack([task.initial(seed) for seed in range(SEEDS)])
-    stepper = Stepper(task.optimizer, weights)
-    rate = best_rates(name)[size]
-    found = []
-    for _ in range(STEPS):
-        draws = [task.draw(generator, size) for generator in generators]
-        batch = tuple(torch.stack(parts) for parts in zip(*draws, strict=True))
-        values, gradient = task.gradients(stepper.flat, batch)
-        stepper.step(gradient, rate)
-        found.append(values)
-    return torch.stack(found)
+    rate = fixed_sizes(name).rates[size]
+    lanes = Lanes(TASKS[name], [rate], range(SEEDS), draws_from=20_000)
+    return torch.stack([lanes.step(size) for _ in range(steps)])
 
 
-def main() -> None:
-    """Counts, prints and writes."""
-    torch.set_num_threads(1)
-    rows = [("task", "size", "runs", "steps", "false_alarms")]
-    for name in TASKS:
-        for size in SIZES:
-            found = losses(name, size)
-            jumps = 0
-            for run in found.T.tolist():
-                assert all(map(math.isfinite, run))
-                jumps += Guard().after(run, 4.0).jumps
-            rows.append((name, size, SEEDS, SEEDS * STEPS, jumps))
-            print(*rows[-1], flush=True)
-    with FILE.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+def false_alarms(run: Sequence[float]) -> int:
+    """Jumps that the guard sees.
+
+    Raises:
+        ArithmeticError: the run diverged.
+    """
+    if not all(map(math.isfinite, run)):
+        raise ArithmeticError("a run diverged, and its alarms are none that are false.")
+    return Guard().after(run, 4.0).jumps
 
 
-if __name__ == "__main__":
-    main()
+def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+    """Every task at every size."""
+    for name, size in itertools.product(options.tasks, SIZES):
+        if (name, size) not in done:
+            runs = losses(name, size, options.steps).T.tolist()
+            alarms = sum(false_alarms(run) for run in runs)
+            yield [Row(name, size, SEEDS, SEEDS * options.steps, alarms)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    tasks: tuple[str, ...] = option(tuple(TASKS), "tasks", extends=True, choices=tuple(TASKS))
+    steps: int = option(3000, "in a run")
+
+
+BENCHMARK = Benchmark(
+    name="guard_rate",
+    question="How often does the guard fire on healthy runs?",
+    about=__doc__,
+    row=Row,
+    key=("task", "size"),
+    measure=measure,
+    options=Options(),
+    quick=Options(tasks=("teacher",), steps=100),
+    tables={"guard rate": table_of()},
+    minutes=2,
+)

@@ -1,43 +1,39 @@
 """Time to a goal with an adaptive batch size that starts too small, beside fixed sizes.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.gain.least_time --task patches --rho 64 1024
-
 A step of B examples takes ``rho + B`` units of time; the policy is not told so, it is given the
 duration of each step, with a jitter of 3 %. The runs are plain loops that drive the package's own
 ``Windows`` and ``Adaptation``: the estimate is from the norms of up to 16 groups of each batch,
-decisions are taken every 20 steps or between epochs of 2048 examples. Rows go to
-``results/least_time.csv``, and what is there is not run again.
+decisions are taken every 20 steps or between epochs of 2048 examples.
+
+The table shows the settings "middle" alone: times relative to those of fixed sizes, each at its own
+tuned rate (``sweep``). A run that does not reach its goal makes its mean infinite. The committed
+file has as many seeds as the table says, and the trials by which the settings were chosen: those
+that "decay by examples" were the first, with other seeds (``--variants``, ``--seeds``).
 """
 
-import argparse
-import csv
 import itertools
 import math
-import random
-from collections.abc import Callable
-from pathlib import Path
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
-from benchmarks.gain.sweep import SEEDS, best_rates
-from benchmarks.gain.tasks import TASKS, Stepper, Task
-from lightning_noise import AdaptiveBatchSize, TrackNoiseScale
-from lightning_noise.adapt.adaptation import Adaptation
-from lightning_noise.adapt.adaptation_state import Mark
-from lightning_noise.adapt.decisions import Limits, Measurement
-from lightning_noise.adapt.least_time import LeastTime
-from lightning_noise.adapt.size_plan import BatchPlan
+from benchmarks.gain.driven import Run
+from benchmarks.gain.sweep import SEEDS, fixed_sizes, tuned_rate
+from benchmarks.gain.tasks import TASKS, task_of
+from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.tables import MISSING, markdown
+from lightning_noise import AdaptiveBatchSize
 from lightning_noise.core.estimate import NoiseEstimate
-from lightning_noise.core.moments import Moments
-from lightning_noise.core.windows import Windows
 
-FILE = Path(__file__).parent / "results" / "least_time.csv"
 RHOS = (16, 64, 256, 1024)
-EPOCH = 2048  # examples, where the data are fresh draws
-GROUPS = 16
-LOSSES = 25  # steps between two looks of the guard
-SETTLE = 3  # steps after a change that are not timed
+WASTE = 0.5
+SHOWN = "middle"
+COLUMNS = {  # decisions, share of the start's tuned rate
+    "tuned, every 20 steps": ("20", 1.0),
+    "half the rate, every 20": ("20", 0.5),
+    "tuned, between epochs": ("epoch", 1.0),
+}
 
 
 def quarter(old: float, new: float, _: NoiseEstimate) -> float:
@@ -45,23 +41,22 @@ def quarter(old: float, new: float, _: NoiseEstimate) -> float:
     return (new / old) ** 0.25
 
 
-VARIANTS: dict[str, Callable[[], AdaptiveBatchSize]] = {
-    "optimal": lambda: AdaptiveBatchSize(LeastTime(), learning_rate="optimal"),
-    "middle": lambda: AdaptiveBatchSize(LeastTime(), learning_rate="middle"),
-    "sqrt": lambda: AdaptiveBatchSize(LeastTime(), learning_rate="sqrt"),
-    "linear": lambda: AdaptiveBatchSize(LeastTime(), learning_rate="linear"),
-    "quarter": lambda: AdaptiveBatchSize(LeastTime(), learning_rate=quarter),
-    "none": lambda: AdaptiveBatchSize(LeastTime(), learning_rate=None),
-    "default": lambda: AdaptiveBatchSize(),
-    "no guard": lambda: AdaptiveBatchSize(guard=False),
-    "tracking": lambda: AdaptiveBatchSize(TrackNoiseScale(), learning_rate="optimal"),
+BY_EXAMPLES = ", decay by examples"
+SETTINGS = {
+    "optimal": AdaptiveBatchSize(learning_rate="optimal"),
+    "middle": AdaptiveBatchSize(learning_rate="middle"),
+    "sqrt": AdaptiveBatchSize(learning_rate="sqrt"),
+    "linear": AdaptiveBatchSize(learning_rate="linear"),
+    "quarter": AdaptiveBatchSize(learning_rate=quarter),
 }
+VARIANTS = (*SETTINGS, *(name + BY_EXAMPLES for name in SETTINGS))
 
 
 class Row(NamedTuple):
     """One adaptive run; ``time`` is infinite where the goal was not reached.
 
-    ``path`` has the size and the steps of every stretch, ``16x200 32x80``.
+    ``every`` is a number of steps, or "epoch". ``path`` has the size and the steps of every
+    stretch, ``16x200 32x80``.
     """
 
     task: str
@@ -77,210 +72,127 @@ class Row(NamedTuple):
     path: str
 
 
-def read() -> list[Row]:
-    """The rows so far."""
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1:]
-    rows = []
-    for task, variant, every, rho, rate, seed, time, steps, examples, jumps, path in lines:
-        numbers = (int(rho), float(rate), int(seed), float(time))
-        rows.append(
-            Row(task, variant, every, *numbers, int(steps), int(examples), int(jumps), path)
-        )
-    return rows
+def run_of(
+    task: str, variant: str, every: str, rho: int, rate: float, seed: int, *, tiny: bool
+) -> Row:
+    """One run."""
+    settings = SETTINGS[variant.removesuffix(BY_EXAMPLES)]
+    ageing = 1.0 if variant.endswith(BY_EXAMPLES) else 0.0
+    steps_between = None if every == "epoch" else int(every)
+    trained = task_of(task, tiny=tiny)
+    run = Run(trained, settings, rho, rate, seed, every=steps_between, ageing=ageing)
+    time = math.inf
+    if run.to_goal():
+        time = run.time
+    found = (time, run.steps, run.examples, run.jumps, run.path)
+    return Row(task, variant, every, rho, rate, seed, *found)
 
 
-def append(row: Row) -> None:
-    """Adds a row to the file."""
-    FILE.parent.mkdir(exist_ok=True)
-    is_new = not FILE.exists()
-    with FILE.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(Row._fields)
-        writer.writerow(row._replace(rate=float(f"{row.rate:.6g}"), time=round(row.time, 1)))
-
-
-class Run:
-    """One run to the goal.
-
-    Args:
-        task: what is trained.
-        settings: how the batch size adapts.
-        rho: fixed time of a step, in examples.
-        rate: learning rate at the start.
-        seed: of weights and draws.
-        every: optimizer steps between two decisions; ``None``: between epochs.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        settings: AdaptiveBatchSize,
-        rho: float,
-        rate: float,
-        seed: int,
-        every: int | None,
-    ) -> None:
-        self.task = task
-        self.rho = rho
-        self.rate = rate
-        self.every = every
-        self.ageing = 0.0  # averages decay by steps; with 1 by examples
-        self.confidence = 0.99
-        self.machine = Adaptation(settings)
-        self.machine.begin_fit(Mark(0, 0.0), BatchPlan(task.start, 1, 1))
-        self.machine.begin_epoch(0, math.inf)
-        self.windows = Windows(0.99)
-        self.stepper = Stepper(task.optimizer, task.initial(seed).unsqueeze(0))
-        self.draws = torch.Generator().manual_seed(10_000 + seed)
-        self.jitter = random.Random(seed)
-        self.alpha = 1.0 if task.optimizer == "sgd" else 0.5
-        self.steps = 0
-        self.examples = 0
-        self.time = 0.0
-        self.epoch = 0
-        self._durations: list[float] = []
-        self._losses: list[float] = []
-        self._since_change = 0
-        self._sizes: list[int] = []
-
-    @property
-    def size(self) -> int:
-        """The current batch size."""
-        sizes = self.machine.state.sizes
-        assert sizes is not None
-        return sizes.current.global_size
-
-    def to_goal(self) -> bool:
-        """Trains until the smoothed training loss reaches the goal; whether it does."""
-        loss_sum = weight = 0.0
-        most = self.task.most_examples
-        while self.examples < most:
-            size = self.size
-            loss = self.step()
-            decay = math.exp(-size / self.task.window)
-            loss_sum = decay * loss_sum + (1 - decay) * loss
-            weight = decay * weight + 1 - decay
-            if not math.isfinite(loss_sum):
-                return False
-            if self.examples >= self.task.window and loss_sum / weight <= self.task.goal:
-                return True
-        return False
-
-    def step(self) -> float:
-        """One optimizer step, and the decision after it where one is due; the loss."""
-        size = self.size
-        before = self.examples // self._epoch_examples
-        loss = self._train(size)
-        self.steps += 1
-        self.examples += size
-        duration = (self.rho + size) * (1 + 0.03 * self.jitter.random())
-        self.time += self.rho + size
-        self._since_change += 1
-        if self._since_change > SETTLE:
-            self._durations.append(duration)
-        self._sizes.append(size)
-        self._losses.append(loss)
-        if len(self._losses) == LOSSES:
-            self.machine.losses(self._losses)
-            self._losses = []
-        after = self.examples // self._epoch_examples
-        is_due = after > before
-        if self.every is not None:
-            is_due = self.steps % self.every == 0
-        if is_due:
-            self._decide()
-        return loss
-
-    @property
-    def _epoch_examples(self) -> float:
-        return min(self.task.data_size, EPOCH)
-
-    def _train(self, size: int) -> float:
-        groups = min(size, GROUPS)
-        batch = []
-        for part in self.task.draw(self.draws, size):
-            batch.append(part.view(groups, size // groups, *part.shape[1:]))
-        flat = self.stepper.flat.expand(groups, -1)
-        losses, gradients = self.task.gradients(flat, tuple(batch))
-        gradient = gradients.mean(0, keepdim=True)
-        norms = torch.stack([gradients.square().sum() / groups, gradient.square().sum()])
-        q_small, q_big = norms.tolist()
-        if math.isfinite(q_small):
-            moments = Moments(q_small, q_big, groups / size, 1 / size)
-            self.windows.update(moments, age=(size / self.task.start) ** self.ageing)
-        self.stepper.step(gradient, self.rate * self.machine.rate_factor)
-        return float(losses.mean())
-
-    def _decide(self) -> None:
-        self.machine.timed(self._durations)
-        self._durations = []
-        before = self.size
-        estimate = self.windows.estimate(self.confidence)
-        data_size = None
-        if self.examples > self.task.data_size:
-            data_size = self.task.data_size
-        noise_scale = self.windows.estimate(0.95).noise_scale
-        measured = Measurement(estimate, before, self.steps, self.examples, data_size, noise_scale)
-        self.machine.end_epoch(measured, Limits(alpha=self.alpha))
-        self.epoch += 1
-        self.machine.begin_epoch(self.epoch, math.inf)
-        if self.size != before:
-            self._since_change = 0
-
-    @property
-    def path(self) -> str:
-        """Sizes and steps."""
-        parts = []
-        for size, together in itertools.groupby(self._sizes):
-            parts.append(f"{size}x{len(list(together))}")
-        return " ".join(parts)
-
-
-def main() -> None:
-    """Runs what is not yet in the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", choices=list(TASKS), nargs="+", required=True)
-    parser.add_argument("--variant", choices=list(VARIANTS), nargs="+", default=["default"])
-    parser.add_argument("--every", nargs="+", default=["20"], help="steps, or epoch")
-    parser.add_argument("--rho", type=int, nargs="+", default=RHOS)
-    parser.add_argument("--of-tuned", type=float, nargs="+", default=[1.0, 0.5])
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    done = {row[:6] for row in read()}
+def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+    """Every run by itself."""
     cases = itertools.product(
-        given.task, given.variant, given.every, given.rho, given.of_tuned, given.seeds
+        options.tasks,
+        options.variants,
+        options.every,
+        options.rhos,
+        options.of_tuned,
+        options.seeds,
     )
-    for name, variant, every, rho, share, seed in cases:
-        task = TASKS[name]
-        rate = float(f"{best_rates(name)[task.start] * share:.6g}")
-        if (name, variant, every, rho, rate, seed) in done:
+    for task, variant, every, rho, share, seed in cases:
+        rate = float(f"{tuned_rate(task) * share:.6g}")
+        key = (task, variant, every, rho, rate, seed)
+        if key not in done:
+            yield [run_of(*key, tiny=options.tiny)]
+
+
+class Cell(NamedTuple):
+    """Mean time of adaptive runs, relative to two fixed sizes, and their number."""
+
+    of_best: float
+    of_allowed: float
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{self.of_best:.2f} ({self.of_allowed:.2f}), {self.runs}"
+
+
+def cell(rows: Sequence[Row], task: str, rho: int, every: str, share: float) -> Cell | None:
+    """One cell; ``None`` where nothing was run. ``share`` is of the start's tuned rate."""
+    fixed = fixed_sizes(task)
+    rate = tuned_rate(task) * share
+    times = []
+    for row in rows:
+        is_here = (row.task, row.variant, row.every, row.rho) == (task, SHOWN, every, rho)
+        if is_here and math.isclose(row.rate, rate, rel_tol=1e-3):
+            times.append(row.time)
+    if not times:
+        return None
+    mean = statistics.fmean(times)
+    best = fixed.time(fixed.best(rho), rho)
+    allowed = fixed.time(fixed.best(rho, WASTE), rho)
+    return Cell(mean / best, mean / allowed, len(times))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Times relative to the best fixed sizes, and their geometric means."""
+    lines = []
+    starts = []
+    found: dict[str, list[Cell | None]] = {name: [] for name in COLUMNS}
+    known = {(row.task, row.rho) for row in rows if row.variant == SHOWN}
+    for task, rho in itertools.product(TASKS, RHOS):
+        if (task, rho) not in known:
             continue
-        steps_between = None if every == "epoch" else int(every)
-        run = Run(task, VARIANTS[variant](), rho, rate, seed, steps_between)
-        reached = run.to_goal()
-        time = run.time if reached else math.inf
-        jumps = run.machine.state.guard.jumps
-        row = Row(
-            name,
-            variant,
-            every,
-            rho,
-            rate,
-            seed,
-            time,
-            run.steps,
-            run.examples,
-            jumps,
-            run.path,
-        )
-        append(row)
-        print(*row[1:10], run.path[:200], flush=True)
+        fixed = fixed_sizes(task)
+        best = fixed.best(rho)
+        starts.append(fixed.time(TASKS[task].start, rho) / fixed.time(best, rho))
+        for name, (every, share) in COLUMNS.items():
+            found[name].append(cell(rows, task, rho, every, share))
+        cells = [as_text(column[-1]) for column in found.values()]
+        lines.append((task, str(rho), str(best), f"{starts[-1]:.2f}", *cells))
+    start = f"{statistics.geometric_mean(starts):.2f}"
+    means = [as_text(mean_cell(column)) for column in found.values()]
+    lines.append(("geometric mean", "", "", start, *means))
+    return markdown(("task", "ρ", "best fixed", "start", *COLUMNS), lines)
 
 
-if __name__ == "__main__":
-    main()
+def as_text(one: Cell | None) -> str:
+    """A cell, or a dash where nothing was run."""
+    return MISSING if one is None else str(one)
+
+
+def mean_cell(column: Sequence[Cell | None]) -> Cell | None:
+    """The geometric mean of a column."""
+    cells = [one for one in column if one is not None]
+    if not cells:
+        return None
+    return Cell(
+        statistics.geometric_mean([one.of_best for one in cells]),
+        statistics.geometric_mean([one.of_allowed for one in cells]),
+        sum(one.runs for one in cells),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    tasks: tuple[str, ...] = option(tuple(TASKS), "tasks", extends=True, choices=tuple(TASKS))
+    variants: tuple[str, ...] = option((SHOWN,), "settings", extends=True, choices=VARIANTS)
+    every: tuple[str, ...] = option(("20",), "steps between decisions, or epoch", extends=True)
+    rhos: tuple[int, ...] = option(RHOS, "fixed times of a step, in examples", extends=True)
+    of_tuned: tuple[float, ...] = option((1.0, 0.5), "shares of the tuned rate", extends=True)
+    seeds: tuple[int, ...] = option(SEEDS, "of weights and draws", extends=True)
+    tiny: bool = option(False, "an easy goal")
+
+
+BENCHMARK = Benchmark(
+    name="least_time",
+    question="How soon does LeastTime reach a goal from a size too small, beside fixed sizes?",
+    about=__doc__,
+    row=Row,
+    key=("task", "variant", "every", "rho", "rate", "seed"),
+    measure=measure,
+    options=Options(),
+    quick=Options(tasks=("teacher",), rhos=(64,), of_tuned=(1.0,), seeds=(0,), tiny=True),
+    tables={"least time": table},
+    minutes=10,
+    digits=9,
+)

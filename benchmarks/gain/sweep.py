@@ -1,31 +1,37 @@
 """Steps to the goal at fixed batch sizes, each at its own tuned learning rate.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.gain.sweep --task "digits CNN"
-
-At each size learning rates on a grid (factor 2^½) are tried with tuning seeds, all in one stack of
-weights; the grid is extended until the best rate has worse neighbours on both sides. The figures
-are from five other seeds at the best rate. Rows go to ``results/sweep.csv``, and what is there is
-not run again.
+Five small tasks, trained as plain loops. At each size learning rates on a grid (factor 2^½) are
+tried with tuning seeds, all in one stack of weights; the grid is extended until the best rate has
+worse neighbours on both sides. The figures are from five other seeds at the best rate. The other
+benchmarks on ``LeastTime`` take their learning rates from this file.
 """
 
-import argparse
-import csv
 import math
-from pathlib import Path
-from typing import NamedTuple
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gain.tasks import TASKS, Batch, Stepper, Task
+from benchmarks.gain.tasks import TASKS, Task, task_of
+from benchmarks.gain.training import Lanes, Smoothed
+from benchmarks.harness.rows import committed
+from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.tables import MISSING, markdown
 
-FILE = Path(__file__).parent / "results" / "sweep.csv"
 GRID = 2**0.5
 TUNING_SEEDS = {"sgd": (100, 101, 102), "adam": (100, 101)}
+REACH = {"sgd": 3, "adam": 2}  # places on both sides of where the search begins
 SEEDS = (0, 1, 2, 3, 4)
 
 
 class Row(NamedTuple):
-    """One run at a fixed size; ``steps`` is infinite where the goal was not reached."""
+    """One run at a fixed size; ``steps`` is infinite where the goal was not reached.
+
+    ``kind`` is "tuning" or "fixed": a figure of the tables.
+    """
 
     task: str
     kind: str
@@ -35,42 +41,13 @@ class Row(NamedTuple):
     steps: float
 
 
-def read() -> list[Row]:
-    """The rows so far."""
-    if not FILE.exists():
-        return []
-    with FILE.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file))[1:]
-    return [
-        Row(task, kind, int(size), float(rate), int(seed), float(steps))
-        for task, kind, size, rate, seed, steps in lines
-    ]
-
-
-def append(rows: list[Row]) -> None:
-    """Adds rows to the file."""
-    FILE.parent.mkdir(exist_ok=True)
-    is_new = not FILE.exists()
-    with FILE.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(Row._fields)
-        for row in rows:
-            writer.writerow([*row[:3], f"{row.rate:.6g}", row.seed, row.steps])
-
-
-def lanes_of(batches: list[Batch], rates: int) -> Batch:
-    """Seeds are stacked, and every rate sees the same batches; lanes are (rates x seeds)."""
-    parts = []
-    for tensors in zip(*batches, strict=True):
-        stacked = torch.stack(tensors)
-        repeated = stacked.unsqueeze(0).expand(rates, *stacked.shape)
-        parts.append(repeated.reshape(-1, *stacked.shape[1:]))
-    return tuple(parts)
-
-
 def steps_to_goal(
-    task: Task, size: int, rates: list[float], seeds: tuple[int, ...], *, all_lanes: bool = False
+    task: Task,
+    size: int,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    all_lanes: bool = False,
 ) -> torch.Tensor:
     """Steps (rates, seeds) to the goal; infinite for lanes that cannot be the best any more.
 
@@ -81,23 +58,13 @@ def steps_to_goal(
         seeds: of weights and draws, the same for each rate.
         all_lanes: waits for every lane, up to ``most_examples``.
     """
-    generators = [torch.Generator().manual_seed(10_000 + seed) for seed in seeds]
-    weights = torch.stack([task.initial(seed) for seed in seeds])
-    stepper = Stepper(task.optimizer, weights.repeat(len(rates), 1))
-    rate = torch.tensor(rates).repeat_interleave(len(seeds)).view(-1, 1)
-    decay = math.exp(-size / task.window)
-    loss_sum = torch.zeros(len(rate))
-    weight = 0.0
-    reached = torch.full((len(rate),), math.inf)
+    lanes, smoothed = Lanes(task, rates, seeds), Smoothed(task.window)
+    reached = torch.full((len(rates) * len(seeds),), math.inf)
     for step in range(1, task.most_examples // size + 1):
-        batch = lanes_of([task.draw(generator, size) for generator in generators], len(rates))
-        losses, gradient = task.gradients(stepper.flat, batch)
-        stepper.step(gradient, rate)
-        loss_sum = decay * loss_sum + (1 - decay) * losses
-        weight = decay * weight + 1 - decay
+        loss = smoothed.update(lanes.step(size), size)
         if step * size < task.window:
             continue
-        newly = (loss_sum / weight <= task.goal) & reached.isinf()
+        newly = (loss <= task.goal) & reached.isinf()
         reached[newly] = step
         if step % 20 == 0 and _is_over(reached, step, len(rates), all_lanes=all_lanes):
             break
@@ -114,69 +81,123 @@ def _is_over(reached: torch.Tensor, step: int, rates: int, *, all_lanes: bool) -
     return bool((so_far[~complete] > so_far[complete].min()).all())
 
 
-def tune(task: Task, size: int, centre: float) -> float:
-    """The best rate at a size; what was tried is in the file."""
-    seeds = TUNING_SEEDS[task.optimizer]
-    low, high = -3, 3
-    if task.optimizer == "adam":
-        low, high = -2, 2
+def runs(task: Task, kind: str, size: int, rates: Sequence[float]) -> list[Row]:
+    """A row for each rate and seed."""
+    seeds = TUNING_SEEDS[task.optimizer] if kind == "tuning" else SEEDS
+    reached = steps_to_goal(task, size, rates, seeds, all_lanes=kind == "fixed").tolist()
+    rows = []
+    for rate, of_seeds in zip(rates, reached, strict=True):
+        for seed, steps in zip(seeds, of_seeds, strict=True):
+            rows.append(Row(task.name, kind, size, rate, seed, steps))
+    return rows
+
+
+def tune(task: Task, size: int, centre: float) -> list[Row]:
+    """What was tried at a size, until the best rate has worse neighbours on both sides."""
+    rows: list[Row] = []
     scores: dict[int, float] = {}
-    todo = list(range(low, high + 1))
-    while todo:
-        rates = [centre * GRID**index for index in todo]
-        reached = steps_to_goal(task, size, rates, seeds)
-        rows = []
-        for index, rate, of_seeds in zip(todo, rates, reached.tolist(), strict=True):
-            scores[index] = math.fsum(of_seeds) / len(seeds)
-            for seed, steps in zip(seeds, of_seeds, strict=True):
-                rows.append(Row(task.name, "tuning", size, rate, seed, steps))
-        append(rows)
-        best = min(scores, key=lambda index: scores[index])
+    reach = REACH[task.optimizer]
+    todo = list(range(-reach, reach + 1))
+    while todo and len(scores) <= 20:
+        tried = runs(task, "tuning", size, [centre * GRID**place for place in todo])
+        rows += tried
+        scores.update(zip(todo, mean_steps(tried, "rate").values(), strict=True))
+        best = min(scores, key=scores.__getitem__)
         todo = []
         if best == min(scores):
             todo = [best - 2, best - 1]
         elif best == max(scores):
             todo = [best + 1, best + 2]
-        if len(scores) > 20:
-            break
-    return centre * GRID**best
+    return rows
 
 
-def best_rates(task: str) -> dict[int, float]:
-    """The tuned rate of every size that has its final rows."""
-    found = {}
-    for row in read():
-        if row.task == task and row.kind == "fixed":
-            found[row.size] = row.rate
-    return found
+def mean_steps(rows: Sequence[Row], column: str) -> dict[Any, float]:
+    """Over the rows that have the same value in a column."""
+    found: dict[Any, list[float]] = {}
+    for row in rows:
+        found.setdefault(getattr(row, column), []).append(row.steps)
+    return {value: statistics.fmean(steps) for value, steps in found.items()}
 
 
-def sweep(task: Task) -> None:
-    """Tunes and runs every size."""
-    centre = task.rate
-    for size in task.sizes:
-        done = best_rates(task.name)
-        if size in done:
-            centre = done[size] * GRID
-            continue
-        best = tune(task, size, centre)
-        steps = steps_to_goal(task, size, [best], SEEDS, all_lanes=True)[0].tolist()
-        rows = []
-        for seed, count in zip(SEEDS, steps, strict=True):
-            rows.append(Row(task.name, "fixed", size, best, seed, count))
-        append(rows)
-        print(task.name, size, f"rate {best:.4g}", steps, flush=True)
-        centre = best * GRID
+def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+    """Tunes and runs every size; the search begins beside the best rate of the size before."""
+    for name in options.tasks:
+        task = task_of(name, tiny=options.tiny)
+        centre = task.rate
+        for size in task.sizes:
+            rows = list(done.get((name, size), ()))
+            if not rows:
+                rows = tune(task, size, centre)
+                by_rate = mean_steps(rows, "rate")
+                rows += runs(task, "fixed", size, [min(by_rate, key=by_rate.__getitem__)])
+                yield rows
+            centre = rows[-1].rate * GRID
 
 
-def main() -> None:
-    """Runs the sweep of one task."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", choices=list(TASKS), required=True)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    sweep(TASKS[arguments.task])
+class Fixed(NamedTuple):
+    """The tuned rate and the mean steps to the goal of a task, by fixed size."""
+
+    rates: dict[int, float]
+    steps: dict[int, float]
+
+    def time(self, size: int, rho: float) -> float:
+        """Units of time to the goal, where a step takes ``rho + size`` of them."""
+        return (rho + size) * self.steps[size]
+
+    def best(self, rho: float, waste: float = math.inf) -> int:
+        """The size of least time, of those that use at most ``1 + waste`` times the examples."""
+        least = min(size * steps for size, steps in self.steps.items())
+        allowed = []
+        for size, steps in self.steps.items():
+            if size * steps <= (1 + waste) * least:
+                allowed.append(size)
+        return min(allowed, key=lambda size: self.time(size, rho))
 
 
-if __name__ == "__main__":
-    main()
+def fixed_runs(rows: Sequence[Row], task: str) -> Fixed:
+    """The final runs of a task."""
+    mine = [row for row in rows if (row.task, row.kind) == (task, "fixed")]
+    return Fixed({row.size: row.rate for row in mine}, mean_steps(mine, "size"))
+
+
+@cache
+def fixed_sizes(task: str) -> Fixed:
+    """Those of the committed file."""
+    return fixed_runs(committed(BENCHMARK), task)
+
+
+def tuned_rate(task: str) -> float:
+    """The learning rate of the size that adaptive runs start from, in the committed file."""
+    return fixed_sizes(task).rates[TASKS[task].start]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Mean steps to the goal, a column for each size."""
+    sizes = sorted({row.size for row in rows})
+    lines = []
+    for task in TASKS:
+        steps = fixed_runs(rows, task).steps
+        if steps:
+            cells = [f"{steps[size]:.0f}" if size in steps else MISSING for size in sizes]
+            lines.append((task, *cells))
+    return markdown(("task", *map(str, sizes)), lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    tasks: tuple[str, ...] = option(tuple(TASKS), "tasks", extends=True, choices=tuple(TASKS))
+    tiny: bool = option(False, "two sizes to an easy goal")
+
+
+BENCHMARK = Benchmark(
+    name="sweep",
+    question="How many steps do fixed sizes need to a goal, each at its own tuned rate?",
+    about=__doc__,
+    row=Row,
+    key=("task", "size"),
+    measure=measure,
+    options=Options(),
+    quick=Options(tasks=("teacher",), tiny=True),
+    tables={"sweep": table},
+    minutes=20,
+)

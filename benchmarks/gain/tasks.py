@@ -1,21 +1,24 @@
 """Small real tasks that train many runs at once: weights stacked over learning rates and seeds.
 
 Every task gives batches from fresh draws or a finite data set, and the mean loss of each lane. The
-rule for the learning rate was chosen on ``CHOOSING`` before any adaptive run of ``JUDGING``. That
-averages decay by steps was chosen on ``CHOOSING`` too, after four runs of patches had shown that a
-wide interval holds the size back; noisy digits was untouched until then.
+rule for the learning rate was chosen on digits CNN, next byte and teacher before any adaptive run
+of patches and noisy digits. That averages decay by steps was chosen on the same three, after four
+runs of patches had shown that a wide interval holds the size back; noisy digits was untouched until
+then.
 """
 
 import collections
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from benchmarks.harness.digits import digits
 
 Batch = tuple[Tensor, ...]  # each (lanes, examples, …)
 
@@ -45,7 +48,7 @@ class Task:
     draw: Callable[[torch.Generator, int], Batch]
     loss: Callable[[list[Tensor], Batch], Tensor]
     goal: float
-    window: float
+    window: float = 2048
     data_size: float = math.inf
     sizes: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
     start: int = 4
@@ -101,17 +104,9 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @cache
-def digits() -> tuple[Tensor, Tensor]:
-    from sklearn.datasets import load_digits
-
-    found = load_digits()
-    return torch.tensor(found.data, dtype=torch.float32) / 16, torch.tensor(found.target)
-
-
-@cache
 def digit_patches() -> Tensor:
     """(1797, 16, 9): what a 3 x 3 convolution with stride 2 sees."""
-    images = digits()[0].view(-1, 1, 8, 8)
+    images, _ = digits()
     return F.unfold(images, 3, padding=1, stride=2).transpose(1, 2).contiguous()
 
 
@@ -144,7 +139,7 @@ def draw_noisy_digits(generator: torch.Generator, examples: int) -> Batch:
     images, targets = digits()
     index = torch.randint(1797, (examples,), generator=generator)
     noise = torch.randn(examples, 64, generator=generator)
-    return images[index] + 0.5 * noise, targets[index]
+    return images.flatten(1)[index] + 0.5 * noise, targets[index]
 
 
 def mlp(p: list[Tensor], batch: Batch) -> Tensor:
@@ -262,29 +257,27 @@ def student(p: list[Tensor], batch: Batch) -> Tensor:
     return (linear(hidden, p[2], p[3]).squeeze(-1) - batch[1]).square().mean(1)
 
 
-TASKS = {
-    "digits CNN": Task(
+KNOWN = (
+    Task(
         name="digits CNN",
         optimizer="sgd",
         shapes=((9, 8), (8,), (72, 16), (16,), (64, 10), (10,)),
         draw=draw_digits,
         loss=cnn,
         goal=0.01,
-        window=2048,
         data_size=1797,
         rate=0.01,
     ),
-    "noisy digits": Task(
+    Task(
         name="noisy digits",
         optimizer="sgd",
         shapes=((64, 48), (48,), (48, 10), (10,)),
         draw=draw_noisy_digits,
         loss=mlp,
         goal=0.69,
-        window=2048,
         rate=0.01,
     ),
-    "next byte": Task(
+    Task(
         name="next byte",
         optimizer="adam",
         shapes=(
@@ -300,54 +293,34 @@ TASKS = {
         draw=draw_text,
         loss=transformer,
         goal=2.0,
-        window=2048,
         sizes=(4, 8, 16, 32, 64, 128),
         rate=0.002,
     ),
-    "patches": Task(
+    Task(
         name="patches",
         optimizer="adam",
         shapes=((64, 48), (48,), (48, 8), (8,), (8, 48), (48,), (48, 64), (64,)),
         draw=draw_patches,
         loss=autoencoder,
         goal=0.0385,
-        window=2048,
         rate=0.002,
     ),
-    "teacher": Task(
+    Task(
         name="teacher",
         optimizer="sgd",
         shapes=((20, 32), (32,), (32, 1), (1,)),
         draw=draw_teacher,
         loss=student,
         goal=0.285,
-        window=2048,
         rate=0.005,
     ),
-}
-CHOOSING: Sequence[str] = ("digits CNN", "next byte", "teacher")
-JUDGING: Sequence[str] = ("patches", "noisy digits")
+)
+TASKS = {task.name: task for task in KNOWN}
 
 
-class Stepper:
-    """SGD with momentum 0.9 or Adam on flat parameters, a learning rate for each lane."""
-
-    def __init__(self, kind: str, flat: Tensor) -> None:
-        self.kind = kind
-        self.flat = flat  # (lanes, numel)
-        self._mean = torch.zeros_like(flat)
-        self._square = torch.zeros_like(flat)
-        self._count = 0
-
-    def step(self, gradient: Tensor, rates: Tensor | float) -> None:
-        """``rates`` is (lanes, 1) or a number."""
-        if self.kind == "sgd":
-            self._mean.mul_(0.9).add_(gradient)
-            self.flat.sub_(self._mean * rates)
-            return
-        self._count += 1
-        self._mean.lerp_(gradient, 0.1)
-        self._square.lerp_(gradient.square(), 0.001)
-        mean = self._mean / (1 - 0.9**self._count)
-        square = self._square / (1 - 0.999**self._count)
-        self.flat.sub_(mean / (square.sqrt() + 1e-8) * rates)
+def task_of(name: str, *, tiny: bool = False) -> Task:
+    """A task, or one like it for a run of seconds: two sizes to an easy goal."""
+    task = TASKS[name]
+    if not tiny:
+        return task
+    return replace(task, goal=4 * task.goal, sizes=task.sizes[:2], most_examples=8_000)

@@ -1,7 +1,7 @@
 """scikit-learn's digits and the CNN of ``examples/digits.py``."""
 
-import sys
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from sklearn.datasets import load_digits
@@ -9,21 +9,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from benchmarks.harness.spec import HOME
+from benchmarks.harness.examples import DigitsNet
 
-if str(HOME / "examples") not in sys.path:
-    sys.path.append(str(HOME / "examples"))  # scripts, not a package
+__all__ = ["DigitsNet", "digits", "loss_and_logits", "loss_of", "split_digits"]
 
-from digits import DigitsNet
 
-__all__ = ["DigitsNet", "loss_and_logits", "loss_of", "split_digits"]
+@cache
+def digits() -> tuple[Tensor, Tensor]:
+    """Images (1797, 1, 8, 8) between 0 and 1, and labels (1797,)."""
+    found = load_digits()
+    images = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    return images, torch.tensor(found.target)
 
 
 def split_digits(trained: int, seed: int) -> tuple[TensorDataset, TensorDataset]:
     """Images (N, 1, 8, 8) and labels (N,): ``trained`` to train on, the others to measure."""
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(digits.target)
+    images, labels = digits()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     first, rest = order[:trained], order[trained:]
     return TensorDataset(images[first], labels[first]), TensorDataset(images[rest], labels[rest])

@@ -19,6 +19,12 @@ from torch.utils.data import DataLoader
 from benchmarks.harness.models import EncoderLM, Transformer
 from benchmarks.harness.rounds import Stopwatch, Times
 
+SILENT = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 class Variant(NamedTuple):
     """One way to train: callbacks, made afresh for each fit, options for the trainer, and the
@@ -55,9 +61,7 @@ def fit(
         **{"accelerator": "cpu", "devices": 1, "log_every_n_steps": 10} | options,
         logger=DummyLogger(),
         callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **SILENT,
     )
     gc.collect()
     with quiet_lightning(), contextlib.redirect_stdout(io.StringIO()):  # the verdict

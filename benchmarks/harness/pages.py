@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks.harness.machine import MACHINES, PATH
-from benchmarks.harness.rows import File
+from benchmarks.harness.rows import File, committed
 from benchmarks.harness.spec import HOME, Benchmark
 from benchmarks.harness.tables import markdown
 
@@ -53,7 +53,7 @@ def tables_of(benchmarks: Iterable[Benchmark]) -> Iterator[tuple[str, str]]:
     """All tables by name, and the machine of each benchmark of which it is known."""
     benchmarks = list(benchmarks)
     for one in benchmarks:
-        rows = File(one, one.path).rows
+        rows = committed(one)
         for name, table in one.tables.items():
             yield name, table(rows) if rows else NOT_MEASURED
         yield f"machine of {one.name}", NOT_MEASURED

@@ -13,12 +13,14 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from benchmarks.harness.machine import load_average
-from benchmarks.harness.tables import MISSING, interval
+from benchmarks.harness.spec import Timed, option
+from benchmarks.harness.tables import MISSING, interval, markdown, number_cell
 
 LEAST_SHARE = 0.95
 LEAST_ROUNDS = 6  # of fewer the interval of a median is no 95 % one
@@ -71,9 +73,45 @@ class Stopwatch:
         return Times(self.seconds / steps, self.cpu_seconds / steps, self.load)
 
 
+def visit(
+    step: Callable[[], object],
+    weights: Sequence[float] = (1.0,),
+    *,
+    ready: Callable[[], object] = lambda: None,
+) -> Times:
+    """Times of a step, after an untimed one.
+
+    Args:
+        step: makes one.
+        weights: of the timed steps in the mean step.
+        ready: is called before each timed step, and not timed.
+    """
+    step()
+    watch = Stopwatch()
+    for weight in weights:
+        ready()
+        with watch.running(weight):
+            step()
+    return watch.per_step(1)
+
+
 def shuffled(variants: Sequence[Any], number: int, seed: int = 0) -> list[Any]:
     """The order of a round, the same whenever it runs and in every process."""
     return random.Random(f"{seed} {number}").sample(variants, len(variants))
+
+
+def one_round(number: int, variants: Mapping[str, Callable[[], Times]]) -> list[Visit]:
+    """All variants once, in the order of this round."""
+    order = enumerate(shuffled(tuple(variants), number))
+    return [Visit(number, place, name, *variants[name]()) for place, name in order]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds(Timed):
+    """The options of a benchmark that is measured in rounds."""
+
+    rounds: int = option(40, "rounds of all variants", extends=True)
+    size: str = option("whole", "of the model", choices=("whole", "tiny"))
 
 
 class Ratio(NamedTuple):
@@ -150,6 +188,11 @@ class Comparison(NamedTuple):
         """How many rounds there are, and how many the wall's clock counts."""
         return f"{self.kept} of {self.rounds}"
 
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Of a table with the columns :data:`CPU_FIRST`."""
+        return self.rounds_cell, self.cpu_ratio_cell(), self.ratio_cell()
+
     def ratio_cell(self, form: str = ".3f") -> str:
         """The ratio of the wall's clock, or a dash where too few rounds are undisturbed."""
         if self.kept < LEAST_ROUNDS:
@@ -177,3 +220,18 @@ def compare(visits: Sequence[Any], variant: str, baseline: str) -> Comparison:
         cpu_ratio=median_of([v.cpu_seconds / base[v.round].cpu_seconds for v in cpu]),
         cpu_added=median_of([v.cpu_seconds - base[v.round].cpu_seconds for v in cpu]).median,
     )
+
+
+ROUNDS, STEP, CPU = "undisturbed rounds", "step time, ratio [95 %]", "CPU time, ratio [95 %]"
+CPU_FIRST = (ROUNDS, CPU, STEP)
+
+
+def ratio_table(rows: Sequence[Any], baselines: Mapping[str, str]) -> str:
+    """A line for each variant, beside its baseline."""
+    lines = []
+    for variant, baseline in baselines.items():
+        found = compare(rows, variant, baseline)
+        seconds = number_cell(found.seconds, ".3f")
+        ratios = (found.ratio_cell(), found.cpu_ratio_cell())
+        lines.append((variant, found.rounds_cell, seconds, *ratios))
+    return markdown(("variant", ROUNDS, "step, s", STEP, CPU), lines)

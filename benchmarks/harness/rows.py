@@ -101,6 +101,11 @@ class File:
         part.replace(self.path)
 
 
+def committed(benchmark: Benchmark) -> list[Row]:
+    """The rows in the repository."""
+    return File(benchmark, benchmark.path).rows
+
+
 def rounded(group: Iterable[Row], digits: int) -> Iterator[Row]:
     """Rows as they will be read again, so that a table is the same before and after."""
     for row in group:

@@ -1,7 +1,7 @@
 """What a benchmark is: a question, the rows that answer it, and the tables made of the rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ Done = Mapping[tuple[Any, ...], Sequence[Row]]
 Table = Callable[[Sequence[Row]], str]
 
 
-def option(default: Any, about: str, *, extends: bool = False, choices: Sequence[str] = ()) -> Any:
+def option(
+    default: Any,
+    about: str,
+    *,
+    extends: bool = False,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+) -> Any:
     """A field of a benchmark's options, which ``run`` takes from the command line.
 
     Args:
@@ -22,13 +29,38 @@ def option(default: Any, about: str, *, extends: bool = False, choices: Sequence
         extends: whether rows with another value may stand in one file: it says how much is
             measured, not what.
         choices: all values that are known.
+        least: the smallest value of a number, which :class:`Settings` checks.
     """
-    known = {"about": about, "extends": extends, "choices": tuple(choices)}
+    known = {"about": about, "extends": extends, "choices": tuple(choices), "least": least}
     return field(default=default, metadata=known)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class Settings:
+    """Options that are checked.
+
+    Raises:
+        ValueError: a number is smaller than its least value.
+    """
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            least, value = one.metadata["least"], getattr(self, one.name)
+            if least is not None and value < least:
+                name = one.name.replace("_", "-")
+                raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulated(Settings):
+    """The options of a benchmark whose lines are simulated, each from a seed of its own."""
+
+    runs: int = option(4000, "simulated for each line of the table", least=1)
+    seed: int = option(0, "of all random numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed(Settings):
     """The options of a benchmark whose rows depend on the machine: its facts are kept beside them.
     All others run with one thread.
     """

@@ -1,7 +1,7 @@
 """Tables in Markdown, and cells of them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 MISSING = "–"
@@ -12,6 +12,19 @@ def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     rows = ["| " + " | ".join(line) + " |" for line in (head, *lines)]
     rule = "|" + "---|" * len(head)
     return "\n".join([rows[0], rule, *rows[1:]])
+
+
+def table_of(**forms: str) -> Callable[[Sequence[Any]], str]:
+    """Makes tables of rows with all their columns; ``forms`` are those of numbers, by column."""
+
+    def table(rows: Sequence[Any]) -> str:
+        names = rows[0]._fields
+        lines = []
+        for row in rows:
+            lines.append([format(getattr(row, name), forms.get(name, "")) for name in names])
+        return markdown([name.replace("_", " ") for name in names], lines)
+
+    return table
 
 
 def number_cell(value: float | None, form: str = ".3g") -> str:
@@ -31,6 +44,13 @@ def interval(bounded: Any, form: str = ".3f") -> str:
     if math.isnan(bounded.median):
         return MISSING
     return f"{bounded.median:{form}} [{bounded.low:{form}}, {bounded.high:{form}}]"
+
+
+def noise_scale_cell(value: float | None, low: float | None, high: float | None) -> str:
+    """A noise scale with its interval, or why there is none."""
+    if value is None:
+        return "not defined" if low is None else f"not resolved, at least {low:.3g}"
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def escaped(text: str) -> str:

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.spec import Benchmark, Done, Simulated
 from benchmarks.harness.tables import markdown, percent
 from lightning_noise.core.averaging import RunningAverage
 from lightning_noise.core.estimate import estimate_from, ratio_interval
@@ -207,9 +207,8 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     count = Outcome(
         *map(sum, zip(*(judge(average, regime.noise_scale) for average in averages), strict=True))
     )
-    measured = count.measured or float(
-        "nan"
-    )  # without any measured run a share of them is not a number
+    # without any measured run a share of them is not a number
+    measured = count.measured or float("nan")
     coverage = count.covered / measured
     return Row(
         regime=regime.name,
@@ -226,7 +225,7 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     )
 
 
-def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+def measure(options: Simulated, done: Done) -> Iterator[list[Row]]:
     """Every regime, drawn from a seed of its own."""
     for index, regime in enumerate((*REGIMES, *BEYOND)):
         if (regime.name, regime.groups, regime.steps) not in done:
@@ -245,18 +244,6 @@ def table(rows: Sequence[Row]) -> str:
     return markdown(("regime", "B_simple", "groups", "steps", *shares), lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``run`` takes."""
-
-    runs: int = option(4000, "runs in each regime")
-    seed: int = option(0, "of all random numbers")
-
-    def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise ValueError(f"--runs must be at least 1, got {self.runs}")
-
-
 BENCHMARK = Benchmark(
     name="coverage",
     question="Does the 95 % interval of B_simple hold the truth in 95 % of runs?",
@@ -264,8 +251,8 @@ BENCHMARK = Benchmark(
     row=Row,
     key=("regime", "groups", "steps"),
     measure=measure,
-    options=Options(),
-    quick=Options(runs=20),
+    options=Simulated(),
+    quick=Simulated(runs=20),
     tables={"coverage": table},
     minutes=2,
 )

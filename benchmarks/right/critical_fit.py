@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.spec import Benchmark, Done, Simulated
 from benchmarks.harness.tables import markdown, number_cell, percent
 from lightning_noise import CriticalBatchSize
 
@@ -124,7 +124,7 @@ def evaluate(regime: Regime, runs: int, rng: np.random.Generator) -> Row:
     return Row(*head, coverage, error, below, above, bounded, *quantiles)
 
 
-def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+def measure(options: Simulated, done: Done) -> Iterator[list[Row]]:
     """Every kind of study, drawn from a seed of its own."""
     for index, regime in enumerate(REGIMES):
         if (regime.name,) not in done:
@@ -143,18 +143,6 @@ def table(rows: Sequence[Row]) -> str:
     return markdown(("regime", *shares, "b_crit 5 %", "50 %", "95 %"), lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``run`` takes."""
-
-    runs: int = option(4000, "studies of each kind")
-    seed: int = option(0, "of all random numbers")
-
-    def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise ValueError(f"--runs must be at least 1, got {self.runs}")
-
-
 BENCHMARK = Benchmark(
     name="critical_fit",
     question="Does the 95 % interval of B_crit hold the truth in 95 % of studies?",
@@ -162,8 +150,8 @@ BENCHMARK = Benchmark(
     row=Row,
     key=("regime",),
     measure=measure,
-    options=Options(),
-    quick=Options(runs=5),
+    options=Simulated(),
+    quick=Simulated(runs=5),
     tables={"critical fit": table},
     minutes=2,
 )

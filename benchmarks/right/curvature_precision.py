@@ -80,8 +80,6 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     draws: int = option(20_000, "probes that the variance is taken from")
     seed: int = option(0, "of all random numbers")
 

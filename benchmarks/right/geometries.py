@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.harness.digits import DigitsNet, loss_and_logits, loss_of, split_digits
 from benchmarks.harness.spec import Benchmark, Done, option
-from benchmarks.harness.tables import MISSING, markdown, number_cell
+from benchmarks.harness.tables import MISSING, markdown, noise_scale_cell, number_cell
 from lightning_noise import measure_noise_scale
 
 OPTIMIZERS = {
@@ -135,18 +135,11 @@ def table(rows: Sequence[Row]) -> str:
         if hessian.resolved:
             eps_max = number_cell(first.grad_sq / hessian.grad_sq)
         start = (first.optimizer, str(first.step), f"{first.loss:.3f}")
-        scales = [as_cell(found[name]) for name in NAMES]
+        scales = [noise_scale_cell(one.b_simple, one.low, one.high) for one in found.values()]
         lines.append((*start, *scales, *ratios, f"{first.indefinite:.0%}", eps_max))
     ratios = [f"{NAMES[name]}/B_simple" for name in others]
     head = ("optimizer", "step", "loss", *NAMES.values(), *ratios, "indefinite", "eps_max")
     return markdown(head, lines)
-
-
-def as_cell(row: Row) -> str:
-    """Value with interval, or why there is none."""
-    if row.b_simple is None:
-        return "not defined" if row.low is None else f"not resolved, at least {row.low:.3g}"
-    return f"{row.b_simple:.3g} [{row.low:.3g}, {row.high:.3g}]"
 
 
 def ratio(above: Row, below: Row) -> float | None:
@@ -196,8 +189,6 @@ def draw_scales(ax, rows: Sequence[Row], shift: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     checkpoints: tuple[int, ...] = option(
         (5, 60, 150, 300, 600, 1200), "steps after which to measure"
     )

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.spec import Benchmark, Done, Settings, option
 from benchmarks.harness.tables import markdown
 from lightning_noise import MicroBatches, Monitor
 
@@ -87,9 +87,8 @@ def squared_errors(
     """|G_est − G|²/|G|² of independent batches, shape (batches,)."""
     delta, parts = problem.delta, list[Tensor]()
     for count in _chunks(batches, max(1, 2**17 // global_size)):
-        weights = delta.repeat(
-            count, 1
-        ).requires_grad_()  # (count, d): a copy for each batch, so that one pass serves all
+        # (count, d): a copy for each batch, so that one pass serves all
+        weights = delta.repeat(count, 1).requires_grad_()
         x, y = problem.draw(count, global_size, generator=generator)
         residual = torch.einsum("nbd,nd->nb", x, weights) - y
         (gradient,) = torch.autograd.grad(residual.square().div(2).mean(dim=1).sum(), weights)
@@ -210,21 +209,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``run`` takes."""
-
-    examples: int = option(2**22, "examples to draw at each batch size")
+class Options(Settings):
+    examples: int = option(
+        2**22,
+        "examples to draw at each batch size, at least two batches of the largest",
+        least=2 * max(SIZES),
+    )
     steps: int = option(60, "optimizer steps from which the package estimates B_simple")
     groups: int = option(4, "micro-batches in such a step")
     local_size: int = option(8, "examples in a micro-batch")
     seed: int = option(0, "of all random numbers")
-
-    def __post_init__(self) -> None:
-        if self.examples < 2 * max(SIZES):
-            raise ValueError(
-                f"--examples must be at least {2 * max(SIZES)} (two batches of the largest size), "
-                f"got {self.examples}"
-            )
 
 
 BENCHMARK = Benchmark(

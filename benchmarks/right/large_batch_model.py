@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.harness.digits import DigitsNet, loss_of, split_digits
 from benchmarks.harness.spec import Benchmark, Done, option
-from benchmarks.harness.tables import markdown
+from benchmarks.harness.tables import markdown, noise_scale_cell
 from lightning_noise import NoiseScales, measure_noise_scale
 
 Array = NDArray[np.float64]
@@ -217,18 +217,14 @@ def table(rows: Sequence[Row]) -> str:
             ("eps_max", "eps_max", ""),
             ("dL_max", "", "dl_max"),
         ):
-            fitted = [as_cell(found[f"fit {name}", None]) if name else "" for name in (eps, dl)]
-            measured = as_cell(found[f"products {quantity.lower()}", None])
+            fitted = [
+                noise_scale_cell(*found[f"fit {name}", None][-3:]) if name else ""
+                for name in (eps, dl)
+            ]
+            measured = noise_scale_cell(*found[f"products {quantity.lower()}", None][-3:])
             lines.append((*start, quantity, *fitted, measured))
     where = ("from the steps, eq. 2.6", "from the steps, eq. 2.7", "from products")
     return markdown(("after steps", "held-out loss", "quantity", *where), lines)
-
-
-def as_cell(row: Row) -> str:
-    """Value with interval, or why there is none."""
-    if row.value is None:
-        return "not defined" if row.low is None else f"not resolved, at least {row.low:.3g}"
-    return f"{row.value:.3g} [{row.low:.3g}, {row.high:.3g}]"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -281,8 +277,6 @@ def draw_curve(ax, rows: Sequence[Row], name: str, fitted, product) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     checkpoints: tuple[int, ...] = option((150, 400), "steps trained", extends=True)
     learning_rate: float = option(0.1, "of SGD")
     repetitions: int = option(64, "gradients at every batch size")

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.spec import Benchmark, Done, Simulated
 from benchmarks.harness.tables import markdown, percent
 from lightning_noise import TrackNoiseScale
 from lightning_noise.adapt.policy import DECISION_CONFIDENCE
@@ -155,7 +155,7 @@ def _arrival(path: Sequence[int]) -> int:
     return next(near, EPOCHS + 1)
 
 
-def measure(options: "Options", done: Done) -> Iterator[list[Row]]:
+def measure(options: Simulated, done: Done) -> Iterator[list[Row]]:
     """Every regime, drawn from a seed of its own."""
     for index, regime in enumerate(REGIMES):
         key = (regime.start, regime.policy, in_words(regime), regime.directions, regime.growth)
@@ -188,18 +188,6 @@ def table(rows: Sequence[Row]) -> str:
     return markdown((*regime, *found), lines)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``run`` takes."""
-
-    runs: int = option(400, "runs in each regime")
-    seed: int = option(0, "of all random numbers")
-
-    def __post_init__(self) -> None:
-        if self.runs < 1:
-            raise ValueError(f"--runs must be at least 1, got {self.runs}")
-
-
 BENCHMARK = Benchmark(
     name="policy",
     question="How often does a policy change a size that is right, and how soon does it find one?",
@@ -207,8 +195,8 @@ BENCHMARK = Benchmark(
     row=Row,
     key=("start", "policy", "groups", "directions", "growth"),
     measure=measure,
-    options=Options(),
-    quick=Options(runs=2),
+    options=Simulated(runs=400),
+    quick=Simulated(runs=2),
     tables={"policy": table},
     minutes=2,
 )

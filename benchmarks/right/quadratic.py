@@ -36,7 +36,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.spec import Benchmark, Done, option
+from benchmarks.harness.spec import Benchmark, Done, Settings, option
 from benchmarks.harness.tables import MISSING, markdown
 from lightning_noise import CriticalBatchSize
 from testing.quadratic import best_steps, lowest_loss
@@ -224,15 +224,9 @@ def as_cell(row: Row) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``run`` takes."""
-
-    dimensions: int = option(1000, "curvatures of the loss")
+class Options(Settings):
+    dimensions: int = option(1000, "curvatures of the loss", least=1)
     conditions: tuple[int, ...] = option(CONDITIONS, "condition numbers", extends=True)
-
-    def __post_init__(self) -> None:
-        if self.dimensions < 1:
-            raise ValueError(f"--dimensions must be at least 1, got {self.dimensions}")
 
 
 BENCHMARK = Benchmark(

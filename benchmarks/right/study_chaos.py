@@ -148,8 +148,6 @@ def table(rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     seeds: int = option(5, "studies, which run at the same time", extends=True)
     size: str = option("whole", "of a study and of what happens to it", choices=tuple(SIZES))
 

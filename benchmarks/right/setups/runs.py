@@ -20,7 +20,7 @@ from lightning_noise.core.reasons import CannotMeasureError, Reason
 from lightning_noise.hosts.lightning.refusals import REFUSALS
 from lightning_noise.probes.examples import UnsupportedModelError
 from testing.gans import by_hand, gan_data
-from testing.reference import Recorder, Step, differences, errors, probes, skipped
+from testing.reference import Errors, Recorder, Step, differences, errors, probes, skipped
 from testing.toys import data, trainer
 
 
@@ -140,6 +140,19 @@ def in_words(skipped: Iterable[tuple[Reason, int]]) -> str:
     return "; ".join(f"{count} `{reason.code}`: {reason.text}" for reason, count in skipped)
 
 
+def supported_row(
+    name: str,
+    told: str,
+    probe: str,
+    found: Errors,
+    passed_over: int,
+    reasons: Iterable[tuple[Reason, int]],
+) -> Row:
+    """The row of a set-up that was measured."""
+    norms = (found.q_small, found.q_big)
+    return Row(name, told, probe, found.steps, passed_over, *norms, "", skipped=in_words(reasons))
+
+
 def run_by_hand(setup: ByHand) -> list[Row]:
     """Both rows.
 
@@ -160,20 +173,8 @@ def run_by_hand(setup: ByHand) -> list[Row]:
         found, one = differences(recorder.moments, hand[which]), skipped(callback, name)
         if max(found.q_small, found.q_big) > setup.bound:
             raise RuntimeError(f"{setup.name}: {found} is further off than {setup.bound}")
-        title, passed_over = f"{setup.name}: `noise_scale/{name}/…`", one.total()
-        rows.append(
-            Row(
-                title,
-                setup.told,
-                probe,
-                found.steps,
-                passed_over,
-                found.q_small,
-                found.q_big,
-                "",
-                skipped=in_words(one.items()),
-            )
-        )
+        title = f"{setup.name}: `noise_scale/{name}/…`"
+        rows.append(supported_row(title, setup.told, probe, found, one.total(), one.items()))
     return rows
 
 
@@ -197,17 +198,8 @@ def judge(setup: Setup, ranks: Sequence[Run]) -> Row:
     counted = sum(count for _, count in ranks[0].skipped)
     if passed_over != counted:
         raise RuntimeError(f"{setup.name}: {passed_over} steps are missing, {counted} were skipped")
-    return Row(
-        setup.name,
-        setup.told,
-        probe,
-        found.steps,
-        passed_over,
-        found.q_small,
-        found.q_big,
-        "",
-        skipped=in_words(ranks[0].skipped),
-    )
+    reasons = ranks[0].skipped
+    return supported_row(setup.name, setup.told, probe, found, passed_over, reasons)
 
 
 def judge_refusal(setup: Refused, ranks: Sequence[Run]) -> Row:

@@ -102,8 +102,6 @@ def number_of(row: Row) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Timed):
-    """What ``run`` takes."""
-
     only: tuple[str, ...] = option((), "set-ups by name; default: all", extends=True)
 
 

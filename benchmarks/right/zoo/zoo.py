@@ -34,8 +34,6 @@ def place_of(row: Row) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What ``run`` takes."""
-
     only: tuple[str, ...] = option(tuple(BY_KEY), "models", extends=True, choices=tuple(BY_KEY))
     limit: float = option(600.0, "seconds for one model", extends=True)
 

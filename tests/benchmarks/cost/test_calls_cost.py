@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from benchmarks.cost import calls_cost, calls_memory
+from benchmarks.cost.norm_methods import Training
 from benchmarks.harness.command import run
+from testing.storages import Storages
 
 TINY = calls_cost.SIZES["tiny"]
 
@@ -30,7 +32,7 @@ def test_every_variant_of_every_case_is_visited_once_a_round(tmp_path):
     assert len(raw.read_text().splitlines()) == 1 + len(wanted)
     lines = [line.split(" | ") for line in calls_cost.table(rows).splitlines()[2:]]
     assert [line[0].removeprefix("| ") for line in lines] == [n for n in names for _ in VARIANTS]
-    plain = [line[4] for line in lines if line[1] == calls_cost.PLAIN]
+    plain = [line[3] for line in lines if line[1] == calls_cost.PLAIN]
     assert plain == ["1.000 [1.000, 1.000]"] * len(names)
 
 
@@ -52,26 +54,27 @@ def test_every_case_has_its_blocks():
 
 
 def test_layers_by_hand_compute_the_same_and_no_rule_knows_them():
-    hooked = calls_cost.Training(TINY["transformer"], None)
-    own = calls_cost.Training(TINY["by-hand"], None)
+    hooked = Training.of(TINY["transformer"])
+    own = Training.of(TINY["by-hand"])
     assert torch.equal(hooked.loss(), own.loss())
     known = (nn.Linear, nn.LayerNorm, nn.Embedding)
     assert not any(isinstance(module, known) for module in own.module.modules())
 
 
 def test_one_step_in_ten_is_measured():
-    training = calls_cost.Training(TINY["lstm"], 10)
-    training.monitor.flush()
+    method = calls_cost.prepared(TINY["lstm"], 10)
+    method.monitor.flush()
     measured = []
-    for _ in range(1 + calls_cost.TIMED_STEPS):  # as in a visit
-        training.step()
-        measured.append(training.monitor.flush())
-    assert sum(measured[1:]) == 1
+    with method.watching():
+        for _ in range(1 + len(method.timed)):  # as in a visit
+            method.step()
+            measured.append(method.monitor.flush())
+    assert len(method.timed) == 10 and sum(measured[1:]) == 1
 
 
 def test_bytes_are_counted_until_they_are_freed():
     given = torch.zeros(10)
-    with calls_memory.Storages([given]) as storages:
+    with Storages([given]) as storages:
         view = given.view(2, 5)
         kept = torch.zeros(100)
         (torch.zeros(50) + 1).sum()

@@ -12,6 +12,7 @@ from benchmarks.cost import host_reads, overhead, overhead_memory
 from benchmarks.harness.command import run as measured
 from benchmarks.harness.lightning_runs import Variant, quiet_lightning
 from benchmarks.harness.models import parameters_of
+from benchmarks.harness.rounds import Rounds
 
 TINY = overhead.SIZES["tiny"]
 
@@ -20,7 +21,7 @@ TINY = overhead.SIZES["tiny"]
 def run(tmp_path_factory):
     """The rows, and the file of raw results."""
     raw = tmp_path_factory.mktemp("overhead") / "overhead.csv"
-    return measured(overhead.BENCHMARK, overhead.Options(rounds=2, size="tiny"), raw), raw
+    return measured(overhead.BENCHMARK, Rounds(rounds=2, size="tiny"), raw), raw
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks.cost import overhead_shards
-from benchmarks.cost.overhead_shards import VARIANTS, visit
+from benchmarks.cost.overhead_shards import VARIANTS
 from benchmarks.harness.command import run
-from benchmarks.harness.rounds import Visit
+from benchmarks.harness.rounds import Visit, visit
 
 
 @pytest.mark.slow
@@ -33,8 +33,7 @@ def test_ratios_are_to_the_same_sharding():
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_the_timed_steps_begin_with_the_measured_one(variant, monkeypatch):
-    monkeypatch.setattr(overhead_shards.dist, "barrier", lambda: None)
+def test_the_timed_steps_begin_with_the_measured_one(variant):
     taken = [variant.steps_before]
     measured = []
 
@@ -42,8 +41,8 @@ def test_the_timed_steps_begin_with_the_measured_one(variant, monkeypatch):
         measured.append(variant.every is not None and taken[0] % variant.every == 0)
         taken[0] += 1
 
-    for number in range(3):
-        visit(number, 0, variant, step)
+    for _ in range(3):
+        visit(step, variant.timed)
         timed = measured[-len(variant.timed) :]
         assert timed == [variant.every is not None, *[False] * (len(variant.timed) - 1)]
         assert sum(variant.timed) == 1.0

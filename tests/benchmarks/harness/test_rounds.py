@@ -1,17 +1,21 @@
 """Comparisons within rounds against values by hand, and the rule that leaves rounds out."""
 
 import math
+import time
 
 import pytest
 
 from benchmarks.harness.rounds import (
     Stopwatch,
+    Times,
     Visit,
     compare,
     disturbed,
     median_interval,
     median_of,
+    one_round,
     shuffled,
+    visit,
 )
 
 
@@ -91,3 +95,30 @@ def test_the_stopwatch_counts_what_it_runs_and_nothing_else():
     sum(range(2_000_000))
     assert watch.per_step(1) == times and times.cpu_seconds > 0
     assert times.load == watch.load
+
+
+def test_a_visit_times_all_steps_but_the_first():
+    called = []
+
+    def step():
+        called.append("step")
+
+    def ready():
+        called.append("ready")
+
+    times = visit(step, (0.1, 0.9), ready=ready)
+    assert called == ["step", "ready", "step", "ready", "step"]
+    assert 0 < times.seconds < 0.01
+
+
+def test_what_is_not_ready_is_not_timed():
+    waited = visit(lambda: None, ready=lambda: time.sleep(0.05))
+    assert waited.seconds < 0.04
+
+
+def test_a_round_visits_every_variant_once_in_its_own_order():
+    variants = {name: lambda name=name: Times(ord(name), 0.5, 0.0) for name in "abc"}
+    rows = one_round(3, variants)
+    assert [row.variant for row in rows] == shuffled("abc", 3)
+    assert [(row.round, row.place) for row in rows] == [(3, 0), (3, 1), (3, 2)]
+    assert all(row.seconds == ord(row.variant) for row in rows)

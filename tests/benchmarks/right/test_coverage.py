@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.command import main, run
+from benchmarks.harness.spec import Simulated
 from benchmarks.right import coverage
 
 RUNS = 200
@@ -17,7 +18,7 @@ RUNS = 200
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("coverage") / "table.csv"
-    return run(coverage.BENCHMARK, coverage.Options(runs=RUNS), path), path
+    return run(coverage.BENCHMARK, Simulated(runs=RUNS), path), path
 
 
 def slack(share: float, row) -> float:

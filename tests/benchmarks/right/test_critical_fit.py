@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.command import main, run
+from benchmarks.harness.spec import Simulated
 from benchmarks.right import critical_fit
 
 RUNS = 60
@@ -15,7 +16,7 @@ RUNS = 60
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("critical_fit") / "table.csv"
-    return run(critical_fit.BENCHMARK, critical_fit.Options(runs=RUNS), path), path
+    return run(critical_fit.BENCHMARK, Simulated(runs=RUNS), path), path
 
 
 @pytest.mark.parametrize(

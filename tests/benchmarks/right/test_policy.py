@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness.command import main, run
+from benchmarks.harness.spec import Simulated
 from benchmarks.right import policy
 
 RUNS = 8
@@ -16,7 +17,7 @@ RUNS = 8
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     path = tmp_path_factory.mktemp("policy") / "table.csv"
-    return run(policy.BENCHMARK, policy.Options(runs=RUNS), path), path
+    return run(policy.BENCHMARK, Simulated(runs=RUNS), path), path
 
 
 def test_a_right_size_is_kept_and_a_wrong_one_found(table):

@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional
 from torch.overrides import _len_torch_function_stack
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_noise.core.moments import Key, Moments
 from lightning_noise.probes.examples import Examples
@@ -19,6 +17,7 @@ from lightning_noise.probes.examples.calls.operations import operation_of
 from testing.examples.called import CASES, Attention, Case, Normalised
 from testing.examples.oracle import Loss, Truth, assert_agrees, bound, keys_of, loop
 from testing.examples.unusual import GROUPED, UNUSUAL
+from testing.storages import Storages
 
 ALL = [*CASES, *UNUSUAL]
 
@@ -264,29 +263,6 @@ def test_a_weight_penalty_is_left_out_by_name() -> None:
     assert probe.coverage is not None
     assert [part.name for part in probe.coverage.missing] == ["scale"]
     del x
-
-
-class Storages(TorchDispatchMode):
-    """All storages that operations have made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: dict[int, tuple[StorageWeakRef, int]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for x in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(x, Tensor):
-                storage = x.untyped_storage()
-                self.made[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        return out
-
-    @property
-    def held(self) -> int:
-        """Bytes of those that are still there."""
-        return sum(size for storage, size in self.made.values() if not storage.expired())
 
 
 @pytest.mark.parametrize("name", ["experts", "frames", "windows", CHECKPOINTED])
