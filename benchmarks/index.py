@@ -14,6 +14,7 @@ from benchmarks.cost import (
     overhead_ddp,
     overhead_memory,
     overhead_shards,
+    precision,
     scale,
 )
 from benchmarks.gain import (
@@ -61,6 +62,7 @@ MODULES = (
     calls_memory,
     launch_bound,
     curvature,
+    precision,
     scale,
     gpu,
     sweep,

@@ -27,11 +27,11 @@ from lightning_noise.probes.setup import Setup
 class Examples(Probe):
     """Probe whose groups are the single examples of a step: on one device without accumulation.
 
-    It has the lowest variance of all probes. Hooks on the layers give the squared norm of the
-    gradient of every example without building it. Random signs project the gradient, at the cost of
-    one thin product in addition to the backward pass of the layer. The norms are unbiased. Those of
-    gradients with one position or few elements are exact. With ``exact=True`` all norms are exact,
-    at 20 to 45 % of a step instead of a few.
+    With exact norms it has the lowest variance of all probes. Hooks on the layers give the squared
+    norm of the gradient of every example without building it. Random signs project the gradient, at
+    the cost of one thin product in addition to the backward pass of the layer. The norms are
+    unbiased. Those of gradients with one position or few elements are exact. With ``exact=True``
+    all norms are exact, at 20 to 45 % of a step instead of a few.
 
     Layers with a rule (:func:`~lightning_noise.probes.examples.registry.register_rule`) are hooked.
     The examples must lie along dimension 0 of their inputs and outputs. For all other parameters
@@ -50,7 +50,8 @@ class Examples(Probe):
         exact: whether to take exact norms instead of sketches. They come from per-example gradients
             or Gram matrices, whichever is cheaper.
         sketches: m, the number of independent sketches of a gradient. Their noise falls as 1/m, and
-            their cost grows as m.
+            their cost grows as m. Four give an interval of the same width in about half the steps
+            where the noise scale is several batches and one layer carries most of the gradient.
         min_coverage: smallest share of the parameters, and of the squared gradient norm, to cover.
         eager: whether measured steps run without ``torch.compile``, in which hooks on layers do not
             fire. Every 20th step is measured, unless the host names another cadence. All other
