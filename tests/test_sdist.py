@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 
+import lightning_noise
 from testing.launch import ROOT
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -91,3 +92,7 @@ def test_what_the_tests_need_is_in_the_sdist(shipped):
 @pytest.mark.parametrize("name", ["CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt"])
 def test_what_make_test_takes_is_in_the_sdist(shipped, name):
     assert Path(name) in shipped
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {lightning_noise.__version__}\n" in (ROOT / "CITATION.cff").read_text()

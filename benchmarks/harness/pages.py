@@ -60,6 +60,9 @@ def tables_of(benchmarks: Iterable[Benchmark]) -> Iterator[tuple[str, str]]:
     for machine in File(MACHINES, PATH).rows:
         yield f"machine of {machine.benchmark}", f"{machine}."
     yield "index", index(benchmarks)
+    from benchmarks import aims  # it knows the benchmarks, and they know the harness
+
+    yield "aims", aims.table()
 
 
 def write(benchmarks: Iterable[Benchmark]) -> list[Path]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from lightning_noise.core.moments import Key
+from lightning_noise.probes.chunk_buffer import ChunkBuffer
 from lightning_noise.probes.double_float import Wide, wide_stack, wide_sum, wide_zeros
 from lightning_noise.probes.norms import chunk_norms, sum_of_squares
 from lightning_noise.probes.preconditioner import weighted_chunk_norms
@@ -69,7 +70,12 @@ class KeyedNorms:
             self.device = first.device
         unweighted = {name: p for name, p in parameters.items() if name not in self._weighted}
         self.small = SmallParameters(small_parameters(unweighted, self.device), self.cell_of)
-        self._large = parameters.keys() - set(self.small.names)
+        self._small_names = frozenset(self.small.names)
+        self._large = [name for name in parameters if name not in self._small_names]
+        self._buffers: list[ChunkBuffer] = []  # by cell
+        for cell in range(len(cells)):
+            here = {name: parameters[name] for name in self._large if self.cell_of[name] == cell}
+            self._buffers.append(ChunkBuffer(here))
         self.clear()
 
     def add(self, cell: int, tensor: Tensor) -> None:
@@ -78,7 +84,9 @@ class KeyedNorms:
 
     def see(self, name: str, gradient: Tensor) -> None:
         """Notes the norms of the gradient of parameter ``name``, in every requested metric."""
-        self.add(self.cell_of[name], gradient)
+        cell = self.cell_of[name]
+        if not self._buffers[cell].see(name, gradient):
+            self.add(cell, gradient)
         if name not in self._weighted or self._diagonal is None:
             return
         index = self._weighted[name]
@@ -94,7 +102,7 @@ class KeyedNorms:
         Half precision is widened by the norms as it is for one gradient.
         """
         for name, gradient in gradients.items():
-            if name in self._large:
+            if name not in self._small_names:
                 self.see(name, gradient)
         found = [gradients.get(name) for name in self.small.names]
         self.add_joined(dict(self.small.joined(found)))
@@ -118,7 +126,11 @@ class KeyedNorms:
         A cell that overflowed spoils only its own keys.
         """
         squares: defaultdict[int, list[Wide]] = defaultdict(list)  # by index of the key
-        for owner, norms in zip(self._owners, self._norms, strict=True):
+        for cell, owner in enumerate(self._owners):
+            norms = self._norms[cell]
+            buffer = self._buffers[cell]
+            if buffer.norms is not None and not buffer.is_empty:
+                norms = [*norms, buffer.norms]
             if norms and owner:
                 square = sum_of_squares(norms, self.device)
                 for index in owner:
@@ -185,4 +197,6 @@ class KeyedNorms:
     def clear(self) -> None:
         """Forgets what was noted."""
         self._norms = [[] for _ in self._owners]
+        for buffer in self._buffers:
+            buffer.clear()
         self._weighted_norms.clear()

@@ -1,6 +1,6 @@
 """Every micro-batch of a step is a group, seen before gradients are accumulated or reduced."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -132,14 +132,14 @@ class MicroBatches(Probe):
         return KeyedNorms(parameters, keys, context.diagonal)
 
     def _hook_gradients(self, stack: ExitStack) -> None:
-        large = set(self._parameters)
+        small: Container[str] = ()
         if self._norms is not None:
-            small = self._norms.small
-            large -= set(small.names)
-            self._small = small_gradients(small, self._parameters, self._replicas)
+            small = frozenset(self._norms.small.names)
+            self._small = small_gradients(self._norms.small, self._parameters, self._replicas)
             self._small.attach(stack)
-        for name in large:
-            stack.callback(self._parameters[name].register_hook(self._hook(name)).remove)
+        for name, parameter in self._parameters.items():
+            if name not in small:
+                stack.callback(parameter.register_hook(self._hook(name)).remove)
 
     def _hook(self, name: str) -> Any:
         def see(grad: Tensor) -> None:

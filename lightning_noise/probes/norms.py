@@ -22,9 +22,7 @@ def chunk_norms(tensor: Tensor) -> list[Tensor]:
     (repeated indices add up). A dense tensor is not copied, and nothing waits for the device.
     """
     flat = _flat(tensor)
-    dtype = torch.float32
-    if flat.dtype == torch.float64:
-        dtype = torch.float64
+    dtype = norm_dtype(flat)
     size = flat.numel()
     rest = size % CHUNK
     if size == 0:
@@ -35,6 +33,31 @@ def chunk_norms(tensor: Tensor) -> list[Tensor]:
         return [_norms_of_rows(flat, dtype)]
     whole = size - rest
     return [_norms_of_rows(flat[:whole], dtype), _norm_of(flat[whole:], dtype)]
+
+
+def norm_dtype(tensor: Tensor) -> torch.dtype:
+    """The precision of norms: fp64 for fp64, and fp32 for everything else."""
+    if tensor.dtype == torch.float64:
+        return torch.float64
+    return torch.float32
+
+
+def chunk_norms_into(tensor: Tensor, norms: Tensor) -> None:
+    """Writes what :func:`chunk_norms` returns, of a dense tensor of real numbers.
+
+    Args:
+        tensor: not empty.
+        norms: of as many elements as the tensor has chunks, in the precision of norms.
+    """
+    flat = _flat(tensor)
+    whole = flat.numel() - flat.numel() % CHUNK
+    rows = whole // CHUNK
+    if rows:
+        chunks = flat[:whole].view(-1, CHUNK)
+        torch.linalg.vector_norm(chunks, dim=1, dtype=norms.dtype, out=norms[:rows])
+    if whole < flat.numel():
+        rest = flat[whole:]
+        torch.linalg.vector_norm(rest, dim=0, keepdim=True, dtype=norms.dtype, out=norms[rows:])
 
 
 def _norms_of_rows(flat: Tensor, dtype: torch.dtype) -> Tensor:

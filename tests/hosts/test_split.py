@@ -613,6 +613,16 @@ def test_an_adaptive_batch_size_keeps_micro_batches_equal_and_respects_a_limit()
     assert set(module.epochs[2]["batches"][0][0]) and module.epochs[2]["accumulation"] == 4
 
 
+def test_a_share_of_the_epoch_stays_one_when_the_batch_size_changes():
+    """Half of 96 examples, in batches of 8, then 16, then 4."""
+    module = Seen()
+    run = trainer(adaptive(2, {8: 16, 16: 4}), epochs=3, accumulate=1, limit_train_batches=0.5)
+    run.fit(module, DataLoader(Numbered(), batch_size=8))
+    assert module.numbers() == [list(range(48))] * 3
+    assert run.global_step == 6 + 3 + 12
+    assert run.limit_train_batches == 0.5
+
+
 # ---- resuming -----------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_noise import Key, MicroBatches, Moments, Monitor, estimate_noise_scale
+from lightning_noise import Examples, Key, MicroBatches, Moments, Monitor, estimate_noise_scale
 from lightning_noise.measure.skips import NO_BACKWARD, NO_ROW, NO_SIZE, NOT_FINITE, ONE_GROUP
 from lightning_noise.probes.small import SMALL
 
@@ -261,3 +261,37 @@ def test_unread_rows_can_be_forgotten_without_a_collective():
     assert monitor.pending == 1
     monitor.forget_unread()
     assert (monitor.pending, monitor.flush()) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["micro_batches", "examples"])
+def test_the_noise_scale_of_the_whole_lies_between_those_of_its_layers(name):
+    """tr(Σ) and |G|² are sums over the layers, so that their ratio is a mean of the layers' ratios
+    weighted by |G|².
+    """
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    layers = {layer: [f"{layer}.weight", f"{layer}.bias"] for layer in ("0", "2", "4")}
+    keys = {Key(): [each for names in layers.values() for each in names]}
+    keys |= {Key(layer=layer): names for layer, names in layers.items()}
+    probe = MicroBatches()
+    if name == "examples":
+        probe = Examples(exact=True)
+        probe.bind(module)
+    monitor = Monitor(probe, keys=keys, decay=0.9)  # at which one average serves all keys
+    with monitor.attach(dict(module.named_parameters())):
+        for _ in range(40):
+            module.zero_grad()
+            for _ in range(2):
+                x = torch.randn(8, 6)
+                with monitor.micro_batch(size=8, weight=0.5):
+                    target = x[:, :3] + 0.1 * torch.randn(8, 3)
+                    ((module(x) - target).square().mean() / 2).backward()
+            monitor.step()
+        monitor.flush()
+    whole = monitor.estimate()
+    parts = [monitor.estimate(Key(layer=layer)) for layer in layers]
+    assert sum(part.noise for part in parts) == pytest.approx(whole.noise, rel=1e-6)
+    assert sum(part.signal for part in parts) == pytest.approx(whole.signal, rel=1e-6)
+    scales = [part.noise / part.signal for part in parts]
+    assert all(part.signal > 0 for part in parts)
+    assert min(scales) < whole.noise / whole.signal < max(scales)

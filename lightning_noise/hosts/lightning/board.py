@@ -28,10 +28,14 @@ from typing import Any, NamedTuple
 BAND = "noise_scale_band/"
 FOLDER = "batch_size"
 OPEN = 100.0  # a larger one would squeeze what is known, a smaller one looks like an upper bound
-CAPTION = "log10 of B_simple with its 95 % interval, and of the batch size"
-TITLE = f"{CAPTION} (line on the lower edge: not resolved, no upper bound)"
-
-LOWER = "log10 of the lower end of B_simple: valid where it is not resolved, too"
+TITLE = (
+    "Curve above the batch size: a larger batch pays (log10 of B_simple with its 95 % interval, "
+    "and of the batch size; line on the lower edge: not resolved, no upper bound)"
+)
+LOWER = (
+    "Lower end above the batch size: a larger batch pays, also where B_simple is not resolved "
+    "(log10 of the lower end)"
+)
 
 
 class Interval(NamedTuple):

@@ -42,10 +42,12 @@ class Resizer:
 
     Args:
         inside: the running epoch, inside of which sizes may change too.
+        split: divides the batches; a share of them is another number after a change.
     """
 
-    def __init__(self, inside: InsideEpoch) -> None:
+    def __init__(self, inside: InsideEpoch, split: Split) -> None:
         self._inside = inside
+        self._split = split
         self.ratio = Fraction(1)
         self._originals: dict[int, _Original] = {}
         # while installed; L.Trainer does not declare the setting that is changed here
@@ -69,6 +71,7 @@ class Resizer:
             if _validates(trainer, prepared):
                 prepared = _apart(prepared, local_size(prepared))
             self.resize(prepared)
+            self._split.limit_epoch(prepared)
             return prepared
 
         strategy.process_dataloader = process_dataloader

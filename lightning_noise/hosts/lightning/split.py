@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import lightning as L
-from lightning.fabric.utilities.data import sized_len
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -74,6 +73,8 @@ class Split:
         self.times = times
         self.factor = WHOLE
         self._held: _Held | None = None
+        self._limited: dict[int, int] = {}  # batches of each loader prepared for an epoch
+        self._limited_in: int | None = None  # this epoch
         self._saved_times = 1  # in the checkpoint that a fit goes on from
         self._warned_of_norm = self._warned_of_unequal = False
 
@@ -100,6 +101,7 @@ class Split:
             [],
         )
         self._held = held
+        self._limited_in = None
         strategy.process_dataloader = self._processing(strategy.process_dataloader)
         # a rank gathers and reduces shards in its backward pass, and the others wait for it
         is_sharded = isinstance(strategy, SHARDED)
@@ -208,15 +210,26 @@ class Split:
                 found = split_loader(prepared, self.times, least=least)
             except SplitError as error:
                 raise cannot_split(self.times, str(error)) from error
-            self._limit(found, held)
+            self.limit_epoch(found)
             return found
 
         return process_dataloader
 
-    def _limit(self, loader: SplitLoader, held: _Held) -> None:
-        """A share of the batches, rounded as it is without a split."""
-        batches = sized_len(loader.whole)
-        if isinstance(held.limit, int) or held.limit == 1.0 or batches is None:
+    def limit_epoch(self, loader: Any) -> None:
+        """Limits an epoch to a share of the batches of a loader, rounded as without a split.
+
+        Once more, after another batch size has been set.
+
+        Raises:
+            MisconfigurationException: the share is less than one batch.
+        """
+        held = self._held
+        if held is None or not isinstance(loader, SplitLoader):
+            return
+        if isinstance(held.limit, int) or held.limit == 1.0:
+            return
+        batches = loader.batches
+        if batches is None:
             return
         loader.most = int(batches * held.limit)
         if loader.most == 0:
@@ -225,10 +238,13 @@ class Split:
                 f"limit_train_batches={held.limit} of {batches} batches is less than one. "
                 f"Use at least {1 / batches}.",
             )
-        # Lightning would round a share of the micro-batches.
-        before = held.trainer.limit_train_batches
-        least = before if isinstance(before, int) else 0
-        held.trainer.limit_train_batches = max(least, loader.most * self.times)
+        # Lightning would round a share of the micro-batches. The longest of several loaders counts.
+        epoch = held.trainer.current_epoch
+        if epoch != self._limited_in:
+            self._limited.clear()
+        self._limited_in = epoch
+        self._limited[id(loader)] = loader.most
+        held.trainer.limit_train_batches = max(self._limited.values()) * self.times
 
     def _going_backward(self, inner: Callable[..., Any], *, every_rank: bool) -> Callable[..., Any]:
         def backward(closure_loss: Any, *arguments: Any, **options: Any) -> Any:

@@ -108,6 +108,14 @@ class SplitLoader(DataLoader[Any]):
             if index + 1 == self.most:
                 return
 
+    @property
+    def batches(self) -> int | None:
+        """Batches of an epoch without a limit, before they are split; ``None`` if unknown."""
+        try:
+            return super().__len__()
+        except (TypeError, NotImplementedError):
+            return None
+
     def __len__(self) -> int:
         batches = super().__len__()
         if self.most is not None:

@@ -43,7 +43,7 @@ class TrainerControls:
     def __init__(self, split: Split) -> None:
         self._split = split
         self.inside = InsideEpoch(split, lambda: self._resizer.ratio)
-        self._resizer = Resizer(self.inside)
+        self._resizer = Resizer(self.inside, split)
         self._held: _Held | None = None
 
     def take(self, trainer: L.Trainer) -> None:
