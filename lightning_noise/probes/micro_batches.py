@@ -20,7 +20,12 @@ from lightning_noise.probes.rows import (
     total_weight,
 )
 from lightning_noise.probes.setup import Setup
-from lightning_noise.probes.small_gradients import Joined, SmallGradients, small_gradients
+from lightning_noise.probes.small_gradients import (
+    Held,
+    Joined,
+    SmallGradients,
+    small_gradients,
+)
 from lightning_noise.probes.trained import trained
 from lightning_noise.probes.words import count
 
@@ -31,6 +36,13 @@ ONE_GROUP = Reason(
     "micro-batch per step",
     "Accumulate gradients over two micro-batches or more, each smaller by the same factor, or "
     "use more ranks.",
+)
+
+REPLACED = Reason(
+    "gradient_replaced",
+    Severity.SKIP,
+    "a gradient was replaced or zeroed while a backward pass was being watched, or added to more "
+    "than once; from the next step on hooks see the gradients of small parameters",
 )
 
 
@@ -72,6 +84,8 @@ class MicroBatches(Probe):
         self._parts: dict[str, list[Tensor]] = {}
         self._seen: set[str] = set()
         self._small: SmallGradients | None = None
+        self._holds = False  # whether hooks must hold the gradients of small parameters
+        self._hooks = ExitStack()  # of the present attachment
         self._groups: list[WeightedGroup] = []
         self._square: Wide | None = None
         self._fault: Reason | None = None
@@ -114,6 +128,7 @@ class MicroBatches(Probe):
         self._parameters = trained(parameters)
         self._reset()
         with ExitStack() as stack:
+            self._hooks = stack
             self._hook_gradients(stack)
             try:
                 yield
@@ -135,7 +150,12 @@ class MicroBatches(Probe):
         small: Container[str] = ()
         if self._norms is not None:
             small = frozenset(self._norms.small.names)
-            self._small = small_gradients(self._norms.small, self._parameters, self._replicas)
+            self._small = small_gradients(
+                self._norms.small,
+                self._parameters,
+                replicas=self._replicas,
+                hold=self._holds,
+            )
             self._small.attach(stack)
         for name, parameter in self._parameters.items():
             if name not in small:
@@ -181,7 +201,11 @@ class MicroBatches(Probe):
         if not self._open or self._norms is None:
             return
         if self._small is not None:
-            self._norms.add_joined(self._small.end())
+            found = self._small.end()
+            if found is None:
+                self._fault = REPLACED
+            else:
+                self._norms.add_joined(found)
         for name, parts in self._parts.items():
             self._norms.see(name, sum(parts[1:], parts[0]))
         self._forget_pass()
@@ -209,6 +233,8 @@ class MicroBatches(Probe):
         if self._small is not None and fault is None:
             small = self._small.accumulated()
         self._reset()
+        if fault is REPLACED:
+            self._hold_small()
         self._last_fault = fault
         if fault is not None or self._norms is None:
             return None
@@ -224,6 +250,13 @@ class MicroBatches(Probe):
             c_big=inverse_effective_size(groups),
         )
         return replicated(self._norms.leave_out_absent(row), self._replicas)
+
+    def _hold_small(self) -> None:
+        """From now on hooks hold the gradients of small parameters."""
+        self._holds = True
+        if self._norms is not None and self._small is not None:
+            self._small = Held(self._norms.small)
+            self._small.attach(self._hooks)
 
     def discard(self) -> None:
         """Forgets the step in progress."""

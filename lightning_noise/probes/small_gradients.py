@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from operator import is_
+from operator import is_, sub
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from lightning_noise.probes.small import SmallParameters
 
 Joined = dict[int, Tensor]  # gradients along one dimension, by cell
+ABSENT = -1  # the version of a gradient that is not there
 
 
 class SmallGradients(ABC):
@@ -26,8 +27,8 @@ class SmallGradients(ABC):
         """A backward pass begins."""
 
     @abstractmethod
-    def end(self) -> Joined:
-        """The backward pass is over: its own gradients."""
+    def end(self) -> Joined | None:
+        """The backward pass is over: its own gradients. ``None`` where they cannot be told."""
 
     @abstractmethod
     def accumulated(self) -> Joined:
@@ -41,17 +42,25 @@ class SmallGradients(ABC):
 def small_gradients(
     small: SmallParameters,
     parameters: Mapping[str, Parameter],
+    *,
     replicas: int,
+    hold: bool,
 ) -> SmallGradients:
     """What can see the small ones among ``parameters``.
 
     ``.grad`` shows what a pass has added to it, unless a strategy reduces it in the pass, a hook of
     the user changes it, or its precision is too low for the difference.
+
+    Args:
+        small: the small parameters.
+        parameters: all that are watched.
+        replicas: whose gradients are averaged.
+        hold: whether a pass has done something else to ``.grad`` than adding to it.
     """
     hooked = any(parameter._post_accumulate_grad_hooks for parameter in parameters.values())
-    if replicas == 1 and not hooked and small.are_precise():
-        return Differences(small)
-    return Held(small)
+    if replicas > 1 or hold or hooked or not small.are_precise():
+        return Held(small)
+    return Differences(small)
 
 
 class Differences(SmallGradients):
@@ -72,10 +81,17 @@ class Differences(SmallGradients):
         """Notes what ``.grad`` holds already."""
         self._look()
 
-    def end(self) -> Joined:
-        """The differences to what :meth:`begin` found."""
+    def end(self) -> Joined | None:
+        """The differences to what :meth:`begin` found.
+
+        ``None`` where a gradient was replaced or zeroed in the pass, or added to more than once.
+        """
         before = self._joined
+        gradients = self._gradients
+        versions = self._versions
         self._look()
+        if before and not self._only_added_to(gradients, versions):
+            return None
         found: Joined = {}
         with torch.no_grad():
             for cell, now in self._joined.items():
@@ -95,13 +111,23 @@ class Differences(SmallGradients):
 
     def _look(self) -> None:
         gradients = self._small.gradients()
-        versions = [one._version for one in gradients if one is not None]
+        versions = [ABSENT if one is None else one._version for one in gradients]
         same = len(gradients) == len(self._gradients) and all(map(is_, gradients, self._gradients))
         if same and versions == self._versions:
             return
         self._gradients = gradients
         self._versions = versions
         self._joined = dict(self._small.joined(gradients))
+
+    def _only_added_to(self, gradients: Sequence[Tensor | None], versions: Sequence[int]) -> bool:
+        """Whether every gradient that was there is the same tensor, and was changed once at most,
+        as where the pass adds to it.
+        """
+        changes = map(sub, self._versions, versions)
+        for before, now, change in zip(gradients, self._gradients, changes, strict=True):
+            if before is not None and (now is not before or change > 1):
+                return False
+        return True
 
 
 class Held(SmallGradients):

@@ -70,9 +70,14 @@ def test_compiled(where, backend):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
-    """A reentrant checkpoint hands out the shared layer's gradient in parts."""
+    """A reentrant checkpoint hands out the shared layer's gradient in parts: found out in the first
+    step.
+    """
     callback, recorder = recorded(Checkpointed(reentrant), probe=probe)
-    assert not skipped(callback)
+    in_parts = reentrant and probe == "micro_batches"
+    assert skipped(callback).total() == in_parts
+    if in_parts:
+        recorder.steps.pop(0)
     assert worst(Checkpointed(), recorder, probe) < ROUNDING
 
 

@@ -171,15 +171,57 @@ def test_a_large_shared_parameter_in_two_reentrant_checkpoints():
     assert again.q_big == pytest.approx(truth[0].q_big, rel=1e-12)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_small_shared_parameter_in_two_reentrant_checkpoints(replicas):
-    """Whether ``.grad`` shows the sum of the parts, or hooks hold them."""
+def test_hooks_that_hold_small_gradients_add_up_their_parts():
+    """As under DDP, where ``.grad`` is reduced in the pass."""
     shared, losses = used_twice(width=3)
     truth, probe = truth_of(shared, losses), MicroBatches()
-    with probe.attach(named(shared), {Key(): ["weight"]}, Context(replicas)):
+    with probe.attach(named(shared), {Key(): ["weight"]}, Context(replicas=2)):
         (found,) = one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5])
         assert probe.fault() is None
-    assert found.q_small * replicas == pytest.approx(truth[0].q_small, rel=1e-12)
+    assert found.q_small * 2 == pytest.approx(truth[0].q_small, rel=1e-12)
+
+
+def test_a_small_gradient_that_is_added_to_twice_in_a_pass_is_held_from_the_next_step_on():
+    shared, losses = used_twice(width=3)
+    truth, probe = truth_of(shared, losses), MicroBatches()
+    for attachment in range(2):
+        with probe.attach(named(shared), {Key(): ["weight"]}):
+            if attachment == 0:
+                assert one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5]) is None
+                assert probe.fault().code == "gradient_replaced"
+            (found,) = one_step(probe, shared, losses(True), [1, 1], [0.5, 0.5])
+            assert probe.fault() is None
+            assert found.q_small == pytest.approx(truth[0].q_small, rel=1e-12)
+            assert found.q_big == pytest.approx(truth[0].q_big, rel=1e-12)
+    assert not shared.weight._backward_hooks
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_cleared_after_a_pass_was_announced(to_none):
+    """The loop calls ``zero_grad`` where a pass has begun, so that gradients of the step before are
+    there when it begins: the step is skipped once, and hooks see the next ones.
+    """
+    module, probe = nn.Linear(3, 2).double(), MicroBatches()
+    x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def step(*, late):
+        if not late:
+            module.zero_grad()
+        for i in range(2):
+            probe.begin(4, 0.5)
+            if late and i == 0:
+                module.zero_grad(set_to_none=to_none)
+            (module(x[i]).square().mean() / 2).backward()
+            probe.end()
+        row = probe.row()
+        return None if row is None else row.tolist()[0]
+
+    with probe.attach(named(module), {Key(): list(named(module))}):
+        wanted = step(late=False)
+        assert step(late=True) is None
+        assert probe.fault().code == "gradient_replaced"
+        assert step(late=True) == pytest.approx(wanted, rel=1e-12)
+        assert probe.fault() is None
 
 
 def test_sparse_embedding_equals_dense():
