@@ -1,6 +1,7 @@
-"""The command line: ``lightning-noise study``, ``status``, ``fit`` and ``plot``."""
+"""The command line: ``lightning-noise study``, ``status``, ``fit``, ``plot`` and ``report``."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import lightning_noise
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.draw import draw_all
-from lightning_noise.report.errors import NoMatplotlibError, TableError
+from lightning_noise.report.errors import NoMatplotlibError, ReportError, TableError
 from lightning_noise.report.fit_text import describe
 from lightning_noise.report.table import as_runs, goals, read_table
 
@@ -19,7 +20,7 @@ class UsageError(Exception):
 
 
 # Every other error is a bug, in the study or in this package, and keeps its traceback.
-EXPECTED = (UsageError, TableError, NoMatplotlibError)
+EXPECTED = (UsageError, TableError, ReportError, NoMatplotlibError)
 
 
 def _study(args: argparse.Namespace) -> int:
@@ -98,6 +99,19 @@ def _plot(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    """Writes the page on runs."""
+    # TensorBoard's reader is loaded with it, and the other commands do not need it
+    from lightning_noise.report.page.page import write_report
+
+    try:
+        write_report(args.folders, args.out, args.price)
+    except OSError as error:
+        raise UsageError(str(error)) from error
+    _print(str(args.out))
+    return 0
+
+
 def _rows(table: Path) -> list[dict[str, Any]]:
     try:
         return as_runs(read_table(table, needs=("global_size", "steps")))
@@ -126,6 +140,17 @@ def _share(text: str) -> float:
     return value
 
 
+def _price(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        fix = "give what an hour of the machine costs, such as 2.5"
+        raise argparse.ArgumentTypeError(f"must be a finite number >= 0, got {text!r}: {fix}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     question = "How large a batch size pays off?"
     parser = argparse.ArgumentParser(prog="lightning-noise", description=question)
@@ -144,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     kinds = ("png", "pdf", "svg")
     plot.add_argument("--format", choices=kinds, default="png", help="default: png")
     plot.set_defaults(run=_plot)
+    _add_report(commands.add_parser("report", help="an HTML page about runs from their logs"))
     return parser
 
 
@@ -165,6 +191,16 @@ def _add_status(status: argparse.ArgumentParser) -> None:
     storage = "Optuna storage URL or journal file, or a study file whose storages are shown"
     status.add_argument("storage", help=storage)
     status.set_defaults(run=_status)
+
+
+def _add_report(report: argparse.ArgumentParser) -> None:
+    folders = "folder with the logs of a run (TensorBoard or CSVLogger), or one above such folders"
+    out = "the page (default: report.html)"
+    price = "of the machine per hour, in any currency: adds costs"
+    report.add_argument("folders", metavar="RUN_DIR", nargs="+", type=Path, help=folders)
+    report.add_argument("-o", "--out", type=Path, default=Path("report.html"), help=out)
+    report.add_argument("--price", metavar="PER_HOUR", type=_price, help=price)
+    report.set_defaults(run=_report)
 
 
 def _add_table(command: argparse.ArgumentParser) -> None:

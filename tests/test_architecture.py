@@ -34,7 +34,12 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "lightning_noise.measure",
         "lightning_noise.report",
     },
-    "report": {"matplotlib", "lightning_noise.core", "lightning_noise.say"},
+    "report": {
+        "matplotlib",
+        "tensorboard",  # reads event files
+        "lightning_noise.core",
+        "lightning_noise.say",
+    },
     "study": {
         "torch",
         "lightning",

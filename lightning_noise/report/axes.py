@@ -13,6 +13,7 @@ from lightning_noise.say.words import number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 B_CRIT = r"$B_\mathrm{crit}$"
@@ -40,6 +41,15 @@ def new_figure() -> "tuple[Figure, Axes]":
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def colours() -> "Colormap":
+    """Viridis without its yellow end, which is hard to see on white, or inverted on black."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    viridis = colormaps["viridis"]
+    return ListedColormap([viridis(0.85 * place / 255) for place in range(256)])
 
 
 def size_axis(axes: "Axes", sizes: Sequence[float]) -> None:

@@ -1,4 +1,7 @@
-"""Errors that the user of a table can fix. Every other one is a bug and keeps its traceback."""
+"""Errors that the user of a table or log can fix.
+
+Every other one is a bug and keeps its traceback.
+"""
 
 
 class TableError(ValueError):
@@ -7,3 +10,7 @@ class TableError(ValueError):
 
 class NoMatplotlibError(ImportError):
     """Figures need matplotlib, which is not installed."""
+
+
+class ReportError(ValueError):
+    """The logs or arguments of a report cannot be used."""

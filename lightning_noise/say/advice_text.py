@@ -8,6 +8,7 @@ from lightning_noise.core.advice import MOST_DOUBLINGS, Advice, Factor, Situatio
 from lightning_noise.core.digits import in_digits
 from lightning_noise.say.words import number
 
+WHETHER = "Whether your batch size of"  # begins an advice that gives none
 ABOUT_ONE = 0.02  # a change of fewer percent is "about the same"
 
 
@@ -19,7 +20,8 @@ class Context(NamedTuple):
         part: which part of the run it rests on, as ``" while …"``; "" for the end of the run.
         unit: what a batch size counts, in the plural.
         rate_exponent: exponent of the gain that is the factor on the learning rate: 1 for SGD,
-            1/2 for optimizers of the Adam kind.
+            1/2 for optimizers of the Adam kind. ``None``: the optimizer is not known, and the
+            factor is left out.
         help: what would make an advice possible where there is none.
         seconds: of an optimizer step by batch size, where it was timed.
     """
@@ -27,7 +29,7 @@ class Context(NamedTuple):
     interval: str
     part: str = ""
     unit: str = "examples"
-    rate_exponent: float = 1.0
+    rate_exponent: float | None = 1.0
     help: str = ""
     seconds: Mapping[float, float] = MappingProxyType({})
 
@@ -62,10 +64,13 @@ def _too_small(advice: Advice, context: Context) -> list[str]:
 
 
 def _too_large(advice: Advice, context: Context) -> list[str]:
-    step = _given(advice.change)
+    first = f"{_size(advice)} is {_times(advice)} above {_noise_scale(context)}."
+    if advice.change is None:
+        return [first, "It cannot be lowered."]
+    step = advice.change
     again = _again(advice, step)
     return [
-        f"{_size(advice)} is {_times(advice)} above {_noise_scale(context)}.",
+        first,
         f"Lowering it to {_predicted(step, context)}.",
         f"{_in_time(advice, step, context)}{again}",
     ]
@@ -73,17 +78,19 @@ def _too_large(advice: Advice, context: Context) -> list[str]:
 
 def _about_right(advice: Advice, context: Context) -> list[str]:
     doubling, halving = _given(advice.doubling), _given(advice.halving)
-    return [
+    lines = [
         f"{_size(advice)} is about right: the noise scale is {context.interval} "
         f"{context.unit}{context.part}.",
         f"Doubling it to {_predicted(doubling, context)}; it saves time where "
         f"{_break_even(advice, doubling)}.",
-        f"Halving it to {_predicted(halving, context)}.",
     ]
+    if halving.size >= 1:
+        lines.append(f"Halving it to {_predicted(halving, context)}.")
+    return lines
 
 
 def _undetermined(advice: Advice, context: Context) -> list[str]:
-    lines = [f"Whether your batch size of {in_digits(advice.size)} is right cannot be determined:"]
+    lines = [f"{WHETHER} {in_digits(advice.size)} is right cannot be determined:"]
     if advice.noise_scale is None:
         lines[0] += " the noise scale has not been measured."
     else:
@@ -126,10 +133,12 @@ def _given(step: Step | None) -> Step:
 
 def _predicted(step: Step, context: Context) -> str:
     """The change and its costs, from the size on."""
-    rate = number(step.gain**context.rate_exponent)
     steps = _change(step.steps, "steps")
     examples = _change(step.examples, context.unit)
-    change = f"{in_digits(step.size)} with the learning rate times {rate}"
+    change = in_digits(step.size)
+    if context.rate_exponent is not None:
+        rate = number(step.gain**context.rate_exponent)
+        change += f" with the learning rate times {rate}"
     return f"{change} would need {steps} for {examples}"
 
 

@@ -33,6 +33,9 @@ from lightning_noise.say.values import (
 )
 from lightning_noise.say.words import count
 
+TOO_WIDE = "The interval is too wide: train longer, or raise decay."
+UNRESOLVED = "|G|² is not resolved from zero at the end, so there is no upper bound"
+
 
 class Verdict(NamedTuple):
     """What a run measured about its batch size, as data; ``str()`` of it is printed at the end.
@@ -137,7 +140,7 @@ def _help(verdict: Verdict) -> str:
     if verdict.average.n_eff < LEAST_N_EFF:
         return "An interval needs five measured steps: train longer."
     if verdict.estimate.resolved:
-        return "The interval is too wide: train longer, or raise decay."
+        return TOO_WIDE
     text = until_resolved(verdict.average)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -184,8 +187,7 @@ def _about_interval(verdict: Verdict) -> Iterator[str]:
     elif not estimate.steps and not verdict.skipped:
         yield "no call of the optimizer's step was seen, so nothing was measured"
     elif not estimate.resolved and estimate.steps and not verdict.trajectory.has_decayed:
-        unresolved = "|G|² is not resolved from zero at the end, so there is no upper bound"
-        yield f"{unresolved}; {until_resolved(average)}"
+        yield f"{UNRESOLVED}; {until_resolved(average)}"
     dominance = dominance_text(average, verdict.unit)
     if dominance:
         yield dominance

@@ -1,0 +1,1 @@
+"""The report of runs: from what their loggers wrote to one HTML page."""
