@@ -98,6 +98,8 @@ class MicroBatches(Probe):
         parameters: Mapping[str, Parameter],
     ) -> Offer | Reason:
         """Needs two micro-batches per step, on one rank or several."""
+        # DDP writes the mean over the ranks into .grad, even where there is one rank
+        self._holds = self._holds or setup.tap is not None
         unknown = setup.manual or setup.accumulation == 0
         if unknown and setup.ranks == 1:
             return Offer(
