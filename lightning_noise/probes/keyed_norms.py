@@ -85,7 +85,8 @@ class KeyedNorms:
     def see(self, name: str, gradient: Tensor) -> None:
         """Notes the norms of the gradient of parameter ``name``, in every requested metric."""
         cell = self.cell_of[name]
-        if not self._buffers[cell].see(name, gradient):
+        # beside a weighted norm in the same order as that, so that P = 1 gives the same bits
+        if self._weighted or not self._buffers[cell].see(name, gradient):
             self.add(cell, gradient)
         if name not in self._weighted or self._diagonal is None:
             return

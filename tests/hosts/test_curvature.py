@@ -484,12 +484,7 @@ def test_b_optimizer_against_gradients_taken_one_by_one():
 def test_sgd_is_euclidean():
     callback = GradientNoiseScale(geometry="optimizer")
     fit_still(callback, examples=480)
-    weighted, plain = callback.estimate(Key("optimizer")), callback.estimate()
-    # the same to rounding: norms of single gradients, and of gradients that are joined
-    assert (weighted.noise_scale, weighted.high) == (plain.noise_scale, plain.high)
-    assert weighted.signal == pytest.approx(plain.signal, rel=1e-9)
-    assert weighted.noise == pytest.approx(plain.noise, rel=1e-9)
-    assert weighted.steps == plain.steps
+    assert callback.estimate(Key("optimizer")) == callback.estimate()
 
 
 class Heard:
