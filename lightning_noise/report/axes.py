@@ -43,6 +43,23 @@ def new_figure() -> "tuple[Figure, Axes]":
     return figure, axes
 
 
+def two_panels(upper: int, lower: int) -> "tuple[Figure, Axes, Axes]":
+    """A figure of two panels with a faint grid, one above the other, and their relative heights.
+
+    Raises:
+        NoMatplotlibError: matplotlib is not installed.
+    """
+    figure, first = new_figure()
+    first.remove()
+    figure.set_size_inches(9, 8)
+    panels = figure.subplots(2, 1, height_ratios=[upper, lower])
+    for axes in panels:
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92", linewidth=0.6)
+    return figure, *panels
+
+
 def colours() -> "Colormap":
     """Viridis without its yellow end, which is hard to see on white, or inverted on black."""
     from matplotlib import colormaps

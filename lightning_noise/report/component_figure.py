@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lightning_noise.core.digits import in_digits
-from lightning_noise.report.axes import colours, new_figure, plain_ticks
+from lightning_noise.report.axes import colours, plain_ticks, two_panels
 from lightning_noise.report.run_figure import INK, NOISE, SIZE
 
 if TYPE_CHECKING:
@@ -32,14 +32,7 @@ def draw_components(components: Sequence[Triple], size: float | None) -> "Figure
     positive = [triple for triple in components if triple[1] > 0 and triple[2] > 0]
     if not positive:
         raise ValueError("components must hold positive |G|² and tr(Σ) at a step, got none.")
-    figure, first = new_figure()
-    first.remove()
-    figure.set_size_inches(9, 8)
-    upper, lower = figure.subplots(2, 1, height_ratios=[2, 3])
-    for axes in (upper, lower):
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92", linewidth=0.6)
+    figure, upper, lower = two_panels(2, 3)
     _draw_course(upper, components)
     _draw_phases(lower, positive, size)
     figure.canvas.draw()

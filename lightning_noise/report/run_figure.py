@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightning_noise.core.digits import in_digits
 from lightning_noise.core.history import Moment
 from lightning_noise.core.tradeoff import examples_factor, steps_factor
-from lightning_noise.report.axes import new_figure, plain_ticks
+from lightning_noise.report.axes import plain_ticks, two_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,14 +61,7 @@ def draw_run(
     """
     if not moments:
         raise ValueError("moments must hold at least one moment of the run, got none.")
-    figure, first = new_figure()
-    first.remove()
-    figure.set_size_inches(9, 8)
-    upper, lower = figure.subplots(2, 1, height_ratios=[3, 2])
-    for axes in (upper, lower):
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="0.92", linewidth=0.6)
+    figure, upper, lower = two_panels(3, 2)
     _draw_course(upper, moments, part, unit)
     _draw_trade_off(lower, part, unit)
     if title:

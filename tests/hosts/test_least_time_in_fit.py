@@ -19,7 +19,7 @@ SECONDS = {4: 1.0, 8: 1.5}  # of a step
 
 
 class Clock:
-    """A clock that moves only when it is told to."""
+    """A clock that only the test moves."""
 
     def __init__(self):
         self.now = 0.0

@@ -92,7 +92,7 @@ def test_the_last_batch_of_an_epoch_becomes_several():
 
 
 class Large(Tight):
-    """Memory holds everything, and the size is told what to be."""
+    """Memory holds everything, and the test sets the size."""
 
     def training_step(self, batch, batch_idx):
         return Keeper.training_step(self, batch, batch_idx)
