@@ -1,6 +1,7 @@
 """One decision: from a measurement to the plan that comes next, and what the user reads of it."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from lightning_noise.adapt.actions import Action, Say, SetRateFactor
@@ -184,6 +185,7 @@ class Decisions(NamedTuple):
             left=_in_units(state.left, unit),
             accumulates=twice.accumulation > sizes.current.accumulation,
             data_size=measured.data_size,
+            rate_ratio=self._rate_ratio(start, measured.estimate, limits.alpha),
         )
         decision = self._ask(measured, size, situation)
         if decision.global_size == round(size):
@@ -228,6 +230,19 @@ class Decisions(NamedTuple):
         policy = starting_from(self.settings.rule, situation.start)
         policy = in_situation(trusting(policy, measured.data_size), situation)
         return checked(policy(measured.estimate, size))
+
+    def _rate_ratio(
+        self, start: float, estimate: NoiseEstimate, alpha: float
+    ) -> Callable[[float, float], float] | None:
+        """By which the learning rate changes from a size to another; see :class:`Situation`."""
+        if estimate.low is None:
+            return None
+
+        def ratio(old: float, new: float) -> float:
+            before = self._rate_factor(start, old, estimate, alpha)
+            return self._rate_factor(start, new, estimate, alpha) / before
+
+        return ratio
 
     def _rate_factor(self, old: float, new: float, estimate: NoiseEstimate, alpha: float) -> float:
         return learning_rate_factor(

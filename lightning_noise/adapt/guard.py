@@ -1,6 +1,7 @@
 """Notices a loss that jumps while the batch size is larger than at the start."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -70,7 +71,9 @@ class Guard(NamedTuple):
 def has_jumped(losses: Sequence[float]) -> bool:
     """Whether the latest loss is not finite, or the latest 25 are well above the 75 before.
 
-    They are where their mean is 1.5 times as large and four standard errors larger.
+    They are where their mean is 1.5 times as large and four standard errors larger, or where their
+    median is 1.5 times as large as the mean before and above every one of the 75. The second covers
+    a loss that grows by a factor in every step: its mean has a standard error of its own size.
 
     >>> calm = [1.0, 1.1] * 50
     >>> has_jumped(calm), has_jumped([*calm, math.inf])
@@ -82,14 +85,19 @@ def has_jumped(losses: Sequence[float]) -> bool:
         return True
     if len(losses) < RECENT + BEFORE:
         return False
-    recent, before = losses[-RECENT:], losses[-RECENT - BEFORE : -RECENT]
+    largest = max(1.0, *map(abs, losses))  # the square of a huge loss would not be finite
+    scaled = [loss / largest for loss in losses]
+    recent, before = scaled[-RECENT:], scaled[-RECENT - BEFORE : -RECENT]
     mean = sum(recent) / RECENT
     mean_before = sum(before) / BEFORE
-    rise = mean - mean_before
-    if rise <= (JUMP - 1) * abs(mean_before):
+    level = mean_before + (JUMP - 1) * abs(mean_before)
+    median = statistics.median(recent)
+    if median > max(level, *before):
+        return True
+    if mean <= level:
         return False
     error = _variance(recent, mean) / RECENT + _variance(before, mean_before) / BEFORE
-    return rise > SURE * math.sqrt(error)
+    return mean - mean_before > SURE * math.sqrt(error)
 
 
 def _variance(values: Sequence[float], mean: float) -> float:

@@ -21,6 +21,7 @@ from lightning_noise.core.tradeoff import time_cost
 UNKNOWN_ELASTICITY = 0.5  # between a fixed step time and one in proportion to the batch
 BY_ACCUMULATION = 1.0  # every further micro-batch takes the time of the first
 SURE = 2.0  # standard errors by which a measured cost must have risen
+LONG_TIMED = 32  # steps of a size before it is left: a machine that pauses for less is not believed
 STAY = 2.0  # factor by which the noise scale must have grown before a size is tried again
 
 
@@ -41,7 +42,8 @@ class LeastTime(RunPolicy):
 
     Args:
         waste: bounds the size by ``waste`` · R: a run uses at most ``1 + waste`` times the least
-            examples.
+            examples. In a run R is the one expected at the new size: it grows where the learning
+            rate grows less than the size (McCandlish et al. 2018, appendix C).
         min_gain: grows only where the predicted cost falls by more than this share.
         max_change: greatest factor of one change; at least 2, as sizes are doubled.
         step_time: ``(a, b)`` in seconds, or in any other unit of time, where steps of B examples
@@ -125,8 +127,11 @@ of noise 0.859, predicted gain 17 %')
     def _doubling(self, low: float, timed: float, size: float, situation: Situation) -> "_Doubling":
         """Whether to go from ``size`` to twice that, where ``timed`` is the current size."""
         new = 2 * size
-        if new > self.waste * low:
-            bound = f"{self.waste:g} · {in_digits(low)} (waste={self.waste:g})"
+        expected = low * _growth_of_noise_scale(size, new, situation)
+        if new > self.waste * expected:
+            bound = f"{self.waste:g} · {in_digits(expected)} (waste={self.waste:g})"
+            if expected > low:
+                bound += ", the lower end as expected there"
             return _Doubling(False, f"but {in_digits(new)} is above {bound}")
         left = situation.left
         if left is not None and new >= left.global_size and low < STAY * left.noise_scale:
@@ -170,7 +175,7 @@ of noise 0.859, predicted gain 17 %')
             return None
         now = situation.times.at(size)
         earlier = situation.times.at(before)
-        if now is None or earlier is None or earlier.median <= 0:
+        if now is None or earlier is None or earlier.median <= 0 or now.steps < LONG_TIMED:
             return None
         noise_scale = math.inf
         if estimate.noise_scale is not None:
@@ -186,6 +191,18 @@ of noise 0.859, predicted gain 17 %')
         longer = f"a step takes {now.median / earlier.median:.3g} times as long as at "
         saves = f"{in_digits(before)} and does the work of {fewer_steps:.3g}"
         return decision(Verb.SHRINK, round(before), f"{describe(estimate)}, {longer}{saves}")
+
+
+def _growth_of_noise_scale(old: float, new: float, situation: Situation) -> float:
+    """By which the noise scale is expected to grow with the size, at least 1.
+
+    Where the steps themselves hold the gradient up, it is in proportion to the size over the
+    learning rate: to one over the temperature (McCandlish et al. 2018, appendix C). So it rises
+    where the learning rate grows less than the size.
+    """
+    if situation.rate_ratio is None:
+        return 1.0
+    return max(1.0, new / old / situation.rate_ratio(old, new))
 
 
 @dataclass(frozen=True)

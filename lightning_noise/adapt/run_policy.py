@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ class Situation(NamedTuple):
         left: the size that the run last went back from.
         accumulates: whether the next larger size would only accumulate more micro-batches.
         data_size: examples of a finite data set, some of which have been used again.
+        rate_ratio: by which the learning rate changes from one global size to another, as the run's
+            rule has it; ``None`` where the run does not say.
     """
 
     start: float
@@ -35,6 +38,7 @@ class Situation(NamedTuple):
     left: Left | None = None
     accumulates: bool = False
     data_size: float | None = None
+    rate_ratio: Callable[[float, float], float] | None = None
 
 
 class RunPolicy(ABC):

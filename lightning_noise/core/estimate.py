@@ -71,11 +71,10 @@ def ratio_interval(average: RunningAverage, confidence: float = 0.95) -> Ratio |
     if a <= 0 or trace <= 0:
         return None
     root = math.sqrt(max(0.0, b * b - a * c))
-    return Ratio(
-        rho=grad_sq / trace,
-        low=(b - root) / a,
-        high=(b + root) / a,
-    )
+    ends = ((b - root) / a, (b + root) / a)
+    if not all(math.isfinite(end) for end in ends):  # squares of huge gradients overflow
+        return None
+    return Ratio(grad_sq / trace, *ends)
 
 
 def estimate_from(

@@ -41,6 +41,22 @@ def test_what_is_not_finite_counts_at_once():
     assert has_jumped([math.inf]) and has_jumped([1.0, math.nan])
 
 
+@pytest.mark.parametrize("growth", [1.05, 1.5, 4.0])
+def test_a_loss_that_grows_in_every_step_is_seen(growth):
+    """The mean of its last 25 values has a standard error of about its own size."""
+    draws = random.Random(1)
+    calm = [draws.uniform(0.8, 1.2) for _ in range(100)]
+    guard = Guard().after(calm, 4.0)
+    for step in range(40):
+        guard = guard.after([growth**step], 4.0)
+    assert guard.jumps == 1
+
+
+def test_a_huge_loss_is_a_jump_and_no_error():
+    """The square of a loss beyond 1e154 is not finite."""
+    assert has_jumped([1.0] * 75 + [1e160, 3e160] * 12 + [1e160])
+
+
 @pytest.mark.parametrize(("level", "jumps"), [(1.4, False), (1.6, True)])
 def test_it_takes_half_as_much_again(level, jumps):
     assert has_jumped([1.0] * 75 + [level] * 25) is jumps

@@ -10,7 +10,7 @@ from lightning_noise.adapt.adaptation import Adaptation
 from lightning_noise.adapt.adaptation_state import Mark
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
 from lightning_noise.adapt.decisions import Limits, Measurement
-from lightning_noise.adapt.least_time import LeastTime
+from lightning_noise.adapt.least_time import LONG_TIMED, LeastTime
 from lightning_noise.adapt.policy import TrackNoiseScale
 from lightning_noise.adapt.run_policy import Left, Situation
 from lightning_noise.adapt.size_plan import BatchPlan, Bounds
@@ -30,7 +30,7 @@ def timed(**medians):
     """Step times by size, given as ``b16=80.0``."""
     times = StepTimes()
     for name, seconds in medians.items():
-        times = times.adding(int(name[1:]), [seconds] * 6)
+        times = times.adding(int(name[1:]), [seconds] * LONG_TIMED)
     return times
 
 
@@ -113,6 +113,28 @@ def test_it_goes_back_where_the_measured_cost_rose_and_stays_until_the_noise_dou
     assert stays.global_size == 16 and "32 took longer when the noise scale was 400" in stays.reason
     again = policy.decide(seen(810), 16, at(16, times=times, left=left))
     assert again.global_size == 32
+
+
+def test_steps_that_are_slow_for_a_short_while_send_no_run_back():
+    """Where another program takes the machine: as many steps as between two decisions."""
+    policy = LeastTime()
+    busy = timed(b16=80.0).adding(32, [400.0] * 20)
+    assert policy.decide(seen(4000), 32, at(16, times=busy)).global_size == 32
+    longer = busy.adding(32, [400.0] * 20)
+    assert policy.decide(seen(4000), 32, at(16, times=longer)).global_size == 16
+
+
+def test_waste_is_judged_by_the_noise_scale_that_the_new_size_will_have():
+    """At a rate that grows by the root of two per doubling, R grows by that root as well."""
+    policy = LeastTime(step_time=(1000.0, 1.0))
+    assert policy.decide(seen(390), 128, at(16)).global_size == 128
+    root = at(16, rate_ratio=lambda old, new: (new / old) ** 0.5)
+    assert policy.decide(seen(390), 128, root).global_size == 256  # 0.5 · 390 · 2 / 1.41 = 276
+    kept = policy.decide(seen(350), 128, root)
+    expected = "but 256 is above 0.5 · 495 (waste=0.5), the lower end as expected there"
+    assert kept.global_size == 128 and kept.reason.endswith(expected)
+    linear = at(16, rate_ratio=lambda old, new: new / old)
+    assert policy.decide(seen(390), 128, linear).global_size == 128
 
 
 def test_an_unresolved_cost_is_no_reason_to_go_back():
@@ -204,7 +226,7 @@ def test_a_run_finds_the_size_from_its_own_step_times():
 def test_a_run_goes_back_from_a_size_that_does_not_fit_and_does_not_try_it_again():
     """Where steps of 64 and more take three times as long, as when a cache is full."""
     sizes, machine = play(LeastTime(waste=10), 4000, lambda size: 1.0 + 2.0 * (size > 32))
-    assert sizes == [16, 32, 64, *[32] * 9]
+    assert sizes == [16, 32, 64, 64, *[32] * 8]
     assert machine.state.left == Left(64, 4000.0)
 
 

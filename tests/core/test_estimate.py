@@ -267,3 +267,10 @@ def test_wider_confidence_gives_a_wider_interval():
     moments = gaussian_moments(np.random.default_rng(12), 50, [16, 16], noise_scale=30)
     narrow, wide = estimate_noise_scale(moments), estimate_noise_scale(moments, confidence=0.99)
     assert wide.low < narrow.low < narrow.noise_scale < narrow.high < wide.high
+
+
+def test_gradients_too_large_to_square_give_no_interval():
+    """Of 1e160 the squares overflow: an end would be 0 or infinite, which is no noise scale."""
+    steps = [Moments(scale * 2e160, scale * 1e160, 1 / 4, 1 / 64) for scale in (1.0, 1.5, 0.7)]
+    estimate = estimate_noise_scale(steps * 20)
+    assert (estimate.low, estimate.high, estimate.resolved) == (None, None, False)

@@ -376,13 +376,15 @@ def test_advice_changes_nothing(capsys):
 
 @pytest.mark.slow
 def test_the_default_policy_grows_from_too_small_a_size(capsys):
-    """B_simple = d + 1 + d·s²/|δ|² is far above 4 here; with the default rule the size at least
-    doubles.
+    """B_simple = d + 1 + d·s²/|δ|² is far above 4 here, so the size doubles at least once.
+
+    On a machine whose pace changes, a measured step time may send it back.
     """
     callback = GradientNoiseScale(adaptive_batch_size=True)
     fit(Regression(), data(examples=512, shuffle=True), callback, epochs=4, accumulate=1)
     sizes = [period[1] for period in callback.state_dict()["adaptation"]["history"]]
-    assert sizes[0] == 4 and sizes[-1] >= 8 and all(a <= b <= 2 * a for a, b in pairwise(sizes))
+    assert sizes[0] == 4 and max(sizes) >= 8
+    assert all(b in (a / 2, a, 2 * a) for a, b in pairwise(sizes))
     assert "predicted gain" in capsys.readouterr().out
 
 
