@@ -15,18 +15,20 @@ from typing import Any, NamedTuple
 
 from benchmarks.gain.adaptive_runs import Run
 from benchmarks.harness.tables import markdown
+from lightning_noise.report.axes import plain_ticks
 
 FRESH_SEEDS = frozenset({2, 3, 4, 5, 6})
 SAME = 0.1
-COLORS = (
-    "tab:blue",
-    "tab:cyan",
-    "tab:olive",
-    "tab:green",
-    "tab:red",
-    "tab:orange",
-    "tab:purple",
-    "tab:brown",
+# of Okabe and Ito, which can be told apart without full colour vision, each with its own marker
+LOOKS = (
+    ("#0072B2", "*"),
+    ("#56B4E9", "P"),
+    ("#009E73", "X"),
+    ("#D55E00", "D"),
+    ("#E69F00", "^"),
+    ("#CC79A7", "v"),
+    ("#000000", "h"),
+    ("#7A5195", "<"),
 )
 
 
@@ -222,31 +224,41 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         fixed = sorted((row for row in mine if row.kind == "fixed"), key=lambda row: row.size)
         panel.plot([r.examples for r in fixed], [r.steps for r in fixed], color="0.75", zorder=1)
         _points(panel, fixed, "o", "0.35", "fixed sizes")
-        for row in fixed:
-            at = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8}
-            panel.annotate(f"{row.size}", (row.examples, row.steps), **at)
         for row in (row for row in mine if row.kind != "fixed"):
-            _points(panel, [row], "*", COLORS[kinds.index(row.kind) % len(COLORS)], row.kind)
+            color, marker = LOOKS[kinds.index(row.kind) % len(LOOKS)]
+            _points(panel, [row], marker, color, row.kind)
         _label(panel, task)
+        for row in fixed:
+            _name(panel, row)
     figure.savefig(path)
 
 
-def _label(panel: Any, task: str) -> None:
-    from matplotlib.ticker import FuncFormatter
+def _name(panel: Any, row: Row) -> None:
+    """The size of a fixed row, above everything else and with a white rim."""
+    from matplotlib.patheffects import withStroke
 
+    panel.annotate(
+        f"{row.size}",
+        (row.examples, row.steps),
+        xytext=(-6, -6),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=10,
+    )
+
+
+def _label(panel: Any, task: str) -> None:
     names = {"xlabel": "examples to the goal", "ylabel": "optimizer steps to the goal"}
     panel.set(title=task, **names, xscale="log", yscale="log")
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(_minor))
+    panel.margins(0.1)
+    plain_ticks(panel.xaxis, *panel.get_xlim())
+    plain_ticks(panel.yaxis, *panel.get_ylim())
     panel.tick_params(which="both", labelsize=8)
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2, "fontsize": 7}
     panel.legend(**below, title="adaptive from 16, and fixed sizes")
-
-
-def _minor(value: float, _: int) -> str:
-    """Some of the ticks within a decade."""
-    return f"{value:g}" if f"{value:e}"[0] in "23457" else ""
 
 
 def _points(panel: Any, rows: Sequence[Row], marker: str, color: str, label: str) -> None:
@@ -257,7 +269,7 @@ def _points(panel: Any, rows: Sequence[Row], marker: str, color: str, label: str
         yerr=[r.steps_error for r in rows],
         fmt=marker,
         color=color,
-        markersize=13 if marker == "*" else 6,
+        markersize=12 if marker == "*" else 7,
         capsize=2,
         label=label,
     )

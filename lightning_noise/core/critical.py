@@ -25,6 +25,7 @@ class CriticalBatchSize(NamedTuple):
         e_min: examples in the limit of small batches.
         residual: root mean square of ln S about the curve, over batch sizes; 0.05 is about 5 %.
         warnings: reasons to distrust these numbers, as text.
+        sizes_to_run: for each of ``warnings``, the batch sizes at which runs would mend it.
 
     Source: McCandlish et al. 2018, eq. 2.11.
     """
@@ -36,6 +37,7 @@ class CriticalBatchSize(NamedTuple):
     e_min: float
     residual: float
     warnings: tuple[str, ...] = ()
+    sizes_to_run: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def fit(
@@ -104,7 +106,11 @@ class CriticalBatchSize(NamedTuple):
             e_min=s_min * b_crit,
             residual=residual,
         )
-        return found._replace(warnings=_warnings(found, sizes, logs, straight))
+        remedies = _remedies(found, sizes, logs, straight)
+        return found._replace(
+            warnings=tuple(remedy.text for remedy in remedies),
+            sizes_to_run=tuple(remedy.sizes for remedy in remedies),
+        )
 
     def steps(self, global_size: float) -> float:
         """Optimizer steps to the goal at this batch size, S_min (1 + B_crit/B).
@@ -180,23 +186,23 @@ class CriticalBatchSize(NamedTuple):
         return _positive("overhead", overhead) * self.b_crit
 
 
-def _warnings(
+def _remedies(
     found: CriticalBatchSize,
     sizes: Sequence[float],
     logs: Sequence[float],
     straight: Straight,
-) -> tuple[str, ...]:
-    texts = []
+) -> list[advice.Remedy]:
+    remedies = []
     if found.low is None:
-        texts.append(advice.no_lower_bound(sizes, found.b_crit, straight))
+        remedies.append(advice.no_lower_bound(sizes, found.b_crit, straight))
     if found.high is None:
-        texts.append(advice.no_upper_bound(sizes, found.b_crit, straight))
+        remedies.append(advice.no_upper_bound(sizes, found.b_crit, straight))
     if found.residual > POOR_FIT:
         misses = []
         for size, log_steps in zip(sizes, logs, strict=True):
             misses.append(log_steps - math.log(found.steps(size)))
-        texts.append(advice.poor_fit(sizes, misses, found.residual))
-    return tuple(texts)
+        remedies.append(advice.poor_fit(sizes, misses, found.residual))
+    return remedies
 
 
 def _positive(name: str, value: float) -> float:

@@ -7,11 +7,28 @@ from typing import NamedTuple
 LEAST_SIZES = 4
 REACH = 4.0  # an interval bounded on both sides needs sizes from b_crit / REACH to b_crit * REACH
 POOR_FIT = 0.1  # rms of ln S about the curve above which the shape, not the scatter, is in doubt
+FIRST_SIZES = (8, 32, 128, 512)  # where nothing is known yet
 BELOW_ONE = 1 - 1e-9  # so that rounding does not decide where the sizes reach just far enough
 
 
 class NoFitError(ValueError):
-    """The measured steps do not determine a critical batch size; the message names sizes to add."""
+    """The measured steps do not determine a critical batch size; the message names sizes to add.
+
+    Args:
+        message: with the sizes.
+        sizes: the same as numbers.
+    """
+
+    def __init__(self, message: str, sizes: Sequence[float] = ()) -> None:
+        super().__init__(message)
+        self.sizes = tuple(sizes)
+
+
+class Remedy(NamedTuple):
+    """A reason to distrust a fit, and the batch sizes at which runs would mend it."""
+
+    text: str
+    sizes: tuple[float, ...]
 
 
 class Straight(NamedTuple):
@@ -36,13 +53,13 @@ def refuse_few(sizes: Sequence[float]) -> None:
         return
     rule = "batch_sizes must hold at least four different sizes"
     if not sizes:
-        raise NoFitError(f"{rule}, got none: measure at 8, 32, 128 and 512, say.")
+        raise NoFitError(f"{rule}, got none: measure at 8, 32, 128 and 512, say.", FIRST_SIZES)
     lacking = LEAST_SIZES - len(sizes)
     below = _below(sizes[0], sizes[0] / REACH)
     above = _above(sizes[-1], sizes[-1] * REACH**lacking)
-    more = _listed([*below, *above])
+    more = [*below, *above]
     given = f"{len(sizes)} ({_listed(sizes)})"
-    raise NoFitError(f"{rule}, got {given}. Add {more}, say.")
+    raise NoFitError(f"{rule}, got {given}. Add {_listed(more)}, say.", more)
 
 
 def refuse_no_bend(sizes: Sequence[float], b_crit: float, straight: Straight) -> None:
@@ -58,38 +75,43 @@ def refuse_no_bend(sizes: Sequence[float], b_crit: float, straight: Straight) ->
     if straight.flat and straight.steep:
         below = _below(least, least / REACH)
         above = _above(largest, largest * REACH)
-        more = _listed([*below, *above])
+        more = [*below, *above]
         raise NoFitError(
             f"{steps} show no bend: perfect scaling and constant steps fit as well as any curve "
-            f"between. Add the sizes {more}, and more seeds."
+            f"between. Add the sizes {_listed(more)}, and more seeds.",
+            more,
         )
     if b_crit > largest * REACH:
         far = f"b_crit lies far above {largest:g}"
-        advice = _add_above(sizes, largest * REACH)
-        raise NoFitError(f"{steps} scale perfectly, without a bend: {far}. {advice}")
+        more = _above(largest, largest * REACH * REACH)
+        reason = f"{steps} scale perfectly, without a bend: {far}. {_add(more)}"
+        raise NoFitError(reason, more)
     if b_crit < least / REACH:
         far = f"b_crit lies far below {least:g}"
-        advice = _add_below(sizes, least / REACH)
-        raise NoFitError(f"{steps} do not fall, so there is no bend: {far}. {advice}")
+        more = _below(least, least / REACH / REACH)
+        reason = f"{steps} do not fall, so there is no bend: {far}. {_add(more)}"
+        raise NoFitError(reason, more)
 
 
-def no_lower_bound(sizes: Sequence[float], b_crit: float, straight: Straight) -> str:
+def no_lower_bound(sizes: Sequence[float], b_crit: float, straight: Straight) -> Remedy:
     """Why b_crit has no lower bound, and the sizes that give it one."""
     why = "the sizes do not reach down to b_crit/4"
     if straight.flat:
         why = "constant steps fit as well"
-    return f"b_crit has no lower bound: {why}. {_add_below(sizes, b_crit)}"
+    more = _below(sizes[0], b_crit / REACH)
+    return Remedy(f"b_crit has no lower bound: {why}. {_add(more)}", tuple(more))
 
 
-def no_upper_bound(sizes: Sequence[float], b_crit: float, straight: Straight) -> str:
+def no_upper_bound(sizes: Sequence[float], b_crit: float, straight: Straight) -> Remedy:
     """Why b_crit has no upper bound, and the sizes that give it one."""
     why = "the sizes do not reach up to 4 b_crit"
     if straight.steep:
         why = "perfect scaling fits as well"
-    return f"b_crit has no upper bound: {why}. {_add_above(sizes, b_crit)}"
+    more = _above(sizes[-1], b_crit * REACH)
+    return Remedy(f"b_crit has no upper bound: {why}. {_add(more)}", tuple(more))
 
 
-def poor_fit(sizes: Sequence[float], misses: Sequence[float], residual: float) -> str:
+def poor_fit(sizes: Sequence[float], misses: Sequence[float], residual: float) -> Remedy:
     """Where a badly tuned rate is most likely, and what to do there.
 
     Args:
@@ -104,20 +126,15 @@ def poor_fit(sizes: Sequence[float], misses: Sequence[float], residual: float) -
         side = "above"
     distance = abs(math.expm1(misses[worst]))
     off = f"{100 * distance:.0f} % {side}"
-    return (
+    text = (
         f"the curve misses the steps by {100 * residual:.0f} % (rms), so the shape itself is in "
         f"doubt. Batch size {sizes[worst]:g} lies farthest from it ({off}): search the learning "
         "rate there with more trials and in a wider range, and run more seeds."
     )
+    return Remedy(text, (sizes[worst],))
 
 
-def _add_above(sizes: Sequence[float], b_crit: float) -> str:
-    more = _above(sizes[-1], b_crit * REACH)
-    return f"Add the sizes {_listed(more)}."
-
-
-def _add_below(sizes: Sequence[float], b_crit: float) -> str:
-    more = _below(sizes[0], b_crit / REACH)
+def _add(more: Sequence[float]) -> str:
     if not more:
         return "There are no smaller batch sizes to add."
     return f"Add the sizes {_listed(more)}."

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lightning_noise.core.critical import CriticalBatchSize, NoFitError
-from lightning_noise.report.band import band
+from lightning_noise.report import costs
+from lightning_noise.report.band import bands
 from lightning_noise.report.errors import TableError
+from lightning_noise.report.means import Mean, means
 from lightning_noise.report.runs import (
     Run,
     by_size,
@@ -55,15 +57,19 @@ class Curve(NamedTuple):
         points: the runs that count and reached the goal, see
             :func:`lightning_noise.report.runs.runs_that_count`.
         missed: the batch sizes at which some runs did not reach it.
+        means: what the fit goes through, with the interval of each.
         fit: through the steps of :func:`lightning_noise.report.runs.steps_by_size`; None where it
             is refused.
         refusal: why there is no fit; empty where there is one.
+        warnings: of the fit, with what their advice costs.
         regimes: of the fitted curve; None without a fit.
         sizes: batch sizes of the curve, evenly spaced in the logarithm; empty without a fit.
         steps: the fitted curve there.
         low: least of all curves that the runs do not exclude at ``confidence``, over every b_crit
             and every S_min: the lower end of the interval of the steps there.
         high: greatest of these curves.
+        joint_low, joint_high: the same of all curves in the joint confidence region of (S_min,
+            b_crit), which hold the entire curve at ``confidence``.
         perfect: steps if scaling were perfect, E_min/B.
         confidence: of the intervals.
     """
@@ -71,13 +77,17 @@ class Curve(NamedTuple):
     goal: str
     points: tuple[Point, ...]
     missed: dict[float, Missed]
+    means: tuple[Mean, ...]
     fit: CriticalBatchSize | None
     refusal: str
+    warnings: tuple[str, ...] = ()
     regimes: Regimes | None = None
     sizes: tuple[float, ...] = ()
     steps: tuple[float, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    joint_low: tuple[float, ...] = ()
+    joint_high: tuple[float, ...] = ()
     perfect: tuple[float, ...] = ()
     confidence: float = 0.95
 
@@ -124,24 +134,29 @@ def steps_curve(
                 goal=name,
                 points=points,
                 missed=missed,
+                means=means(counted, confidence),
                 fit=None,
-                refusal=str(refusal),
+                refusal=costs.refusal(refusal, runs),
             )
     start = points[0].global_size / math.sqrt(2)
     stop = points[-1].global_size * math.sqrt(2)
     grid = _spaced(start, stop)
-    low, high = band(steps, grid, confidence)
+    each, joint = bands(steps, grid, confidence)
     return Curve(
         goal=name,
         points=points,
         missed=missed,
+        means=means(counted, confidence),
         fit=fit,
         refusal="",
+        warnings=costs.fit_warnings(fit, runs),
         regimes=_regimes(fit, tolerance),
         sizes=grid,
         steps=tuple(map(fit.steps, grid)),
-        low=low,
-        high=high,
+        low=each.low,
+        high=each.high,
+        joint_low=joint.low,
+        joint_high=joint.high,
         perfect=tuple(fit.e_min / size for size in grid),
         confidence=confidence,
     )

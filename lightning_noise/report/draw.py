@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lightning_noise.core.critical import CriticalBatchSize
+from lightning_noise.report.budget import fixed_budget
 from lightning_noise.report.curves import frontier, steps_curve
 from lightning_noise.report.file_names import file_names
+from lightning_noise.report.fronts import fronts
 from lightning_noise.report.rates import rate_map, rate_rule
 from lightning_noise.report.table import Row, goals
 from lightning_noise.report.terms import SEARCH
@@ -35,7 +37,7 @@ def draw_all(
         TableError: there is no such goal, or no run reached it.
     """
     # matplotlib is loaded only where something is drawn
-    from lightning_noise.report import figures, rate_figures
+    from lightning_noise.report import budget_figure, figures, frontier_figure, rate_figures
 
     rows = list(rows)
     names = file_names(goals(rows))
@@ -62,8 +64,16 @@ def draw_all(
             rule = rate_rule(tuned, curve, confidence=confidence)
             figure = rate_figures.draw_rate_rule(rule)
             yield _save(figure, folder / f"best_rate_{ending}")
-    figure = figures.draw_frontier(list(map(frontier, curves)))
+        budget = fixed_budget(rows, goal)
+        if budget is not None:
+            figure = budget_figure.draw_fixed_budget(budget)
+            yield _save(figure, folder / f"fixed_budget_{ending}")
+    figure = frontier_figure.draw_frontier(list(map(frontier, curves)))
     yield _save(figure, folder / f"frontier.{kind}")
+    by_target = fronts(rows, curves)
+    if by_target is not None:
+        figure = frontier_figure.draw_fronts(by_target)
+        yield _save(figure, folder / f"fronts.{kind}")
 
 
 def _has_rate(row: Row) -> bool:

@@ -37,6 +37,6 @@ def describe(curve: Curve) -> str:
         return "\n".join(lines)
     for line in fit_lines(curve.fit, confidence=curve.confidence):
         lines.append(f"  {line}")
-    for text in curve.fit.warnings:
+    for text in curve.warnings:
         lines.append(f"  warning: {text}")
     return "\n".join(lines)

@@ -32,6 +32,7 @@ class Run(NamedTuple):
     pruned: bool = False
     refined: bool = False
     budget_steps: int | None = None
+    seconds: float | None = None
 
     @property
     def is_rerun(self) -> bool:

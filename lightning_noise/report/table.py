@@ -16,6 +16,8 @@
 | ``pruned`` | the run was ended before its budget: nothing after that could matter |
 | ``refined`` | the trial is part of the closer search around a winner |
 | ``budget_steps`` | optimizer steps that a run at this batch size may take |
+| ``metric``, ``target`` | of the goal |
+| ``seconds`` | that the run took in its process, with validations; None where it was not timed |
 
 Further columns are kept as they are. An empty cell is None.
 """
@@ -108,8 +110,11 @@ READERS: dict[str, Callable[[str], Any]] = {
     "pruned": _flag,
     "refined": _flag,
     "budget_steps": _optional(_whole),
+    "metric": _optional(str),
+    "target": _optional(float),
+    "seconds": _optional(_positive),
 }
-OPTIONAL = ("pruned", "refined", "budget_steps")
+OPTIONAL = ("pruned", "refined", "budget_steps", "metric", "target", "seconds")
 NEEDED = tuple(name for name in READERS if name not in OPTIONAL)
 
 

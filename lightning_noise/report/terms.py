@@ -1,4 +1,4 @@
-"""The words of a table's columns ``phase`` and ``status``."""
+"""Words of a table: of its columns ``phase`` and ``status``, and the column of times."""
 
 from typing import Final
 
@@ -10,3 +10,5 @@ REACHED: Final = "reached"
 INCOMPLETE: Final = "incomplete"
 DIVERGED: Final = "diverged"
 STATUSES: Final = (REACHED, INCOMPLETE, DIVERGED)
+
+SECONDS: Final = "seconds"

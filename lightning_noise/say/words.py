@@ -43,3 +43,38 @@ def interval(low: float | None, high: float | None) -> str:
     if high is not None:
         return f"at most {number(high)}"
     return "no bounds"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, to two digits.
+
+    >>> duration(0.4), duration(59), duration(754), duration(7000), duration(200_000)
+    ('less than 1 s', '59 s', '13 min', '1.9 h', '2.3 days')
+    """
+    if seconds < 0.95:
+        return "less than 1 s"
+    if seconds < 99.5:
+        return f"{_two_digits(seconds)} s"
+    if seconds < 99.5 * 60:
+        return f"{_two_digits(seconds / 60)} min"
+    if seconds < 47.5 * 3600:
+        return f"{_two_digits(seconds / 3600)} h"
+    return f"{_two_digits(seconds / 86400)} days"
+
+
+def about(seconds: float) -> str:
+    """A time that is an estimate.
+
+    >>> about(754), about(0.4)
+    ('about 13 min', 'less than 1 s')
+    """
+    text = duration(seconds)
+    if text.startswith("less"):
+        return text
+    return f"about {text}"
+
+
+def _two_digits(value: float) -> str:
+    if value >= 10:
+        return f"{value:.0f}"
+    return number(float(f"{value:.2g}"))

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from lightning_noise.report.costs import cost, cost_at
 from lightning_noise.report.runs import Run, by_size, count_reached, reruns_of, steps_by_size
 from lightning_noise.report.terms import INCOMPLETE
 from lightning_noise.say.words import count, number
+from lightning_noise.study import caveats
 
 
 def measured(runs: Sequence[Run]) -> dict[float, float]:
@@ -13,45 +15,48 @@ def measured(runs: Sequence[Run]) -> dict[float, float]:
 
 
 def doubts(runs: Sequence[Run]) -> list[str]:
-    """What is wrong with the runs of one goal, and what to do about it."""
+    """What is wrong with the runs of one goal, what to do about it, and what that costs."""
     rerun = by_size(reruns_of(runs))
     reruns = {}
     found = []
-    for size in by_size(runs):
+    for size, here in by_size(runs).items():
         reruns[size] = rerun.get(size, [])
-        found += _of_size(size, reruns[size])
-    found += _at_budget(reruns)
+        found += _of_size(size, here, reruns[size])
+    found += _at_budget(runs, reruns)
     found += _on_boundary(runs)
     return found
 
 
-def _of_size(size: float, reruns: Sequence[Run]) -> list[str]:
+def _of_size(size: float, runs: Sequence[Run], reruns: Sequence[Run]) -> list[str]:
     if not reruns:
-        fix = "raise the budget or `trials`, or search another range"
-        return [f"no trial reached it at global size {size}: {fix}"]
+        return [caveats.NOT_REACHED.say(cost(runs), size=size)]
     reached = count_reached(reruns)
-    all_of_them = f"{count(len(reruns), 'rerun')} of the winner"
-    text = f"at global size {size}, {reached} of {all_of_them} reached it"
+    values = {
+        "size": size,
+        "reached": reached,
+        "reruns": f"{count(len(reruns), 'rerun')} of the winner",
+    }
     if 2 * reached <= len(reruns):
-        return [f"{text}, so the size is left out. {_unsafe(reruns[0])}"]
+        rate, fix = _unsafe(reruns[0])
+        return [caveats.LEFT_OUT.say(cost(runs), rate=rate, fix=fix, **values)]
     if reached < len(reruns):
-        return [f"{text}, so its steps are the median over all of them"]
+        return [caveats.MEDIAN.say(cost(reruns), **values)]
     return []
 
 
-def _unsafe(run: Run) -> str:
-    """The quickest of many trials is often a lucky one near the edge of stability."""
+def _unsafe(run: Run) -> tuple[str, str]:
+    """Where a winner ran, and what to search instead.
+
+    The quickest of many trials is often a lucky one near the edge of stability.
+    """
     if run.learning_rate is None:
-        fix = "search another range, or raise the budget"
-        return f"Its winner may have been a lucky run: {fix}"
+        return "", "search another range"
     rate = number(run.learning_rate)
-    return (
-        f"Its winner may have been a lucky run at too high a learning rate ({rate}): lower the "
-        "upper end of the range below it, or raise the budget"
-    )
+    where = f" at too high a learning rate ({rate})"
+    return where, "lower the upper end of the range below it"
 
 
-def _at_budget(reruns: Mapping[float, Sequence[Run]]) -> list[str]:
+def _at_budget(runs: Sequence[Run], reruns: Mapping[float, Sequence[Run]]) -> list[str]:
     """Reruns that were cut off: the steps that they would have taken are missing from the fit."""
     found = []
     for size, here in reruns.items():
@@ -65,10 +70,7 @@ def _at_budget(reruns: Mapping[float, Sequence[Run]]) -> list[str]:
         found.append(text)
     if not found:
         return []
-    return [
-        "reruns ended at the budget before they reached it, which biases the fit: "
-        f"{', '.join(found)}. Raise Budget(steps=..., examples=...) and run under another name"
-    ]
+    return [caveats.AT_BUDGET.say(cost(runs), where=", ".join(found))]
 
 
 def _used_up_budget(run: Run) -> bool:
@@ -76,8 +78,8 @@ def _used_up_budget(run: Run) -> bool:
 
 
 def _on_boundary(runs: Sequence[Run]) -> list[str]:
-    sizes = [str(run.global_size) for run in runs if run.best and run.boundary]
+    sizes = [run.global_size for run in runs if run.best and run.boundary]
     if not sizes:
         return []
-    where = f"at global size {', '.join(sizes)}"
-    return [f"the winner lies on the boundary of the search space {where}: widen the ranges"]
+    listed = ", ".join(map(str, sizes))
+    return [caveats.BOUNDARY.say(cost_at(runs, sizes), sizes=listed)]

@@ -15,7 +15,7 @@ from sys import maxsize
 
 from lightning_noise.study.runner import ATTEMPTS, TrialError, failed, packed, unpacked
 from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
-from lightning_noise.study.trial import run
+from lightning_noise.study.timing import run_timed
 
 # A run sets the random state and the threads of its process, so threads take turns.
 _turn = threading.Lock()
@@ -104,7 +104,7 @@ def do(
     """
     with _turn:
         try:
-            return run(_recipe(payload), task)
+            return run_timed(_recipe(payload), task)
         except Exception:  # of any kind: the process of the study reports it
             return traceback.format_exc()
 

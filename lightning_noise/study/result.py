@@ -8,13 +8,15 @@ from statistics import fmean
 from typing import NamedTuple
 
 from lightning_noise.core.critical import CriticalBatchSize, NoFitError
+from lightning_noise.report import budget, costs
 from lightning_noise.report import table as tables
 from lightning_noise.report.draw import draw_all
 from lightning_noise.report.fit_text import NO_FIT, fit_lines
-from lightning_noise.report.runs import Run, by_size, count_reached, runs_of, searches_of
+from lightning_noise.report.runs import Run, by_size, reruns_of, runs_of
 from lightning_noise.report.table import Row
-from lightning_noise.report.terms import RERUN
-from lightning_noise.say.words import count, number
+from lightning_noise.report.terms import RERUN, SECONDS
+from lightning_noise.say.words import count, duration, number
+from lightning_noise.study import caveats
 from lightning_noise.study.doubts import doubts, measured
 
 
@@ -49,25 +51,30 @@ class StudyResult:
             examples, best_value, mode ("min" or "max", of the goal), boundary (a parameter lies
             in the outer tenth of its range), best (winner of the search), pruned (ended before its
             budget), refined (part of the closer search), budget_steps (that a run at this size may
-            take), and noise scales of the reruns (b_simple_start, …).
+            take), metric and target of the goal, and noise scales of the reruns (b_simple_start,
+            …). It is the same for every way in which the study was run.
+        seconds: what each row's run took in its process, with validations; None where it was not
+            timed. ``to_csv`` writes it as a column.
         fits: goal → :class:`CriticalBatchSize` from the reruns; a goal whose steps cannot be fitted
             is absent.
-        warnings: every reason to distrust the result.
-        run_warnings: those among them that the runs themselves reported.
+        warnings: every reason to distrust the result, with an action and its cost.
+        run_warnings: what the runs themselves and the storage reported, as they did.
     """
 
     table: tuple[Row, ...]
     fits: Mapping[str, CriticalBatchSize]
     warnings: tuple[str, ...] = ()
     run_warnings: tuple[str, ...] = ()
+    seconds: tuple[float | None, ...] = ()
 
     @classmethod
     def from_table(cls, table: Iterable[Row], warnings: Iterable[str] = ()) -> "StudyResult":
-        """Fits every goal of a table."""
+        """Fits every goal of a table. A column ``seconds`` is kept apart."""
         rows = tuple(table)
         given = tuple(warnings)
         fits = {}
-        found = list(given)
+        all_runs = costs.cost(runs_of(costs.distinct(rows)))
+        found = [caveats.of_runs(text, all_runs) for text in given]
         for goal in tables.goals(rows):
             runs = runs_of(tables.of_goal(rows, goal))
             steps = measured(runs)
@@ -75,16 +82,17 @@ class StudyResult:
             try:
                 fit = CriticalBatchSize.fit(list(steps), list(steps.values()))
             except NoFitError as refusal:
-                against.append(f"{NO_FIT}: {refusal}")
+                against.append(f"{NO_FIT}: {costs.refusal(refusal, runs)}")
             else:
                 fits[goal] = fit
-                against += fit.warnings
+                against += costs.fit_warnings(fit, runs)
             found += [f"{goal}: {doubt}" for doubt in against]
         return cls(
-            table=rows,
+            table=tuple(map(_without_seconds, rows)),
             fits=fits,
             warnings=tuple(found),
             run_warnings=given,
+            seconds=tuple(row.get(SECONDS) for row in rows),
         )
 
     @property
@@ -120,19 +128,9 @@ class StudyResult:
         ``Search(prune=False)`` gives every run its full budget. ``mode`` is "min" or "max"; None:
         that of the goal.
 
-        Source: Shallue et al. 2018, figures 9 and 10.
+        Source: Shallue et al. 2018, figure 12.
         """
-        maximize = (mode or _mode_of(self._runs(goal))) != "min"
-        found = {}
-        for size, runs in self._searches(goal).items():
-            values = [run.best_value for run in runs if run.best_value is not None]
-            if not values or _has_pruned(runs):
-                continue
-            if maximize:
-                found[size] = max(values)
-            else:
-                found[size] = min(values)
-        return found
+        return budget.best_values(self._runs(goal), mode)
 
     def share_reached(self, goal: str) -> dict[float, float]:
         """Batch size → share of the search space that reaches the goal within the budget.
@@ -140,15 +138,9 @@ class StudyResult:
         The closer search does not count: it is not spread evenly. Sizes where a run was ended
         before its budget without having reached the goal are absent.
 
-        Source: Shallue et al. 2018, figure 12.
+        Source: Shallue et al. 2018, figures 9 and 10.
         """
-        shares = {}
-        for size, runs in self._searches(goal).items():
-            even = [run for run in runs if not run.refined]
-            undecided = [run for run in even if run.cut_short]
-            if not undecided:
-                shares[size] = count_reached(even) / len(even)
-        return shares
+        return budget.share_reached(self._runs(goal))
 
     def compare(self, goal: str, noise_scale: str = "b_simple") -> Comparison:
         """The critical batch size and a noise scale of the reruns ("b_simple", "b_noise", …)."""
@@ -174,14 +166,26 @@ class StudyResult:
         return found._replace(ratio=found.average / fit.b_crit)
 
     def to_csv(self, path: str | Path) -> None:
-        """Writes the table, for :func:`lightning_noise.report.table.read_table` and others."""
-        tables.write_table(path, self.table)
+        """Writes the table, for :func:`lightning_noise.report.table.read_table` and others.
+
+        Where runs were timed it has a column ``seconds``.
+        """
+        tables.write_table(path, self.timed_table())
+
+    def timed_table(self) -> list[Row]:
+        """The table with a column ``seconds``, where any run was timed."""
+        if not any(self.seconds):
+            return list(self.table)
+        rows: list[Row] = []
+        for row, seconds in zip(self.table, self.seconds, strict=True):
+            rows.append({**row, SECONDS: seconds})
+        return rows
 
     def figures(self, folder: str | Path, *, kind: str = "png") -> list[Path]:
         """Draws the figures of every goal into ``folder`` (needs the extra ``plots``).
 
-        These are steps, frontier, learning-rate map and best rates: the same as those of
-        ``lightning-noise plot`` on the table's CSV.
+        These are steps, frontier, learning-rate map and best rates, and where no run was pruned
+        what a fixed budget gives: the same as those of ``lightning-noise plot`` on the table's CSV.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -197,6 +201,7 @@ class StudyResult:
             lines.append(f"goal {goal}")
             lines += self._fit_lines(goal)
             lines += self._size_lines(goal)
+        lines += self._cost_lines()
         for text in self.warnings:
             lines.append(f"warning: {text}")
         return "\n".join(lines)
@@ -227,6 +232,8 @@ class StudyResult:
 
     def _size_lines(self, goal: str) -> list[str]:
         rates = self.learning_rates(goal)
+        runs = runs_of(tables.of_goal(self.timed_table(), goal))
+        reruns = by_size(reruns_of(runs))
         lines = []
         for size, steps in self.steps(goal).items():
             per_step = count(size, "example")
@@ -234,26 +241,26 @@ class StudyResult:
             line = f"  {per_step:>17} per step: {count(steps, 'step')}, {examples}"
             if size in rates:
                 line += f", learning rate {number(rates[size])}"
+            seconds = costs.cost(reruns[size]).seconds
+            if seconds is not None:
+                line += f", {duration(seconds / len(reruns[size]))} a run"
             lines.append(line)
         return lines
+
+    def _cost_lines(self) -> Iterator[str]:
+        """What the study has cost, where its runs were timed."""
+        runs = runs_of(costs.distinct(self.timed_table()))
+        timed = [run.seconds for run in runs if run.seconds is not None]
+        if timed:
+            text = f"{count(len(timed), 'run')} took {duration(math.fsum(timed))} of training"
+            yield f"cost: {text}, one after the other"
 
     def _runs(self, goal: str) -> list[Run]:
         return runs_of(tables.of_goal(self.table, goal))
 
-    def _searches(self, goal: str) -> dict[float, list[Run]]:
-        return by_size(searches_of(self._runs(goal)))
 
-
-def _mode_of(runs: Iterable[Run]) -> str:
-    """That of the goal of these runs; "min" in a table without the column."""
-    for run in runs:
-        if run.mode:
-            return run.mode
-    return "min"
-
-
-def _has_pruned(runs: Iterable[Run]) -> bool:
-    return any(run.pruned for run in runs)
+def _without_seconds(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != SECONDS}
 
 
 def _geometric_mean(rows: Iterable[Row], column: str) -> float | None:

@@ -52,8 +52,8 @@ def _of_size(
         examples = None
         if found.steps is not None:
             examples = found.steps * key.global_size
-        noise_scales: dict[str, float | None] = dict.fromkeys(noise)
-        noise_scales.update(outcome.noise)
+        measured: dict[str, float | None] = dict.fromkeys(noise)
+        measured.update(outcome.noise)
         yield {
             "goal": goal.name,
             "global_size": key.global_size,
@@ -67,12 +67,14 @@ def _of_size(
             "examples": examples,
             "best_value": found.best_value,
             "mode": goal.mode,
+            "metric": goal.metric,
+            "target": goal.target,
             "boundary": on_boundary(plan.space, parameters),
             "best": key.trial == winner and not key.is_rerun,
             "pruned": outcome.pruned,
             "refined": key.trial >= plan.search.trials and not key.is_rerun,
             "budget_steps": plan.budget_steps,
-            **noise_scales,
+            **measured,
         }
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from lightning_noise.study.loading import load, sources
 from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
-from lightning_noise.study.trial import run
+from lightning_noise.study.timing import run_timed
 
 PATIENCE = 10.0  # seconds that an idle worker has to end by itself
 ATTEMPTS = 3  # a task that has killed this many workers is not tried again
@@ -66,7 +66,7 @@ class Here:
         if task is None:
             return []
         try:
-            outcome = run(self._recipe, task)
+            outcome = run_timed(self._recipe, task)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise TrialError(failed(task, reason)) from error
@@ -219,7 +219,7 @@ def _work(pipe: Connection) -> None:
         while True:
             task = pipe.recv()
             try:
-                pipe.send(run(recipe, task))
+                pipe.send(run_timed(recipe, task))
             except Exception:  # of any kind: the parent reports it
                 pipe.send(traceback.format_exc())
     except (EOFError, OSError):

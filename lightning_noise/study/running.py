@@ -109,7 +109,7 @@ def run_all(
             accept_changes=accept_changes,
             executor=executor,
         )
-        table += result.table
+        table += result.timed_table()
         warnings.update(dict.fromkeys(result.run_warnings))
     return StudyResult.from_table(table, warnings)
 

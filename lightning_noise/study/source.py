@@ -20,11 +20,11 @@ from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-import torch
-
 from lightning_noise.study.text import (
     MOST_BYTES,
     digest,
+    is_tensor,
+    is_torch_module,
     of_class,
     of_code,
     of_tensor,
@@ -154,9 +154,9 @@ class _Reader:
             return f"{owner}.{value.__name__}"
         if isinstance(value, ModuleType):
             return value.__name__
-        if isinstance(value, torch.Tensor):
+        if is_tensor(value):
             return of_tensor(value)
-        if isinstance(value, torch.nn.Module):
+        if is_torch_module(value):
             self._add(type(value))
             weights = self._text(value.state_dict(), depth)
             return f"{value!r} {weights}"

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import json_to_distribution
 
-from lightning_noise.say.words import count, number
+from lightning_noise.say.words import about, count, number
 from lightning_noise.study import journal
 from lightning_noise.study.advisory import DIALECTS, backend
 from lightning_noise.study.errors import StorageError
@@ -22,6 +22,7 @@ from lightning_noise.study.goal import Goal
 from lightning_noise.study.opening import Opened, connected, sqlite_file
 from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.settings import Search
+from lightning_noise.study.standing import durations, remaining, seconds_left
 from lightning_noise.study.storage import BEFORE_SETTINGS, Shelf
 from lightning_noise.study.task import RERUN, Outcome, RunKey
 
@@ -122,6 +123,9 @@ def _of_study(
     expected = sum(plan.expected(done) for plan in plans)
     lines = [f"study {name!r}: {len(done)} of about {count(expected, 'run')} done"]
     lines += _aligned(table)
+    seconds = seconds_left(remaining(plans, done), durations(done), workers=1)
+    if seconds is not None:
+        lines.append(f"  {about(seconds)} of training left, one run after the other")
     for key, who in running.items():
         lines.append(f"  {who}: {key.phase} {key.trial}, seed {key.seed}, at {key.global_size}")
     return "\n".join(lines)

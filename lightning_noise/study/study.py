@@ -1,7 +1,7 @@
 """Trains to a goal at many batch sizes, each with its own tuned learning rate, and fits b_crit."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import cached_property
@@ -21,15 +21,16 @@ from lightning_noise.study.fingerprint import Fingerprint, fingerprint
 from lightning_noise.study.goal import Budget, Goal
 from lightning_noise.study.opening import Opened, opened
 from lightning_noise.study.plan import SizePlan
-from lightning_noise.study.progress import bar
+from lightning_noise.study.progress import display
 from lightning_noise.study.result import StudyResult
 from lightning_noise.study.rows import rows_of
 from lightning_noise.study.runners import started
 from lightning_noise.study.schedule import make_schedule
 from lightning_noise.study.settings import Search, Workers, check_records
 from lightning_noise.study.space import as_ranges, distributions
+from lightning_noise.study.standing import standing
 from lightning_noise.study.storage import UNKNOWN_CODE, Shelf, as_setting
-from lightning_noise.study.task import Done, Recipe
+from lightning_noise.study.task import Done, Recipe, RunKey
 from lightning_noise.study.work import Desk, work
 
 
@@ -68,7 +69,8 @@ class BatchSizeStudy:
             ``GradientNoiseScale`` (with the geometry "hessian" also B_noise).
         trainer_options: more arguments of ``Trainer``, such as ``{"accelerator": "gpu"}``; CPU by
             default.
-        progress: shows a bar; None: on a terminal, not in continuous integration.
+        progress: shows a bar, or lines where the output is no terminal; None: on a terminal, not
+            in continuous integration.
         unknown: not accepted; the error names the record that an argument belongs to.
 
     Raises:
@@ -202,22 +204,16 @@ class BatchSizeStudy:
     def _work(self, desk: Desk, executor: Executor | None) -> None:
         with (
             started(self.recipe, self.workers.count, executor) as runner,
-            bar(self.name, len(desk.done), desk.expected(), progress=self.progress) as shown,
+            display(self.name, progress=self.progress) as shown,
         ):
-            work(
-                desk,
-                runner,
-                lambda: shown.show(len(desk.done), desk.expected(), self._best(desk)),
-            )
+            most = 0  # runs at the same time
 
-    def _best(self, desk: Desk) -> dict[int, float]:
-        """Batch size → fewest steps to the first goal so far."""
-        found = {}
-        for plan in desk.plans:
-            steps = plan.best_steps(self.goals[0], desk.done)
-            if steps is not None:
-                found[plan.global_size] = steps
-        return found
+            def report(running: Collection[RunKey]) -> None:
+                nonlocal most
+                most = max(most, len(running))
+                shown.show(standing(desk.plans, self.goals, desk.done, running, most))
+
+            work(desk, runner, report)
 
     def _plan(self, global_size: int) -> SizePlan:
         return SizePlan(

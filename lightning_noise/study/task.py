@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
     Attributes:
         goals: the result for each goal of its task.
         pruned: it was ended before its budget.
-        noise: noise scales that it measured, by column of the table.
+        noise: what else it measured, by column of the table: noise scales, and its seconds.
         warning: what it reports to the user, if anything.
     """
 

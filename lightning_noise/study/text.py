@@ -3,11 +3,14 @@
 import ast
 import hashlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Sequence
 from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, TypeGuard
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 MOST_BYTES = 2**26  # of a tensor or array whose content is read
 
@@ -66,8 +69,20 @@ def _bytecode(code: CodeType) -> bytes:
     return b"\0".join(parts)
 
 
-def of_tensor(value: torch.Tensor) -> str:
+def is_tensor(value: object) -> "TypeGuard[torch.Tensor]":
+    """Whether it is a tensor. Without torch there is none, and torch is not imported for this."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].Tensor)
+
+
+def is_torch_module(value: object) -> "TypeGuard[torch.nn.Module]":
+    """Whether it is a module of torch, which is not imported for this."""
+    return "torch" in sys.modules and isinstance(value, sys.modules["torch"].nn.Module)
+
+
+def of_tensor(value: "torch.Tensor") -> str:
     """Shape, type and a hash of the content."""
+    import torch
+
     shape = f"{tuple(value.shape)}, {value.dtype}"
     try:
         flat = value.detach().cpu().contiguous().view(-1).view(torch.uint8)

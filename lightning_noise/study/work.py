@@ -1,7 +1,7 @@
 """The work on a study: tasks that are free are taken, run, and their outcomes are stored."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from lightning_noise.study.claims import Claims
 from lightning_noise.study.plan import SizePlan
@@ -46,10 +46,6 @@ class Desk:
         for plan in self.plans:
             tasks += plan.next_tasks(self.done)
         return tasks
-
-    def expected(self) -> int:
-        """Number of runs of the entire study, as far as it is known yet."""
-        return sum(plan.expected(self.done) for plan in self.plans)
 
     def take(self, task: Task) -> bool:
         """Claims a task, unless another process has it or has done it."""
@@ -96,12 +92,20 @@ class Desk:
         self.done |= self._shelves[global_size].load()
 
 
-def work(desk: Desk, runner: Runner, report: Callable[[], None]) -> None:
-    """Works until every run of the study is done, here or in another process."""
+def work(
+    desk: Desk,
+    runner: Runner,
+    report: Callable[[Collection[RunKey]], None],
+) -> None:
+    """Works until every run of the study is done, here or in another process.
+
+    ``report`` is called with the runs that are training in this process, and at the end.
+    """
     running: set[RunKey] = set()
     while True:
         tasks = desk.open_tasks()
         if not tasks:
+            report(running)
             return
         for task in tasks:
             if not runner.free:
@@ -109,12 +113,11 @@ def work(desk: Desk, runner: Runner, report: Callable[[], None]) -> None:
             if task.key not in running and desk.take(task):
                 running.add(task.key)
                 runner.submit(task)
+        report(running)
         for task, outcome in _finished(runner, running, desk.poll):
             running.discard(task.key)
             desk.keep(task, outcome)
-            report()
         desk.refresh()
-        report()
 
 
 def _finished(

@@ -9,6 +9,7 @@ import pytest
 import lightning_noise
 from lightning_noise.__main__ import main
 from lightning_noise.report.table import write_table
+from testing import small_studies
 from testing.launch import ROOT
 from testing.synthetic_studies import study
 
@@ -264,16 +265,9 @@ sys.exit(f"{status}, imported: {sorted(heavy & set(sys.modules))}")
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["--help", "--version", "fit", "plot"])
-def test_a_command_about_tables_imports_no_framework(table, tmp_path, command):
-    """They start in a fraction of a second, where torch and Lightning take several."""
-    call = [sys.executable, "-c", HEAVY, command]
-    if not command.startswith("--"):
-        call.append(str(table))
-    if command == "plot":
-        pytest.importorskip("matplotlib")
-        call += ["--out", str(tmp_path), "--goal", "loss < 1"]
+def started(tmp_path, *arguments):
+    """The status of a command in a process of its own, and what heavy packages it imported."""
+    call = [sys.executable, "-c", HEAVY, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         call,
@@ -283,4 +277,28 @@ def test_a_command_about_tables_imports_no_framework(table, tmp_path, command):
         text=True,
         check=False,
     )
-    assert done.stderr == "0, imported: []\n"
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["--help", "--version", "fit", "plot"])
+def test_a_command_about_tables_imports_no_framework(table, tmp_path, command):
+    """They start in a fraction of a second, where torch and Lightning take several."""
+    arguments = [command]
+    if not command.startswith("--"):
+        arguments.append(str(table))
+    if command == "plot":
+        pytest.importorskip("matplotlib")
+        arguments += ["--out", str(tmp_path), "--goal", "loss < 1"]
+    assert started(tmp_path, *arguments) == "0, imported: []\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("storage", "imported"),
+    [("a.journal", ["optuna"]), ("sqlite:///a.db", ["optuna", "sqlalchemy"])],
+)
+def test_the_status_of_a_study_needs_no_torch(tmp_path, storage, imported, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_studies.small(storage).run()
+    assert started(tmp_path, "status", storage) == f"0, imported: {imported}\n"

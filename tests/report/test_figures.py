@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from lightning_noise.report import figures, rate_figures
+from lightning_noise.report import figures, frontier_figure, rate_figures
 from lightning_noise.report.curves import frontier, steps_curve
+from lightning_noise.report.fronts import fronts
 from lightning_noise.report.rates import rate_map, rate_rule
 from testing.synthetic_studies import SIZES, study
 
@@ -43,6 +44,7 @@ def test_steps(tmp_path):
         "perfect\nscaling",
         "diminishing\nreturns",
         "maximal\nparallelism",
+        "$B_\\mathrm{crit}$ = 296 [277 to 317]",
         "1 of 3\nmissed",
     ]
     assert any("95 % interval" in text and " to " in text for text in texts(figure))
@@ -51,10 +53,64 @@ def test_steps(tmp_path):
     assert (tmp_path / "steps.png").stat().st_size > 10_000
 
 
+def on_axis(axes):
+    """What is drawn at a height of the axes, by marker: the positions along the axis."""
+    found = {}
+    for line in axes.lines:
+        if line.get_transform() == axes.get_xaxis_transform():
+            found[line.get_marker()] = list(line.get_xdata())
+    return found
+
+
+def test_b_crit_and_its_interval_are_marked_on_the_axis():
+    curve = steps_curve(study())
+    axes = figures.draw_steps(curve).axes[0]
+    fit = curve.fit
+    assert on_axis(axes) == {"None": [fit.low, fit.high], "D": [fit.b_crit]}
+    lines = [line for line in axes.lines if list(line.get_xdata()) == [fit.b_crit] * 2]
+    assert [line.get_ydata()[0] for line in lines] == [pytest.approx(2 * fit.s_min)]
+
+
+def test_an_open_end_of_the_interval_is_an_arrow():
+    curve = steps_curve(study(sizes=(8, 16, 32, 64, 128, 256)))
+    axes = figures.draw_steps(curve).axes[0]
+    assert curve.fit.high is None
+    right = axes.get_xlim()[1]
+    assert on_axis(axes) == {"None": [curve.fit.low, right], ">": [right], "D": [curve.fit.b_crit]}
+    assert "[at least 263]" in axes.texts[-2].get_text()
+
+
+def test_means_have_bars_and_the_fit_two_bands():
+    curve = steps_curve(study())
+    axes = figures.draw_steps(curve).axes[0]
+    (bars,) = axes.containers
+    squares, _, (rods,) = bars.lines
+    assert list(squares.get_ydata()) == [mean.steps for mean in curve.means]
+    ends = [tuple(segment[:, 1]) for segment in rods.get_segments()]
+    expected = [(mean.low or mean.steps, mean.high or mean.steps) for mean in curve.means]
+    assert ends == [pytest.approx(pair) for pair in expected]
+    inner, outer = axes.collections[1:]
+    assert inner.get_paths()[0].vertices[:, 1].max() == pytest.approx(max(curve.high))
+    assert outer.get_paths()[0].vertices[:, 1].max() == pytest.approx(max(curve.joint_high))
+
+
+def test_nothing_lies_behind_the_marks_above_the_axis():
+    for rows in (study(), study(b_crit=30), study(sizes=(8, 16))):
+        curve = steps_curve(rows)
+        axes = figures.draw_steps(curve).axes[0]
+        fewest = min(point.steps for point in curve.points)
+        height = axes.transAxes.inverted().transform(axes.transData.transform((8, fewest)))[1]
+        assert height > figures.STRIP + figures.MISSED
+
+
 def test_steps_without_a_fit_show_the_runs_alone():
-    figure = figures.draw_steps(steps_curve(study(sizes=(8, 16))))
+    curve = steps_curve(study(sizes=(8, 16)))
+    figure = figures.draw_steps(curve)
     assert figure.axes[0].get_title().endswith("(no fit)")
     assert texts(figure) == ["runs"]
+    reason = figure.axes[0].texts[0].get_text()
+    assert reason.replace("\n", " ") == f"No fit: {curve.refusal}"
+    assert "Add 2, 4, 64, 256, say: about 92 runs" in curve.refusal
 
 
 def test_regimes_out_of_sight_are_not_named():
@@ -63,20 +119,63 @@ def test_regimes_out_of_sight_are_not_named():
     assert "diminishing\nreturns" in named and "perfect\nscaling" not in named
 
 
-def test_frontier():
-    curves = [
-        steps_curve(study()),
-        steps_curve(study(goal="loss", harder=3, b_crit=900)),
-        steps_curve(study(goal="few", sizes=(8, 16))),
-    ]
-    figure = figures.draw_frontier([frontier(curve) for curve in curves])
+def test_two_goals_share_a_panel():
+    curves = [steps_curve(study()), steps_curve(study(goal="few", sizes=(8, 16)))]
+    figure = frontier_figure.draw_frontier([frontier(curve) for curve in curves])
     said = texts(figure)
-    assert [text.split(":")[0] for text in said] == ["error 3 %", "loss", "few"]
-    assert "B_\\mathrm{crit}" in said[0] and said[2] == "few"
+    assert [text.split(":")[0] for text in said] == ["error 3 %", "few"]
+    assert "B_\\mathrm{crit}" in said[0] and said[1] == "few"
     lines = figure.axes[0].get_legend().get_lines()
     looks = {(line.get_marker(), line.get_linestyle()) for line in lines}
-    assert len(looks) == 3
+    assert len(looks) == 2
     assert is_grey(figure)
+
+
+def test_more_goals_have_a_panel_each_on_the_same_axes():
+    curves = [steps_curve(study(goal=f"goal {i}", harder=1 + i, seed=i)) for i in range(4)]
+    curves.append(steps_curve(study(goal="few", sizes=(8, 16))))
+    figure = frontier_figure.draw_frontier([frontier(curve) for curve in curves])
+    titles = [axes.get_title().split("\n")[0] for axes in figure.axes]
+    assert titles == ["goal 0", "goal 1", "goal 2", "goal 3", "few"]
+    assert len({(*axes.get_xlim(), *axes.get_ylim()) for axes in figure.axes}) == 1
+    for axes, curve in zip(figure.axes, curves, strict=True):
+        plus = [line for line in axes.lines if line.get_marker() == "+"]
+        twice = [] if curve.fit is None else [2 * curve.fit.s_min]
+        assert [line.get_xdata()[0] for line in plus] == twice
+    assert is_grey(figure)
+
+
+def many_goals(targets, metric="val_loss"):
+    rows = []
+    for i, target in enumerate(targets):
+        for row in study(goal=f"{metric} {i}", harder=1 + i, seed=i):
+            rows.append({**row, "metric": metric, "target": target})
+    return rows
+
+
+def curves_of(rows):
+    return [steps_curve(rows, goal) for goal in dict.fromkeys(row["goal"] for row in rows)]
+
+
+def test_many_goals_on_one_metric_are_fronts_in_the_colour_of_their_target():
+    rows = many_goals((1.0, 0.5, 0.25, 2.0))
+    found = fronts(rows, curves_of(rows))
+    assert [front.target for front in found.fronts] == [0.25, 0.5, 1.0, 2.0]
+    figure = frontier_figure.draw_fronts(found)
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
+    shades = [sum(to_rgb(line.get_color())) for line in lines]
+    assert shades == sorted(shades) and len(set(shades)) == 4  # lighter for an easier goal
+    labels = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert labels == ["0.25", "0.5", "1", "2"]
+    assert figure.axes[1].get_ylabel() == "val_loss to reach"
+
+
+@pytest.mark.parametrize("targets", [(1.0, 0.5, 0.25), (1.0, 0.5, 0.25, 0.5)])
+def test_few_goals_or_equal_targets_are_no_fronts(targets):
+    rows = many_goals(targets)
+    assert fronts(rows, curves_of(rows)) is None
+    plain = [*rows, *many_goals((0.1, 0.2), metric="error")]
+    assert fronts(plain, curves_of(plain)) is None
 
 
 def test_rate_map_tells_the_ends_of_trials_apart_without_colour():

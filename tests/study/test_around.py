@@ -105,23 +105,38 @@ def test_a_storage_for_one_call_leaves_that_of_the_study(tmp_path):
     assert [path.name for path in tmp_path.glob("*.journal")] == ["other.journal"]
 
 
-def test_the_bar_tells_runs_done_the_best_and_time_left(capsys):
-    cheap.study(
-        optuna.storages.InMemoryStorage(),
-        **{**SMALL, "name": "digits", "progress": True},
-    ).run()
-    last = capsys.readouterr().err.split("\r")[-1]
-    assert "digits: 100%" in last
-    assert "3/3" in last
-    assert "best 32:" in last
-    assert "<00:00" in last  # time left
+def shown(**changes):
+    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "progress": True, **changes}).run()
 
 
-def test_the_bar_has_its_total_from_the_start(capsys):
-    cheap.study(optuna.storages.InMemoryStorage(), **{**SMALL, "progress": True}).run()
-    first = capsys.readouterr().err.split("\r")[1]
-    assert "study:   0%" in first
-    assert "| 0/3 [00:00<?" in first
+def test_on_a_terminal_the_bar_shows_phase_size_goals_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    shown(name="digits")
+    frames = capsys.readouterr().err.split("\r")
+    assert "digits:   0%" in frames[1]
+    assert "| 0/3 runs [00:00, search at 32; reached val_loss <= 0.7 0/1]" in frames[1]
+    texts = [frame.split("runs [")[1] for frame in frames if "runs [" in frame]
+    assert any("search at 32; reached val_loss <= 0.7 1/1; " in text for text in texts)
+    assert any("rerun at 32; " in text and text.rstrip().endswith(" left]") for text in texts)
+    assert "digits: 100%" in frames[-1] and "3/3 runs" in frames[-1]
+    assert frames[-1].rstrip().endswith("reached val_loss <= 0.7 1/1]")
+
+
+def test_elsewhere_progress_is_lines_without_control_characters(capsys):
+    shown(name="digits")
+    written = capsys.readouterr().err
+    assert written.splitlines() == [
+        "digits: 0/3 runs; search at 32; reached val_loss <= 0.7 0/1",
+        "digits: 3/3 runs; reached val_loss <= 0.7 1/1",
+    ]
+    assert written.replace("\n", "").isprintable()
+
+
+def test_a_line_is_written_when_its_time_has_come(capsys, monkeypatch):
+    monkeypatch.setattr("lightning_noise.study.progress.BETWEEN_LINES", 0.0)
+    shown()
+    done = [line.split(" ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert done == ["0/3", "1/3", "2/3", "3/3"]
 
 
 def test_no_bar_in_continuous_integration_or_off_a_terminal(capsys, monkeypatch):

@@ -104,7 +104,8 @@ def test_the_recipe_is_unpacked_once_in_a_process(tmp_path, table):
     study = small(tmp_path / "a.journal")
     payload = packed(study.recipe)
     task = study._plan(32).next_tasks({})[0]
-    assert do(payload, task, 0) == do(payload, task, 1)
+    first, second = do(payload, task, 0), do(payload, task, 1)
+    assert first.goals == second.goals  # only their times differ
 
 
 def kill_once(folder, parameters):

@@ -54,7 +54,9 @@ def test_accepted_changes_keep_the_runs_and_stay_in_the_warnings(stored):
     result = small(storage, make_module=flipped).run(accept_changes=True)
     told = "runs from before a change of make_module are kept, as accepted"
     assert result.table == table
-    assert told in result.warnings
+    fix = "Run under another name if the change can change a result: about 3 runs"
+    assert result.run_warnings == (told,)
+    assert result.warnings[0].startswith(f"{told}. {fix}")
     again = small(storage, make_module=flipped).run()
     assert (again.table, again.warnings) == (table, result.warnings)
 
@@ -77,8 +79,9 @@ def test_runs_of_an_old_version_are_kept_with_one_warning(stored, monkeypatch):
     with pytest.warns(UserWarning, match="did not record make_module") as told:
         old = small(storage).run()
     assert len(told) == 1
-    assert (old.table, old.warnings[0]) == (table, UNKNOWN_CODE)
-    assert UNKNOWN_CODE not in small(storage).run().warnings  # recorded now
+    assert (old.table, old.run_warnings) == (table, (UNKNOWN_CODE,))
+    assert old.warnings[0].startswith(f"{UNKNOWN_CODE}. Run under another name")
+    assert UNKNOWN_CODE not in small(storage).run().run_warnings  # recorded now
 
 
 FILE = """

@@ -98,16 +98,17 @@ def test_reruns_that_fail_are_told_and_not_averaged_away():
     assert 16 not in result.steps("g")
     median, left_out, budget = (text.removeprefix("g: ") for text in result.warnings[:3])
     told = "at global size 8, 2 of 3 reruns of the winner reached it, so its steps are the median"
-    assert median == f"{told} over all of them"
+    fix = "Raise the budget until all of them reach it: about 3 runs"
+    assert median == f"{told} over all of them. {fix}"
     told, fix = left_out.split(", so the size is left out. ")
     assert told == "at global size 16, 1 of 2 reruns of the winner reached it"
     assert fix == (
         "Its winner may have been a lucky run at too high a learning rate (0.16): "
-        "lower the upper end of the range below it, or raise the budget"
+        "lower the upper end of the range below it, or raise the budget: about 2 runs"
     )
     told, fix = budget.split(". ")
     assert told.endswith("biases the fit: 1 of 3 at global size 8, 1 of 2 at global size 16")
-    assert fix == "Raise Budget(steps=..., examples=...) and run under another name"
+    assert fix == "Raise Budget(steps=..., examples=...) and run under another name: about 20 runs"
 
 
 def test_reruns_that_end_at_the_budget_name_it():
@@ -123,7 +124,7 @@ def test_a_rerun_that_is_alone_is_counted_in_the_singular():
     rows = [one for one in table() if one["global_size"] != 8] + [row(8, None, learning_rate=None)]
     told = (
         "g: at global size 8, 0 of 1 rerun of the winner reached it, so the size is left out. Its "
-        "winner may have been a lucky run: search another range, or raise the budget"
+        "winner may have been a lucky run: search another range, or raise the budget: about 1 run"
     )
     assert told in StudyResult.from_table(rows).warnings
 
@@ -177,6 +178,43 @@ def test_fixed_budget_figures_are_for_whole_runs_only():
     assert result.share_reached("g") == pytest.approx({8: 2 / 3, 16: 1 / 2, 32: 1 / 2})
 
 
+def timed():
+    """A search trial of 2 s and reruns of 4 s each at every size, for two goals."""
+    rows = []
+    for goal in ("g", "h"):
+        for one in table(goal=goal):
+            seconds = 2.0 if one["phase"] == "search" else 4.0
+            rows.append({**one, "seconds": seconds, "seed": round(one["steps"])})
+    return rows
+
+
+def test_the_cost_of_the_study_and_of_a_run_at_each_size():
+    lines = StudyResult.from_table(timed()).summary().splitlines()
+    at_64 = "        64 examples per step: 200 steps, 12800 examples, learning rate 0.64"
+    assert f"{at_64}, 4 s a run" in lines
+    # 7 sizes of 2 + 4 + 4 s, each run for both goals
+    assert "cost: 21 runs took 70 s of training, one after the other" in lines
+    assert not any("cost" in line for line in StudyResult.from_table(table()).summary().split("\n"))
+
+
+def test_a_warning_has_the_time_that_its_fix_takes():
+    rows = [one for one in timed() if one["goal"] == "g" and one["global_size"] != 512]
+    rows = [one for one in rows if one["global_size"] != 256]
+    (warning,) = StudyResult.from_table(rows).warnings
+    assert warning.endswith("Add the sizes 256: about 3 runs, 10 s of training")
+
+
+def test_times_are_written_but_no_part_of_the_table(tmp_path):
+    result = StudyResult.from_table(timed())
+    assert (
+        result.table == StudyResult.from_table([{**one, "seconds": 9.0} for one in timed()]).table
+    )
+    result.to_csv(tmp_path / "a.csv")
+    assert {one["seconds"] for one in read_table(tmp_path / "a.csv")} == {2.0, 4.0}
+    again = StudyResult.from_table(read_table(tmp_path / "a.csv"))
+    assert (again.seconds, again.summary()) == (result.seconds, result.summary())
+
+
 def test_the_table_as_csv(tmp_path):
     rows = [row(8, 12.5, "search", param_momentum=0.9), row(8, None)]
     StudyResult.from_table(rows).to_csv(tmp_path / "a.csv")
@@ -187,7 +225,7 @@ def test_the_table_as_csv(tmp_path):
 def test_the_figures_do_not_fit_again(tmp_path, monkeypatch):
     result = StudyResult.from_table(table())
     monkeypatch.setattr(CriticalBatchSize, "fit", lambda *_, **__: 1 / 0)
-    assert len(result.figures(tmp_path / "figures")) == 4
+    assert len(result.figures(tmp_path / "figures")) == 5
 
 
 def test_summary_and_command_report_a_fit_in_the_same_lines():
@@ -203,6 +241,7 @@ def test_the_figures_of_a_result(tmp_path):
         "steps_g.svg",
         "learning_rates_g.svg",
         "best_rate_g.svg",
+        "fixed_budget_g.svg",
         "frontier.svg",
     ]
     assert all(path.stat().st_size > 1000 for path in found)

@@ -25,7 +25,9 @@ def storage(request, tmp_path):
 
 def test_it_reports_the_runs_of_every_size(storage):
     half_done(storage)
-    assert status(storage).splitlines() == [
+    *lines, left = status(storage).splitlines()
+    assert left.endswith(" of training left, one run after the other")
+    assert lines == [
         "study 'study': 3 of about 6 runs done",
         "  global size  runs done  expected  running  fewest steps",
         "           16          0         3        0      none yet",

@@ -3,8 +3,11 @@ known figures.
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from benchmarks.gain import adaptive, adaptive_runs
 from benchmarks.gain import adaptive_report as report
@@ -116,6 +119,22 @@ def test_report(tmp_path):
     assert "beaten in both by fixed sizes: 40;" in worse and "no fixed size" in worse
     report.draw(RUNS, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 5000
+
+
+def test_the_ticks_of_a_long_axis_do_not_collide():
+    """From 10 000 to 200 000 on a panel of the figure's width, where 40 000 met 50 000."""
+    figure = Figure(figsize=(5.6, 5.4), dpi=130)
+    FigureCanvasAgg(figure)
+    panel = figure.add_subplot()
+    panel.plot([11_000, 180_000], [160, 800], label="runs")
+    report._label(panel, "language model")
+    figure.canvas.draw()
+    for axis, side in ((panel.xaxis, 0), (panel.yaxis, 1)):
+        labels = [*axis.get_majorticklabels(), *axis.get_minorticklabels()]
+        boxes = [label.get_window_extent() for label in labels if label.get_text()]
+        ends = sorted((box.min[side], box.max[side]) for box in boxes)
+        assert len(ends) >= 2
+        assert all(left[1] < right[0] for left, right in pairwise(ends))
 
 
 def test_prediction_by_hand():
