@@ -36,6 +36,7 @@ from benchmarks.right import (
     policy,
     quadratic,
     study_chaos,
+    study_protocol,
 )
 from benchmarks.right.setups import setups
 from benchmarks.right.zoo import zoo
@@ -52,6 +53,7 @@ MODULES = (
     curvature_precision,
     policy,
     study_chaos,
+    study_protocol,
     overhead,
     overhead_memory,
     host_reads,

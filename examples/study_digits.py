@@ -4,8 +4,9 @@
     python examples/study_digits.py --quick    # seconds: to check that everything works
 
 SGD, momentum and Nesterov momentum are a study each: at eight batch sizes the learning rate is
-searched, the best one is run again with fresh seeds, and S(B) = S_min (1 + B_crit/B) is fitted to
-the steps. Two goals are read from the same runs: an easy one, early in training, and a hard one.
+searched by successive halving over seeds, the winner is run again with fresh seeds, and
+S(B) = S_min (1 + B_crit/B) is fitted to the steps. Two goals are read from the same runs: an easy
+one, early in training, and a hard one.
 The data are scikit-learn's bundled digits: nothing is downloaded.
 """
 
@@ -38,7 +39,7 @@ OPTIMIZERS = {  # its arguments, and the best learning rate of a large batch, ro
 TARGETS = {"early": 1.0, "late": 0.25}
 FULL = {
     "batch_sizes": SIZES,
-    "search": Search(trials=32, refine=8, seeds=8),
+    "search": Search(trials=16, seeds=8),
     "budget": Budget(examples=100_000, steps=1_500),
     "workers": Workers(count=2),
 }

@@ -11,7 +11,7 @@ from testing import cheap
 
 SHORT = {
     "batch_sizes": (8, 32),
-    "search": Search(trials=4, refine=2, seeds=2),
+    "search": Search(trials=4, seeds=2),
     "budget": Budget(examples=2048, steps=60),
 }
 

@@ -97,6 +97,13 @@ def test_study_of_digits(run, tmp_path):
     )  # sizes, trials, goals
 
 
+def test_study_of_a_cnn(run, tmp_path):
+    out = run("study_cnn.py", "--quick", "--out", str(tmp_path / "out"))
+    assert "goal val_acc >= 0.95\n" in out
+    assert "goal val_acc >= 0.9\n" in out
+    assert "reruns that reached the goal: {64: '1 of 1', 128: " in out
+
+
 @pytest.mark.parametrize("strategy", ["fsdp_noise", "model_parallel_noise"])
 def test_sharded(tmp_path, strategy):
     """Two processes, which Lightning starts itself."""

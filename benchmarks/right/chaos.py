@@ -47,7 +47,7 @@ class Size(NamedTuple):
 SIZES = {
     "whole": Size(
         sizes=(4, 8, 16, 32, 64, 128, 256, 512),
-        search=Search(trials=16, refine=4, seeds=5),
+        search=Search(trials=10, seeds=5, widen=0),
         dwell=0.4,
         kills=20,
         parents=2,
@@ -57,7 +57,7 @@ SIZES = {
     ),
     "tiny": Size(
         sizes=(64,),
-        search=Search(trials=4, refine=0, seeds=2),
+        search=Search(trials=4, seeds=2, widen=0),
         dwell=0.2,
         kills=1,
         parents=0,
@@ -118,7 +118,7 @@ def make_data(global_size: int, seed: int) -> DataLoader:  # noqa: ARG001 # the 
 
 
 def study(folder: Path, storage: str, workers: int, size: Size) -> BatchSizeStudy:
-    """200 runs of about half a second, where it is whole."""
+    """Some 200 runs of about half a second, where it is whole."""
     return BatchSizeStudy(
         partial(make_module, str(folder), size.dwell),
         make_data,

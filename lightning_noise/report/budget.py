@@ -90,8 +90,8 @@ def share_reached(runs: Sequence[Run]) -> dict[float, float]:
 
 
 def _evenly_spread(runs: Iterable[Run]) -> list[Run]:
-    """The closer search does not count."""
-    return [run for run in searches_of(runs) if not run.refined]
+    """Neither what was added to a range nor a closer search counts."""
+    return [run for run in searches_of(runs) if not (run.widened or run.refined)]
 
 
 def mode_of(runs: Iterable[Run]) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lightning_noise.report.table import Row
 from lightning_noise.report.terms import INCOMPLETE, REACHED, RERUN, SEARCH
 
-FLAGS = ("best", "boundary", "pruned", "refined")
+FLAGS = ("best", "boundary", "pruned", "widened", "refined")
 
 
 class Run(NamedTuple):
@@ -30,6 +30,7 @@ class Run(NamedTuple):
     best: bool = False
     boundary: bool = False
     pruned: bool = False
+    widened: bool = False
     refined: bool = False
     budget_steps: int | None = None
     seconds: float | None = None

@@ -5,7 +5,7 @@
 | ``goal`` | name of the goal; a run has one row for each |
 | ``global_size`` | examples in one optimizer step |
 | ``seed``, ``trial`` | integers |
-| ``phase`` | ``"search"``, or ``"rerun"`` of a winner with a fresh seed |
+| ``phase`` | ``"search"``, ``"repeat"`` (a further seed of a better trial), or ``"rerun"`` |
 | ``learning_rate`` | the rate of the run, None where it was not searched |
 | ``param_…`` | other searched parameters |
 | ``status`` | ``"reached"``, ``"incomplete"`` (the budget ended first) or ``"diverged"`` |
@@ -14,8 +14,10 @@
 | ``best`` | the trial is the winner of its batch size; False in reruns |
 | ``boundary`` | a searched parameter lies on the edge of its range |
 | ``pruned`` | the run was ended before its budget: nothing after that could matter |
-| ``refined`` | the trial is part of the closer search around a winner |
+| ``widened`` | the trial lies where the range was widened |
+| ``refined`` | of older tables: the trial is part of a closer search around a winner |
 | ``budget_steps`` | optimizer steps that a run at this batch size may take |
+| ``trained_steps`` | optimizer steps that the run took |
 | ``metric``, ``target`` | of the goal |
 | ``seconds`` | that the run took in its process, with validations; None where it was not timed |
 
@@ -108,13 +110,24 @@ READERS: dict[str, Callable[[str], Any]] = {
     "best": _flag,
     "boundary": _flag,
     "pruned": _flag,
+    "widened": _flag,
     "refined": _flag,
     "budget_steps": _optional(_whole),
+    "trained_steps": _optional(_whole),
     "metric": _optional(str),
     "target": _optional(float),
     "seconds": _optional(_positive),
 }
-OPTIONAL = ("pruned", "refined", "budget_steps", "metric", "target", "seconds")
+OPTIONAL = (
+    "pruned",
+    "widened",
+    "refined",
+    "budget_steps",
+    "trained_steps",
+    "metric",
+    "target",
+    "seconds",
+)
 NEEDED = tuple(name for name in READERS if name not in OPTIONAL)
 
 

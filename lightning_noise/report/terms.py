@@ -3,8 +3,9 @@
 from typing import Final
 
 SEARCH: Final = "search"
+REPEAT: Final = "repeat"
 RERUN: Final = "rerun"
-PHASES: Final = (SEARCH, RERUN)
+PHASES: Final = (SEARCH, REPEAT, RERUN)
 
 REACHED: Final = "reached"
 INCOMPLETE: Final = "incomplete"

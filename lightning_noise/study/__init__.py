@@ -10,27 +10,36 @@ if TYPE_CHECKING:
     from lightning_noise.study.errors import StorageError
     from lightning_noise.study.goal import Budget, Goal
     from lightning_noise.study.loading import StudyFileError
+    from lightning_noise.study.ranges import (
+        CentredLearningRate,
+        Choice,
+        DecaySteps,
+        LogUniform,
+        Momentum,
+        Uniform,
+    )
     from lightning_noise.study.result import Comparison, StudyResult
     from lightning_noise.study.runner import TrialError
     from lightning_noise.study.running import run_all, run_file
     from lightning_noise.study.settings import Search, Workers
-    from lightning_noise.study.space import CentredLearningRate, Choice, LogUniform, Uniform
     from lightning_noise.study.study import BatchSizeStudy
 
 _ROOMS = {
     "BatchSizeStudy": "study",
     "Budget": "goal",
-    "CentredLearningRate": "space",
-    "Choice": "space",
+    "CentredLearningRate": "ranges",
+    "Choice": "ranges",
     "Comparison": "result",
+    "DecaySteps": "ranges",
     "Goal": "goal",
-    "LogUniform": "space",
+    "LogUniform": "ranges",
+    "Momentum": "ranges",
     "Search": "settings",
     "StorageError": "errors",
     "StudyFileError": "loading",
     "StudyResult": "result",
     "TrialError": "runner",
-    "Uniform": "space",
+    "Uniform": "ranges",
     "Workers": "settings",
     "run_all": "running",
     "run_file": "running",
@@ -42,8 +51,10 @@ __all__ = [
     "CentredLearningRate",
     "Choice",
     "Comparison",
+    "DecaySteps",
     "Goal",
     "LogUniform",
+    "Momentum",
     "Search",
     "StorageError",
     "StudyFileError",

@@ -60,8 +60,8 @@ MEDIAN = Caveat(
 # of several batch sizes
 AT_BUDGET = Caveat(
     "reruns ended at the budget before they reached it, which biases the fit: {where}",
-    "Raise Budget(steps=..., examples=...) and run under another name",
-    "all runs",
+    "Raise Budget(steps=..., examples=...); only what is missing runs again, at most",
+    "at most all runs",
 )
 BOUNDARY = Caveat(
     "the winner lies on the boundary of the search space at global size {sizes}",

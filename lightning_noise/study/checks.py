@@ -69,6 +69,40 @@ def as_goals(goal: Goal | Sequence[Goal]) -> tuple[Goal, ...]:
     return goals
 
 
+def further_of(
+    further: Goal | Sequence[Goal],
+    goals: Sequence[Goal],
+) -> dict[Goal, Goal]:
+    """Further goal → the goal from whose runs it is read: the next harder one of the same metric.
+
+    Raises:
+        TypeError: one is not a ``Goal``.
+        ValueError: there is no harder goal, or two goals have the same name.
+    """
+    if not isinstance(further, Goal) and not further:
+        return {}
+    found = {}
+    for goal in as_goals(further):
+        harder = [other for other in goals if _is_harder(other, goal)]
+        if not harder:
+            rule = "must be no harder than a goal of the study with the same metric and smoothing"
+            fix = "Give it as goal= instead, which tunes the learning rate for it"
+            raise ValueError(f"further_goals {rule}, which {goal.name!r} is not. {fix}.")
+        found[goal] = min(harder, key=lambda other: abs(other.target - goal.target))
+    as_goals([*goals, *found])
+    return found
+
+
+def _is_harder(one: Goal, other: Goal) -> bool:
+    """Whether a run that reaches ``one`` has reached ``other`` before, or at the same time."""
+    same = (one.metric, one.mode, one.on, one.smoothing)
+    if same != (other.metric, other.mode, other.on, other.smoothing):
+        return False
+    if one.mode == "min":
+        return one.target <= other.target
+    return one.target >= other.target
+
+
 def check_sizes(
     batch_sizes: Sequence[int],
     budget: Budget,

@@ -14,7 +14,7 @@ from functools import lru_cache
 from sys import maxsize
 
 from lightning_noise.study.runner import ATTEMPTS, TrialError, failed, packed, unpacked
-from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
+from lightning_noise.study.task import Recipe, Record, RunKey, Task
 from lightning_noise.study.timing import run_timed
 
 # A run sets the random state and the threads of its process, so threads take turns.
@@ -37,7 +37,7 @@ class Submitted:
     def __init__(self, executor: Executor, recipe: Recipe) -> None:
         self._executor = executor
         self._payload = packed(recipe)
-        self._running: dict[Future[Outcome | str], Task] = {}
+        self._running: dict[Future[Record | str], Task] = {}
         self._attempts: dict[RunKey, int] = {}
 
     @property
@@ -54,7 +54,7 @@ class Submitted:
             raise _lost(task, error) from error
         self._running[future] = task
 
-    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Record]]:
         """Waits until the executor has finished a task."""
         found = []
         finished = wait(self._running, timeout, FIRST_COMPLETED).done
@@ -70,7 +70,7 @@ class Submitted:
         for future in self._running:
             future.cancel()
 
-    def _outcome(self, future: Future[Outcome | str], task: Task) -> Outcome | None:
+    def _outcome(self, future: Future[Record | str], task: Task) -> Record | None:
         try:
             answer = future.result()
         except BrokenExecutor as error:
@@ -96,7 +96,7 @@ def do(
     payload: bytes,
     task: Task,
     attempt: int,  # noqa: ARG001 # see below
-) -> Outcome | str:
+) -> Record | str:
     """What the executor calls in its own process: the outcome, or the text of an error.
 
     ``attempt`` makes every call another one: Dask answers a call that it knows with what the first

@@ -127,6 +127,46 @@ class GoalOutcome(NamedTuple):
     best_value: float | None
 
 
+def _blend(before: float, value: float, passed: float, smoothing: float) -> float:
+    """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
+    if smoothing == 0:
+        return value
+    keep = math.exp(-passed / smoothing)
+    return keep * before + (1 - keep) * value
+
+
+class LossWatch:
+    """Follows the training loss: whether it was ever not finite, or far above the first one.
+
+    Args:
+        smoothing: as that of a goal, in examples.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        self.failed = False
+        self.far = False
+        self._smoothing = smoothing
+        self._first: float | None = None
+        self._loss: float | None = None  # smoothed
+        self._examples = 0.0
+
+    def update(self, examples: float, loss: float) -> None:
+        """Takes the loss of a step, before which the run had seen ``examples`` examples."""
+        if not math.isfinite(loss):
+            self.failed = True
+        if self.failed:
+            return
+        passed = examples - self._examples
+        self._examples = examples
+        if self._loss is None or self._first is None:
+            self._first = loss
+            self._loss = loss
+        else:
+            self._loss = _blend(self._loss, loss, passed, self._smoothing)
+        scale = abs(self._first)
+        self.far = self.far or (scale > 0 and self._loss > self._first + FAR * scale)
+
+
 class GoalWatch:
     """Follows the readings of one goal: smooths them and finds the first crossing.
 
@@ -149,9 +189,7 @@ class GoalWatch:
         self._best: float | None = None
         self._crossing: float | None = None
         self._diverged = False
-        self._first_loss: float | None = None
-        self._loss: float | None = None  # smoothed
-        self._loss_examples = 0.0
+        self._loss = LossWatch(goal.smoothing)
 
     @property
     def decided(self) -> bool:
@@ -203,20 +241,13 @@ class GoalWatch:
         """
         if self.decided:
             return
-        if not math.isfinite(loss):
-            self._diverged = True
-            return
-        if self.goal.mode == "min":
-            return
-        passed = examples - self._loss_examples
-        self._loss_examples = examples
-        if self._loss is None or self._first_loss is None:
-            self._first_loss = loss
-            self._loss = loss
-        else:
-            self._loss = self._blend(self._loss, loss, passed)
-        scale = abs(self._first_loss)
-        self._diverged = scale > 0 and self._loss > self._first_loss + FAR * scale
+        self._loss.update(examples, loss)
+        if self._loss.failed or (self.goal.mode == "max" and self._loss.far):
+            self.fail()
+
+    def fail(self) -> None:
+        """The training loss shows that the run has diverged."""
+        self._diverged = self._diverged or self._crossing is None
 
     def _smooth(self, examples: float, value: float) -> float:
         passed = examples - self._examples
@@ -224,14 +255,7 @@ class GoalWatch:
         if self._last is None:
             return value
         _, before = self._last
-        return self._blend(before, value, passed)
-
-    def _blend(self, before: float, value: float, passed: float) -> float:
-        """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
-        if self.goal.smoothing == 0:
-            return value
-        keep = math.exp(-passed / self.goal.smoothing)
-        return keep * before + (1 - keep) * value
+        return _blend(before, value, passed, self.goal.smoothing)
 
     def outcome(self) -> GoalOutcome:
         """What is known so far."""

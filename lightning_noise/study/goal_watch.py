@@ -9,7 +9,8 @@ import torch
 
 from lightning_noise.hosts.lightning.two_packages import Callback
 from lightning_noise.report.terms import DIVERGED
-from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch
+from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch, LossWatch
+from lightning_noise.study.task import Series
 
 
 class WatchGoals(Callback):
@@ -34,19 +35,36 @@ class WatchGoals(Callback):
         self.watches = {}
         for goal in goals:
             self.watches[goal] = GoalWatch(goal)
-        self.readings = 0
+        self.loss_failed: int | None = None
+        self.loss_far: dict[float, int | None] = {}
         self.stopped = False  # before the steps were used up, because all goals were decided
         self._global_size = global_size
         self._early_stop = early_stop
         self._last_step = last_step
+        self._losses_of: dict[float, LossWatch] = {}
+        # 0 in any case: for goals that a study is given later
+        for smoothing in {0.0, *(watch.goal.smoothing for watch in self.watches.values())}:
+            self._losses_of[smoothing] = LossWatch(smoothing)
+            self.loss_far[smoothing] = None
+        self._read_at: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self._losses: list[float] = []  # of the micro-batches of the current step
         self._steps = 0
+        self._batches = 0
 
     def outcomes(self) -> dict[Goal, GoalOutcome]:
         """The result of every goal."""
         found = {}
         for goal, watch in self.watches.items():
             found[goal] = watch.outcome()
+        return found
+
+    @property
+    def readings(self) -> dict[tuple[str, str], Series]:
+        """("validation" or "train", metric) → its readings."""
+        found = {}
+        for which, pairs in self._read_at.items():
+            steps, values = zip(*pairs, strict=True)
+            found[which] = Series(steps, values)
         return found
 
     @property
@@ -63,6 +81,7 @@ class WatchGoals(Callback):
         batch_idx: int,
     ) -> None:
         """Reads the training metrics: those of the weights before the step."""
+        self._batches += 1
         loss = outputs
         if isinstance(outputs, Mapping):
             loss = outputs.get("loss")
@@ -79,22 +98,46 @@ class WatchGoals(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reads the validation metrics, also those of the sanity check: the reading at step 0."""
+        if self._is_extra(trainer):
+            return
         self._read(trainer, "validation", trainer.global_step)
         self._end_if_decided(trainer)
+
+    def _is_extra(self, trainer: L.Trainer) -> bool:
+        """Whether this validation only comes because the run ends: a longer run lacks it."""
+        if not trainer.should_stop or trainer.check_val_every_n_epoch is not None:
+            return False
+        interval = trainer.val_check_batch  # None where the loop has not been set up
+        return interval is not None and self._batches % interval != 0
 
     def _read(self, trainer: L.Trainer, on: str, step: int) -> None:
         # Lightning gives the loss of a micro-batch divided by their number in a step
         loss = None
         if self._losses:
             loss = fmean(self._losses) * trainer.accumulate_grad_batches
+        examples = step * self._global_size
+        if on == "train" and loss is not None:
+            self._follow_loss(trainer.global_step, examples, loss)
+        values = {}
+        if on == "validation":  # all that is logged, for goals that a study is given later
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for watch in self.watches.values():
-            examples = step * self._global_size
             if on == "train" and loss is not None:
                 watch.update_loss(examples, loss)
             if watch.goal.on == on:
                 value = self._value(trainer, watch.goal, loss)
                 watch.update(step, examples, value)
-                self.readings += 1
+                values[watch.goal.metric] = value
+        for metric, value in values.items():
+            self._read_at.setdefault((on, metric), []).append((step, value))
+
+    def _follow_loss(self, step: int, examples: int, loss: float) -> None:
+        for smoothing, watch in self._losses_of.items():
+            watch.update(examples, loss)
+            if watch.failed and self.loss_failed is None:
+                self.loss_failed = step
+            if watch.far and self.loss_far[smoothing] is None:
+                self.loss_far[smoothing] = step
 
     def _value(self, trainer: L.Trainer, goal: Goal, loss: float | None) -> float:
         if goal.on == "train" and goal.metric == "loss" and loss is not None:

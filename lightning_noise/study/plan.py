@@ -1,24 +1,34 @@
 """What to run next at one batch size, as a pure function of what has been run.
 
-Therefore a study that is resumed gives the same table.
+Therefore a study that is resumed, or that has grown, gives the table of one that was run at once.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from lightning_noise.study import strips
 from lightning_noise.study.goal import Goal
+from lightning_noise.study.halving import Halving
+from lightning_noise.study.ranking import halvings
+from lightning_noise.study.replay import replay
 from lightning_noise.study.settings import Search
-from lightning_noise.study.space import Distributions, Parameters, around, points
-from lightning_noise.study.task import RERUN, SEARCH, Done, RunKey, Task
+from lightning_noise.study.space import Distributions, Parameters, as_given, points
+from lightning_noise.study.state import State
+from lightning_noise.study.strips import Strip
+from lightning_noise.study.task import RERUN, SEARCH, Done, Outcome, RunKey, Task
+
+# Times the fewest steps, with the same seed: what takes longer is not the best on average. It is
+# five standard deviations where ln S scatters by 0.2 from seed to seed.
+HOPELESS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizePlan:
     """The protocol at one batch size.
 
-    It is a search in waves, a closer search around each goal's winner, and reruns of the winners.
+    It is a search with one seed, its better half with a second one and so on (for each goal), and
+    reruns of the winners with seeds that chose nothing.
 
     Args:
         global_size: examples in one optimizer step.
@@ -28,6 +38,7 @@ class SizePlan:
         budget_steps: optimizer steps that a run may take at most.
         every: steps between validations, of which ``max_steps`` has to be a multiple (1 without
             validation).
+        earlier: ranges that the study had before they were widened, oldest first.
     """
 
     global_size: int
@@ -36,91 +47,165 @@ class SizePlan:
     search: Search
     budget_steps: int
     every: int
+    earlier: tuple[Distributions, ...] = ()
 
-    def settings(self, done: Done) -> list[Parameters]:
-        """The parameters of all search trials that are known so far.
-
-        Those of the closer search are known once the first search is complete.
-        """
-        found = list(self._first)
-        if self.search.refine and self._complete(self.search.trials, done):
-            best = self._winners(self.search.trials, done)
-            for winner in dict.fromkeys(best.values()):
-                found += self._closer(winner)
-        return found
-
-    @cached_property
-    def _first(self) -> list[Parameters]:
-        return points(self.space, self.search.trials, self._points_seed)
-
-    @cached_property
-    def _memo(self) -> dict[int, list[Parameters]]:
-        return {}
-
-    def _closer(self, winner: int) -> list[Parameters]:
-        if winner not in self._memo:
-            near = around(self.space, self._first[winner], self.search.trials)
-            seed = self._points_seed + 1 + winner
-            self._memo[winner] = points(near, self.search.refine, seed)
-        return self._memo[winner]
-
-    def winners(self, done: Done) -> dict[Goal, int]:
-        """Goal → the search trial that reached it in the fewest steps, of those that are done."""
-        return self._winners(len(self.settings(done)), done)
-
-    def best_steps(self, goal: Goal, done: Done) -> float | None:
-        """The steps of the goal's winner; None where there is none yet."""
-        trial = self.winners(done).get(goal)
-        if trial is None:
-            return None
-        return self._steps(trial, goal, done)
+    def state(self, done: Done) -> State:
+        """What follows from the runs that are done."""
+        state = State(self.space)
+        if not self._search(state, done):
+            return state
+        halving = Halving(self, state, done)
+        if not halving.run():
+            return state
+        state.winners = halving.winners
+        self.run_wave(state, self._reruns(state), done)
+        return state
 
     def next_tasks(self, done: Done) -> list[Task]:
         """Every task that can start and has not been done; empty when all is done."""
-        settings = self.settings(done)
-        for begin, end in self._waves(len(settings)):
-            cap = self._cap(begin, done)
-            wave = []
-            for trial in range(begin, end):
-                wave.append(self._search_task(trial, settings[trial], cap))
-            open_tasks = _not_in(done, wave)
-            if open_tasks:
-                return open_tasks
-        return _not_in(done, self._reruns(settings, done))
+        return self.state(done).open
+
+    def winners(self, done: Done) -> dict[Goal, int]:
+        """Goal → the search trial that won; empty until all have been compared."""
+        return self.state(done).winners
+
+    def best_steps(self, goal: Goal, done: Done) -> float | None:
+        """The fewest steps of a search trial so far; None where none has reached the goal."""
+        found = self.state(done).steps(goal)
+        fewest = min(found.values(), default=math.inf)
+        if math.isinf(fewest):
+            return None
+        return fewest
+
+    def finished(self, done: Done) -> int:
+        """Number of runs of the protocol that are done."""
+        return len(self.state(done).outcomes)
 
     def expected(self, done: Done) -> int:
-        """Number of runs of the entire protocol, as far as it is known yet."""
-        known = len(self.settings(done))
+        """Number of runs of the entire protocol, as far as it is known yet.
+
+        Until the goals are known to differ in their better halves, these count once.
+        """
+        state = self.state(done)
+        if not state.open:
+            return len(state.outcomes)
+        runs = max(self.search.trials, len(state.points))
         winners = 1
-        if self._complete(known, done):
-            best = self._winners(known, done)
-            winners = len(set(best.values()))
-        closer = self.search.refine
-        if known > self.search.trials or self._complete(self.search.trials, done):
-            closer = 0
-        return known + closer + self.search.seeds * winners
+        if state.winners:
+            winners = len(set(state.winners.values()))
+        else:
+            for keep in halvings(self.search.trials):
+                runs += keep if keep > 1 else 0
+        return max(
+            runs + winners * self.search.seeds,
+            len(state.outcomes) + len(state.open),
+        )
 
-    def _waves(self, known: int) -> Iterator[tuple[int, int]]:
-        """First trial and end of each wave; the closer search starts a new wave."""
-        trials = self.search.trials
+    def outcome(self, task: Task, done: Done) -> Outcome | None:
+        """What a task has given; None where it has not been done, or was ended too early for it."""
+        for number, record in enumerate(done.get(task.key, ())):
+            known = (task.key, number, task.goals, task.max_steps)
+            if known not in self._memo:
+                self._memo[known] = replay(
+                    record,
+                    task.goals,
+                    global_size=self.global_size,
+                    max_steps=task.max_steps,
+                    budget_steps=self.budget_steps,
+                    early_stop=self.search.prune,
+                )
+            found = self._memo[known]
+            if found is not None:
+                return found
+        return None
+
+    def run_wave(self, state: State, tasks: list[Task], done: Done) -> bool:
+        """Notes what tasks have given, and which are open; whether none is."""
+        for task in tasks:
+            outcome = self.outcome(task, done)
+            if outcome is None:
+                state.open.append(task)
+            else:
+                state.outcomes[task.key] = outcome
+        return not state.open
+
+    def first_check_after(self, steps: float) -> int:
+        """The end of a run that shows whether a goal takes longer than ``steps``."""
+        if math.isinf(steps):
+            return self.budget_steps
+        checks = math.floor(steps / self.every) + 2
+        return min(self.budget_steps, checks * self.every)
+
+    def _search(self, state: State, done: Done) -> bool:
+        """The first rung: whether it is complete."""
+        if not self._search_points(state, self._first, done):
+            return False
+        for strip in strips.of_user(self._spaces):
+            if not self._search_strip(state, strip, done):
+                return False
+        for _ in range(self.search.widen):
+            edges: list[tuple[str, str]] = []
+            for trial in state.leaders(self.goals).values():
+                edges += strips.edges_of(state.space, state.points[trial])
+            limit = self.search.widen
+            new = strips.of_edges(self._spaces, edges, state.strips, limit)
+            for strip in new:
+                state.strips.append(strip)
+                state.space = strips.with_strip(state.space, strip)
+                if not self._search_strip(state, strip, done):
+                    return False
+        return True
+
+    def _search_strip(self, state: State, strip: Strip, done: Done) -> bool:
+        if strip.number not in self._further:
+            found = strip.points(self.search.trials, self._points_seed)
+            self._further[strip.number] = found
+        return self._search_points(state, self._further[strip.number], done)
+
+    def _search_points(self, state: State, new: dict[int, Parameters], done: Done) -> bool:
+        """Runs them in waves: whether all are done."""
+        state.points |= new
+        trials = list(new)
         wave = self.search.wave
-        for begin in range(0, trials, wave):
-            yield begin, min(begin + wave, trials)
-        for begin in range(trials, known, wave):
-            yield begin, min(begin + wave, known)
+        for begin in range(0, len(trials), wave):
+            cap = self._cap(state)
+            tasks = [self._task(state, trial, cap) for trial in trials[begin : begin + wave]]
+            if not self.run_wave(state, tasks, done):
+                return False
+        return True
 
-    def _search_task(self, trial: int, parameters: Parameters, cap: int) -> Task:
-        key = self._search_key(trial)
+    def _cap(self, state: State) -> int:
+        """Steps after which a trial no longer goes on, whatever the goal.
+
+        That is the first check behind the slowest crossing in the better half so far, or behind
+        ``HOPELESS`` times the quickest one.
+        """
+        if not self.search.prune:
+            return self.budget_steps
+        keep = next(halvings(self.search.trials))
+        slowest = 0.0
+        for goal in self.goals:
+            found = sorted(state.steps(goal).values())
+            out = HOPELESS * min(found, default=math.inf)
+            if len(found) >= keep:
+                out = min(out, found[keep - 1])
+            slowest = max(slowest, out)
+        return self.first_check_after(slowest)
+
+    def _task(self, state: State, trial: int, cap: int) -> Task:
         return Task(
-            *key,
-            parameters=parameters,
+            global_size=self.global_size,
+            phase=SEARCH,
+            trial=trial,
+            seed=self.search.seed,
+            parameters=as_given(state.points[trial]),
             max_steps=cap,
             goals=self.goals,
         )
 
-    def _reruns(self, settings: list[Parameters], done: Done) -> list[Task]:
+    def _reruns(self, state: State) -> list[Task]:
         won: dict[int, list[Goal]] = {}
-        for goal, trial in self._winners(len(settings), done).items():
+        for goal, trial in state.winners.items():
             won.setdefault(trial, []).append(goal)
         tasks = []
         for winner, goals in won.items():
@@ -130,63 +215,30 @@ class SizePlan:
                     phase=RERUN,
                     trial=winner,
                     seed=self.search.seed + fresh,
-                    parameters=settings[winner],
+                    parameters=as_given(state.points[winner]),
                     max_steps=self.budget_steps,
                     goals=tuple(goals),
                 )
                 tasks.append(task)
         return tasks
 
-    def _cap(self, known: int, done: Done) -> int:
-        """Steps after which a run can no longer win any goal, given the first ``known`` trials.
+    @property
+    def _spaces(self) -> tuple[Distributions, ...]:
+        return *self.earlier, self.space
 
-        That is the first check behind the best crossing of the slowest goal.
-        """
-        best = self._winners(known, done)
-        if not self.search.prune or len(best) < len(self.goals):
-            return self.budget_steps
-        slowest = 0.0
-        for goal, trial in best.items():
-            slowest = max(slowest, self._steps(trial, goal, done))
-        checks = math.floor(slowest / self.every) + 2
-        return min(self.budget_steps, checks * self.every)
+    @cached_property
+    def _memo(self) -> dict[tuple[RunKey, int, tuple[Goal, ...], int], Outcome | None]:
+        return {}
 
-    def _winners(self, known: int, done: Done) -> dict[Goal, int]:
-        best = {}
-        for goal in self.goals:
-            fewest = math.inf
-            for trial in range(known):
-                steps = self._steps(trial, goal, done)
-                if steps < fewest:
-                    fewest = steps
-                    best[goal] = trial
-        return best
+    @cached_property
+    def _first(self) -> dict[int, Parameters]:
+        found = points(self._spaces[0], self.search.trials, self._points_seed)
+        return dict(enumerate(found))
 
-    def _steps(self, trial: int, goal: Goal, done: Done) -> float:
-        """Infinite where the trial is not done or did not reach the goal."""
-        outcome = done.get(self._search_key(trial))
-        if outcome is None:
-            return math.inf
-        steps = outcome.goals[goal].steps
-        if steps is None:
-            return math.inf
-        return steps
-
-    def _complete(self, number: int, done: Done) -> bool:
-        return all(self._search_key(trial) in done for trial in range(number))
-
-    def _search_key(self, trial: int) -> RunKey:
-        return RunKey(
-            global_size=self.global_size,
-            phase=SEARCH,
-            trial=trial,
-            seed=self.search.seed,
-        )
+    @cached_property
+    def _further(self) -> dict[int, dict[int, Parameters]]:
+        return {}
 
     @property
     def _points_seed(self) -> int:
         return self.search.seed * 1_000_003 + self.global_size
-
-
-def _not_in(done: Done, tasks: list[Task]) -> list[Task]:
-    return [task for task in tasks if task.key not in done]

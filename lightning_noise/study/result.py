@@ -46,13 +46,14 @@ class StudyResult:
 
     Args:
         table: one dict per run and goal, in a fixed order: goal, global_size, seed, trial, phase
-            ("search" or "rerun"), learning_rate, ``param_<name>`` of other searched parameters,
-            status ("reached", "incomplete", "diverged"), steps (first crossing; None without),
-            examples, best_value, mode ("min" or "max", of the goal), boundary (a parameter lies
-            in the outer tenth of its range), best (winner of the search), pruned (ended before its
-            budget), refined (part of the closer search), budget_steps (that a run at this size may
-            take), metric and target of the goal, and noise scales of the reruns (b_simple_start,
-            …). It is the same for every way in which the study was run.
+            ("search", "repeat" or "rerun"), learning_rate, ``param_<name>`` of other searched
+            parameters, status ("reached", "incomplete", "diverged"), steps (first crossing; None
+            without), examples, best_value, mode ("min" or "max", of the goal), boundary (a
+            parameter lies in the outer tenth of its range), best (winner of the search), pruned
+            (ended before its budget), widened (lies where the range was widened by itself),
+            budget_steps (that a run at this size may take), trained_steps (that it took), metric
+            and target of the goal, and noise scales of the reruns (b_simple_start, …). It is the
+            same for every way in which the study was run.
         seconds: what each row's run took in its process, with validations; None where it was not
             timed. ``to_csv`` writes it as a column.
         fits: goal → :class:`CriticalBatchSize` from the reruns; a goal whose steps cannot be fitted
@@ -135,8 +136,8 @@ class StudyResult:
     def share_reached(self, goal: str) -> dict[float, float]:
         """Batch size → share of the search space that reaches the goal within the budget.
 
-        The closer search does not count: it is not spread evenly. Sizes where a run was ended
-        before its budget without having reached the goal are absent.
+        What was added to a range does not count: it is not spread evenly. Sizes where a run was
+        ended before its budget without having reached the goal are absent.
 
         Source: Shallue et al. 2018, figures 9 and 10.
         """

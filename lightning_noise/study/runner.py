@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Protocol
 
 from lightning_noise.study.loading import load, sources
-from lightning_noise.study.task import Outcome, Recipe, RunKey, Task
+from lightning_noise.study.task import Recipe, Record, RunKey, Task
 from lightning_noise.study.timing import run_timed
 
 PATIENCE = 10.0  # seconds that an idle worker has to end by itself
@@ -38,7 +38,7 @@ class Runner(Protocol):
         """Starts a task."""
         ...
 
-    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Record]]:
         """Waits until at least one task is done, or for ``timeout`` seconds."""
         ...
 
@@ -59,7 +59,7 @@ class Here:
         """Keeps the task for ``wait``."""
         self._task = task
 
-    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Record]]:
         """Runs it, however long it takes."""
         task = self._task
         self._task = None
@@ -120,7 +120,7 @@ class Pool:
         worker = self._idle()[0]
         worker.give(task)
 
-    def wait(self, timeout: float | None = None) -> list[tuple[Task, Outcome]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[Task, Record]]:
         """Waits until a worker answers or dies; a dead one is replaced."""
         busy = {}
         for worker in self._workers:
@@ -135,7 +135,7 @@ class Pool:
                 worker.task = None
         return done
 
-    def _answer(self, worker: Worker) -> Outcome | None:
+    def _answer(self, worker: Worker) -> Record | None:
         task = worker.task
         if task is None:
             return None

@@ -1,9 +1,15 @@
 """The records that a study takes: how it searches, and where its runs are trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 
 from lightning_noise.study.checks import check_count
+
+MOST = 10_000  # trials of a batch size, and seeds of its winner
+HALVING = (
+    "The better half of the trials is now run again with a second seed, the better half of these "
+    "with a third, and so on, which costs about as many runs again as `trials`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,34 +17,46 @@ class Search:
     """How the parameters are searched at each batch size.
 
     Args:
-        trials: runs of the search; a power of two fills the space evenly.
-        refine: runs of the closer search around each winner; 0 leaves it out.
-        seeds: reruns of each winner with fresh seeds.
+        trials: points of the search; a power of two fills the space evenly. All are run with one
+            seed, the better half of each goal again with a second one, and so on until one is left.
+        seeds: reruns of each winner, with seeds that chose nothing.
         seed: of all runs of the search; the reruns have the following ones.
-        prune: ends runs whose goals are decided or can no longer be won, which never changes a
-            winner. False gives every run its full budget, which the best value under a fixed budget
-            and the share of the space that reaches the goal need.
-        wave: trials of a batch size that start together; those of a later wave end where they can
-            no longer be better than the best of the earlier ones. The search keeps at most
-            ``wave`` times the number of batch sizes of workers busy.
+        prune: ends runs whose goals are decided, and trials that cannot be in the better half or
+            that take three times the fewest steps of the search. It changes a winner only if such a
+            slow trial were the best over all seeds. False gives every run its full budget, which
+            the best value under a fixed budget and the share of the space that reaches the goal
+            need.
+        wave: trials of a batch size that start together; where those of a later wave are ended
+            follows from the earlier ones. The search keeps at most ``wave`` times the number of
+            batch sizes of workers busy.
+        widen: how often an edge of a range may be moved at a batch size where the best trial of
+            the search lies at it: by a quarter of the range, with ``trials``/4 further points each
+            time. It applies to the learning rate, ``Momentum`` and ``decay_steps``.
+        refine: not accepted any more.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
     """
 
     trials: int = 16
-    refine: int = 0
     seeds: int = 5
     seed: int = 0
     prune: bool = True
     wave: int = 4
+    widen: int = 2
+    refine: InitVar[object] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, refine: object) -> None:
+        if refine is not None:
+            raise TypeError(f"refine was replaced by successive halving: leave it out. {HALVING}.")
         check_count("trials", self.trials, 1)
-        check_count("refine", self.refine, 0)
         check_count("seeds", self.seeds, 1)
         check_count("seed", self.seed, 0)
         check_count("wave", self.wave, 1)
+        check_count("widen", self.widen, 0)
+        if max(self.trials, self.seeds) > MOST:
+            given = f"trials={self.trials}, seeds={self.seeds}"
+            raise ValueError(f"trials and seeds must be at most {MOST}, got {given}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +92,8 @@ def check_records(search: object, workers: object, unknown: Mapping[str, object]
         TypeError: names the record and shows the call.
     """
     given = dict(unknown)
+    if "refine" in given:
+        Search(refine=given["refine"])  # says what replaced it
     if isinstance(workers, int) and not isinstance(workers, bool):
         given["count"] = workers
         raise TypeError(f"workers must be a Workers, got {workers!r}: {_call(Workers, given)}.")

@@ -73,10 +73,12 @@ def standing(
         found = [plan for plan in plans if plan.best_steps(goal, done) is not None]
         reached[goal.name] = len(found)
     expected = 0
+    finished = 0
     for plan in plans:
         expected += plan.expected(done)
+        finished += plan.finished(done)
     return Standing(
-        done=len(done),
+        done=finished,
         expected=expected,
         phases=tuple(dict.fromkeys(key.phase for key in sorted(running))),
         sizes=tuple(sorted({key.global_size for key in running})),
@@ -90,8 +92,7 @@ def remaining(plans: Sequence[SizePlan], done: Done) -> dict[int, int]:
     """Global batch size → number of runs that are not done, where there are any."""
     left = {}
     for plan in plans:
-        here = [key for key in done if key.global_size == plan.global_size]
-        open_runs = plan.expected(done) - len(here)
+        open_runs = plan.expected(done) - plan.finished(done)
         if open_runs > 0:
             left[plan.global_size] = open_runs
     return left
@@ -100,10 +101,11 @@ def remaining(plans: Sequence[SizePlan], done: Done) -> dict[int, int]:
 def durations(done: Done) -> dict[int, list[float]]:
     """Global batch size → seconds of its finished runs, where they were timed."""
     found: dict[int, list[float]] = {}
-    for key, outcome in done.items():
-        seconds = outcome.noise.get(SECONDS)
-        if seconds is not None:
-            found.setdefault(key.global_size, []).append(seconds)
+    for key, records in done.items():
+        for record in records:
+            seconds = record.noise.get(SECONDS)
+            if seconds is not None:
+                found.setdefault(key.global_size, []).append(seconds)
     return found
 
 

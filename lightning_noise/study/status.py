@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import json_to_distribution
 
 from lightning_noise.say.words import about, count, number
 from lightning_noise.study import journal
 from lightning_noise.study.advisory import DIALECTS, backend
 from lightning_noise.study.errors import StorageError
 from lightning_noise.study.goal import Goal
+from lightning_noise.study.growth import check_format, spaces_in
 from lightning_noise.study.opening import Opened, connected, sqlite_file
 from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.settings import Search
 from lightning_noise.study.standing import durations, remaining, seconds_left
-from lightning_noise.study.storage import BEFORE_SETTINGS, Shelf
-from lightning_noise.study.task import RERUN, Outcome, RunKey
+from lightning_noise.study.storage import SETTINGS, Shelf
+from lightning_noise.study.task import RERUN, Record, RunKey
 
 READ_ONLY = "this storage is only being looked at"
 HEADER = ("global size", "runs done", "expected", "running", "fewest steps")
@@ -90,13 +90,14 @@ def _studies(opened: Opened) -> dict[str, dict[int, dict[str, Any]]]:
     """Name → global size → settings, of the sizes whose two Optuna studies exist."""
     settings = {}
     for study in optuna.get_all_study_summaries(opened.storage, include_best_trial=False):
-        settings[study.study_name] = study.user_attrs.get("settings")
+        settings[study.study_name] = study.user_attrs.get(SETTINGS)
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name, values in settings.items():
         match = _SIZE.fullmatch(name)
         if match is not None and values and settings.get(f"{name}/{RERUN}"):
             sizes = found.setdefault(match["name"], {})
-            sizes[int(match["size"])] = {**BEFORE_SETTINGS, **values}
+            check_format(name, values)
+            sizes[int(match["size"])] = values
     return found
 
 
@@ -106,12 +107,11 @@ def _of_study(
     sizes: Mapping[int, dict[str, Any]],
 ) -> str:
     plans = []
-    done: dict[RunKey, Outcome] = {}
+    done: dict[RunKey, tuple[Record, ...]] = {}
     for size in sorted(sizes):
         settings = sizes[size]
         plan = plan_of(size, settings)
-        others = {key: value for key, value in settings.items() if key != "search_space"}
-        done |= Shelf(opened, name, plan, others).load()
+        done |= Shelf(opened, name, plan, settings).load()
         plans.append(plan)
     open_keys = []
     for plan in plans:
@@ -121,7 +121,8 @@ def _of_study(
     for plan in plans:
         table.append(_row(plan, done, running))
     expected = sum(plan.expected(done) for plan in plans)
-    lines = [f"study {name!r}: {len(done)} of about {count(expected, 'run')} done"]
+    finished = sum(plan.finished(done) for plan in plans)
+    lines = [f"study {name!r}: {finished} of about {count(expected, 'run')} done"]
     lines += _aligned(table)
     seconds = seconds_left(remaining(plans, done), durations(done), workers=1)
     if seconds is not None:
@@ -133,9 +134,7 @@ def _of_study(
 
 def plan_of(global_size: int, settings: Mapping[str, Any]) -> SizePlan:
     """The protocol at a batch size, from the settings in the storage."""
-    space = {}
-    for parameter, text in settings["search_space"].items():
-        space[parameter] = json_to_distribution(text)
+    *earlier, space = spaces_in(settings)
     search = {}
     for field in fields(Search):
         if field.name in settings:
@@ -147,22 +146,22 @@ def plan_of(global_size: int, settings: Mapping[str, Any]) -> SizePlan:
         search=Search(**search),
         budget_steps=settings["budget_steps"],
         every=settings["validate_every"],
+        earlier=tuple(earlier),
     )
 
 
 def _row(
     plan: SizePlan,
-    done: Mapping[RunKey, Outcome],
+    done: Mapping[RunKey, tuple[Record, ...]],
     running: Mapping[RunKey, str],
 ) -> tuple[str, ...]:
     size = plan.global_size
-    here = [key for key in done if key.global_size == size]
     active = [key for key in running if key.global_size == size]
     best = plan.best_steps(plan.goals[0], done)
     steps = "none yet"
     if best is not None:
         steps = number(best)
-    return str(size), str(len(here)), str(plan.expected(done)), str(len(active)), steps
+    return str(size), str(plan.finished(done)), str(plan.expected(done)), str(len(active)), steps
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -1,8 +1,8 @@
 """Where finished runs are kept: an Optuna storage.
 
-Each batch size has one Optuna study for its search and one for its reruns. A run is written in a
-single step, when it has ended. So whatever is killed, and whenever, the storage holds only finished
-runs.
+Each batch size has one Optuna study for its search and one for all other runs. A run is written in
+a single step, when it has ended. So whatever is killed, and whenever, the storage holds only
+finished runs.
 """
 
 import json
@@ -11,19 +11,27 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lightning_noise.study.errors import StorageError
 from lightning_noise.study.fingerprint import Fingerprint, changed, difference
-from lightning_noise.study.goal import Goal, GoalOutcome
+from lightning_noise.study.growth import (
+    FORMAT,
+    as_texts,
+    budget_changed,
+    check_format,
+    check_settings,
+    other_budget,
+)
 from lightning_noise.study.opening import Opened
+from lightning_noise.study.packing import is_whole, pack, unpack
 from lightning_noise.study.plan import SizePlan
-from lightning_noise.study.space import quiet
-from lightning_noise.study.task import RERUN, Outcome, RunKey, Task
+from lightning_noise.study.space import for_optuna, quiet
+from lightning_noise.study.task import RERUN, SEARCH, Outcome, Record, RunKey, Task
 
 CODE = "code:"  # before the parts of a fingerprint in the attributes of a study
 ACCEPTED = "accepted_changes"
-BEFORE_SETTINGS = {"wave": 4}  # what settings were before a storage held them
+SETTINGS = "settings"
 UNKNOWN_CODE = (
     "the stored runs are from a version of lightning-noise that did not record make_module, "
     "make_data and the options they were made with, so it cannot be checked whether these have "
@@ -38,10 +46,11 @@ class Shelf:
         opened: the storage.
         name: of the study.
         plan: the protocol at this batch size.
-        settings: those of the study that determine the result of a run, as plain values.
+        settings: those of the study, as plain values.
 
     Raises:
-        StorageError: the storage holds a study of this name with other settings.
+        StorageError: the storage holds a study of this name with settings that change what a run
+            gives, or runs of an earlier version.
     """
 
     def __init__(
@@ -53,62 +62,98 @@ class Shelf:
     ) -> None:
         self._opened = opened
         self._space = plan.space
-        self._goals = plan.goals
-        ranges = {}
-        for parameter, distribution in plan.space.items():
-            ranges[parameter] = optuna.distributions.distribution_to_json(distribution)
-        all_settings = {**settings, "search_space": ranges}
-        base = f"{name}/global_size={plan.global_size}"
-        self._search = _study(opened, base, all_settings)
-        self._reruns = _study(opened, f"{base}/{RERUN}", all_settings)
+        spaces = as_texts([*plan.earlier, plan.space])
+        everything = {**settings, "format": FORMAT, "spaces": spaces}
+        self._settings = json.loads(json.dumps(everything))
+        base = _name(name, plan.global_size)
+        self._search = self._study(base)
+        self._others = self._study(f"{base}/{RERUN}")
+        self._unpacked: dict[tuple[str, int], tuple[RunKey, Record]] = {}
+
+    def _study(self, name: str) -> optuna.Study:
+        study = _loaded(self._opened, name)
+        if study is None:
+            self._opened.check_writing()
+            with quiet():
+                study = optuna.create_study(
+                    storage=self._opened.storage,
+                    study_name=name,
+                    load_if_exists=True,  # another process may create it at this moment
+                )
+        found = study.user_attrs.get(SETTINGS)
+        if found is None:
+            self._opened.check_writing()
+            study.set_user_attr(SETTINGS, self._settings)
+            return study
+        check_format(name, found)
+        check_settings(name, found, self._settings)
+        return study
 
     def agree(self, present: Fingerprint, *, accept_changes: bool) -> list[str]:
         """Compares the code and options behind the stored runs with the current ones.
 
         Returns notes for the reader of the result. Where nothing is stored yet, or changes are
-        accepted, the current ones are stored.
+        accepted, the current ones are stored. So are the settings, where the study has grown.
 
         Raises:
             StorageError: they differ, and ``accept_changes`` is False.
         """
         study = self._search
-        runs = self._runs()
+        has_runs = bool(self._trials())
         stored = _stored_fingerprint(study)
         parts = []
-        if stored and runs:
+        if stored and has_runs:
             parts = changed(stored, present)
         if parts and not accept_changes:
             raise StorageError(_other_code(study.study_name, parts, stored, present))
+        before = study.user_attrs[SETTINGS]
+        if has_runs and budget_changed(before, self._settings, present):
+            if not accept_changes:
+                raise other_budget(study.study_name, before, self._settings)
+            parts.append("the budget")
         accepted = sorted({*study.user_attrs.get(ACCEPTED, []), *parts})
-        if stored != present and not self._opened.read_only:
-            _store_fingerprint(self._opened, study, present, accepted)
+        if not self._opened.read_only:
+            if stored != present or parts:
+                _store_fingerprint(self._opened, study, present, accepted)
+            self._store_settings()
         notes = []
         if accepted:
             what = f"a change of {' and '.join(accepted)}"
             notes.append(f"runs from before {what} are kept, as accepted")
-        if runs and not stored:
+        if has_runs and not stored:
             notes.append(UNKNOWN_CODE)
         return notes
 
-    def load(self) -> dict[RunKey, Outcome]:
-        """All stored runs. Of two with the same key the first counts, for every reader."""
-        found: dict[RunKey, Outcome] = {}
-        for run in self._runs():
-            key, outcome = _unpack(run, self._goals)
-            found.setdefault(key, outcome)
+    def _store_settings(self) -> None:
+        for study in (self._search, self._others):
+            if study.user_attrs[SETTINGS] != self._settings:
+                self._opened.check_writing()
+                study.set_user_attr(SETTINGS, self._settings)
+
+    def load(self) -> dict[RunKey, tuple[Record, ...]]:
+        """All stored runs, in the order of storing."""
+        found: dict[RunKey, list[Record]] = {}
+        for which, trial in self._trials().items():
+            if which not in self._unpacked:
+                self._unpacked[which] = unpack(trial.user_attrs)
+            key, record = self._unpacked[which]
+            found.setdefault(key, []).append(record)
+        return {key: tuple(records) for key, records in found.items()}
+
+    def _trials(self) -> dict[tuple[str, int], FrozenTrial]:
+        """(Optuna study, number in it) → every trial that holds a run."""
+        found = {}
+        for study in (self._search, self._others):
+            for trial in study.get_trials(deepcopy=False):
+                if is_whole(trial.user_attrs):
+                    found[study.study_name, trial.number] = trial
         return found
 
-    def _runs(self) -> list[dict[str, Any]]:
-        trials = [
-            *self._search.get_trials(deepcopy=False),
-            *self._reruns.get_trials(deepcopy=False),
-        ]
-        return [trial.user_attrs["run"] for trial in trials if "run" in trial.user_attrs]
-
-    def keep(self, task: Task, outcome: Outcome) -> None:
+    def keep(self, task: Task, record: Record, outcome: Outcome) -> None:
         """Writes a finished run.
 
-        Its value is the steps to the first of its goals; without it, its state is pruned.
+        For Optuna its value is the steps to the first of its goals; without it, its state is
+        pruned.
 
         Raises:
             StorageError: another process has taken over the study.
@@ -118,59 +163,45 @@ class Shelf:
         state = TrialState.COMPLETE
         if steps is None:
             state = TrialState.PRUNED
+        point, space = for_optuna(task.parameters, self._space)
         trial = create_trial(
             state=state,
             value=steps,
-            params=task.parameters,
-            distributions=self._space,
-            user_attrs={"run": _pack(task, outcome, self._goals)},
+            params=point,
+            distributions=space,
+            user_attrs=pack(task.key, record, task.parameters),
         )
-        if task.key.is_rerun:
-            self._reruns.add_trial(trial)
-        else:
+        if task.phase == SEARCH:
             self._search.add_trial(trial)
+        else:
+            self._others.add_trial(trial)
 
 
-def _study(
-    opened: Opened,
-    name: str,
-    settings: Mapping[str, Any],
-) -> optuna.Study:
+def stored_settings(opened: Opened, name: str, global_size: int) -> dict[str, Any] | None:
+    """The settings with which a batch size was run last; None where it is new.
+
+    Raises:
+        StorageError: the runs are of an earlier version.
+    """
+    base = _name(name, global_size)
+    study = _loaded(opened, base)
+    if study is None:
+        return None
+    found: dict[str, Any] | None = study.user_attrs.get(SETTINGS)
+    if found is not None:
+        check_format(base, found)
+    return found
+
+
+def _name(name: str, global_size: int) -> str:
+    return f"{name}/global_size={global_size}"
+
+
+def _loaded(opened: Opened, name: str) -> optuna.Study | None:
     try:
-        study = optuna.load_study(storage=opened.storage, study_name=name)
+        return optuna.load_study(storage=opened.storage, study_name=name)
     except KeyError:
-        opened.check_writing()
-        with quiet():
-            study = optuna.create_study(
-                storage=opened.storage,
-                study_name=name,
-                load_if_exists=True,  # another process may create it at this moment
-            )
-    wanted = json.loads(json.dumps(settings))
-    found = study.user_attrs.get("settings")
-    if found is None:
-        opened.check_writing()
-        study.set_user_attr("settings", wanted)
-        return study
-    found = {**BEFORE_SETTINGS, **found}
-    if found != wanted:
-        other = f"other settings: {_settings_changed(found, wanted)}"
-        fix = "Give this one another name or storage"
-        raise StorageError(f"the storage holds study {name!r} with {other}. {fix}.")
-    return study
-
-
-def _settings_changed(
-    found: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-) -> str:
-    texts = []
-    for key in sorted({*found, *wanted}):
-        before = found.get(key)
-        now = wanted.get(key)
-        if before != now:
-            texts.append(f"{key} was {before!r} and is {now!r}")
-    return "; ".join(texts)
+        return None
 
 
 def as_setting(options: Mapping[str, Any]) -> str:
@@ -208,39 +239,3 @@ def _other_code(name: str, parts: list[str], stored: Fingerprint, present: Finge
         "(--accept-changes on the command line) keeps them.\n"
         f"{difference(stored, present)}"
     )
-
-
-def _pack(
-    task: Task,
-    outcome: Outcome,
-    goals: tuple[Goal, ...],
-) -> dict[str, Any]:
-    """A run as JSON. Its goals are stored by their position in the study."""
-    found = {}
-    for goal, one in outcome.goals.items():
-        position = str(goals.index(goal))
-        found[position] = list(one)
-    return {
-        "key": list(task.key),
-        "goals": found,
-        "pruned": outcome.pruned,
-        "noise": outcome.noise,
-        "warning": outcome.warning,
-    }
-
-
-def _unpack(
-    run: Mapping[str, Any],
-    goals: tuple[Goal, ...],
-) -> tuple[RunKey, Outcome]:
-    found = {}
-    for position, one in run["goals"].items():
-        goal = goals[int(position)]
-        found[goal] = GoalOutcome(*one)
-    outcome = Outcome(
-        goals=found,
-        pruned=run["pruned"],
-        noise=run["noise"],
-        warning=run["warning"],
-    )
-    return RunKey(*run["key"]), outcome

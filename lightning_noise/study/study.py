@@ -16,9 +16,11 @@ from lightning_noise.study.checks import (
     check_executor,
     check_functions,
     check_sizes,
+    further_of,
 )
 from lightning_noise.study.fingerprint import Fingerprint, fingerprint
 from lightning_noise.study.goal import Budget, Goal
+from lightning_noise.study.growth import earlier_spaces, spaces_in
 from lightning_noise.study.opening import Opened, opened
 from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.progress import display
@@ -27,21 +29,24 @@ from lightning_noise.study.rows import rows_of
 from lightning_noise.study.runners import started
 from lightning_noise.study.schedule import make_schedule
 from lightning_noise.study.settings import Search, Workers, check_records
-from lightning_noise.study.space import as_ranges, distributions
+from lightning_noise.study.space import Distributions, as_ranges, distributions
 from lightning_noise.study.standing import standing
-from lightning_noise.study.storage import UNKNOWN_CODE, Shelf, as_setting
-from lightning_noise.study.task import Done, Recipe, RunKey
+from lightning_noise.study.storage import UNKNOWN_CODE, Shelf, as_setting, stored_settings
+from lightning_noise.study.task import Recipe, RunKey
+from lightning_noise.study.told import told_by
 from lightning_noise.study.work import Desk, work
 
 
 class BatchSizeStudy:
     """Measures the critical batch size by experiment: steps to a goal at many batch sizes.
 
-    At every batch size a quasi-random search (Optuna's QMC sampler, a scrambled Sobol sequence)
-    finds the parameters that reach the goal in the fewest steps, a closer search looks around the
-    winner, and the winner is run again with fresh seeds. The best of many trials is optimistically
-    biased, so S(B) is that of the reruns. Every run is stored as soon as it ends, and a study that
-    was stopped or killed continues where it was and gives the same table.
+    At every batch size the points of a quasi-random search (Optuna's QMC sampler, a scrambled Sobol
+    sequence) are run with one seed, those that reach the goal in the fewest steps again with a
+    second one, and so on: successive halving, by the mean of ln S over the seeds. The winner is run
+    again with seeds that chose nothing. The best of many trials is optimistically biased, so S(B)
+    is that of these reruns. Every run is stored with its readings as soon as it ends. A study that
+    was stopped or killed continues where it was and gives the same table; one with more trials,
+    seeds, batch sizes, goals or budget, or with wider ranges, trains only what is missing.
 
     Args:
         make_module: from parameters (a dict with ``"learning_rate"`` and what else is searched) to
@@ -53,10 +58,13 @@ class BatchSizeStudy:
         batch_sizes: global batch sizes to train at, in examples.
         search_space: ``"learning_rate"`` and what else is searched, with a range for each:
             ``LogUniform(low, high)`` or ``(low, high)``, ``Uniform(low, high)``, ``Choice((...))``
-            or a list; for the learning rate also :class:`CentredLearningRate`, a range that moves
-            with the batch size.
+            or a list, :class:`Momentum`; for the learning rate also :class:`CentredLearningRate`
+            and for the length of a schedule :class:`DecaySteps`, ranges that move with the batch
+            size.
         budget: what one run may use.
-        search: trials, reruns, seeds and pruning, a :class:`Search`.
+        further_goals: more goals of the table, each read from the runs of the next harder goal in
+            ``goal`` (of the same metric): nothing is tuned or trained for them.
+        search: trials, seeds and pruning, a :class:`Search`.
         workers: processes that train, a :class:`Workers`.
         storage: of finished runs: a path of a journal file (None: ``<name>.journal``), any URL of
             Optuna's (``sqlite:///a.db``), or an Optuna storage. Any number of processes on any
@@ -64,7 +72,7 @@ class BatchSizeStudy:
             other storage, one. A finished study can also be read where nothing can be written.
         name: of the study, inside the storage.
         validate_every: examples between validations (at least a step); None: a hundredth of the
-            budget at each size.
+            budget at each size, or what its stored runs had.
         noise_scale: measures B_simple in the reruns; a dict gives arguments of
             ``GradientNoiseScale`` (with the geometry "hessian" also B_noise).
         trainer_options: more arguments of ``Trainer``, such as ``{"accelerator": "gpu"}``; CPU by
@@ -89,6 +97,7 @@ class BatchSizeStudy:
         *,
         search_space: Mapping[str, Any],
         budget: Budget,
+        further_goals: Goal | Sequence[Goal] = (),
         search: Search = Search(),
         workers: Workers = Workers(),
         storage: str | Path | BaseStorage | None = None,
@@ -102,6 +111,7 @@ class BatchSizeStudy:
         check_records(search, workers, unknown)
         check_functions(make_module, make_data)
         self.goals = as_goals(goal)
+        self.further_goals = further_of(further_goals, self.goals)
         self.batch_sizes = check_sizes(batch_sizes, budget)
         self.search_space = as_ranges(search_space)
         self.search = search
@@ -109,6 +119,8 @@ class BatchSizeStudy:
         self.storage = storage
         self.name = name
         self.progress = progress
+        self._budget = budget
+        self._keeps_interval = validate_every is None
         schedule = make_schedule(
             self.goals,
             self.batch_sizes,
@@ -154,10 +166,9 @@ class BatchSizeStudy:
         if storage is None:
             storage = self.storage
         check_executor(executor)
-        plans = list(map(self._plan, self.batch_sizes))
         with opened(storage, self.name) as found:
-            shelves, notes = found.claims.patiently(
-                lambda: self._set_up(found, plans, accept_changes=accept_changes)
+            plans, shelves, notes = found.claims.patiently(
+                lambda: self._set_up(found, accept_changes=accept_changes)
             )
             desk = Desk(plans, shelves, found.claims)
             if desk.open_tasks():
@@ -165,22 +176,25 @@ class BatchSizeStudy:
                 self._work(desk, executor)
         if UNKNOWN_CODE in notes:
             warnings.warn(f"study {self.name!r}: {UNKNOWN_CODE}", stacklevel=2)
-        table = rows_of(plans, self.goals, desk.done)
-        return StudyResult.from_table(table, warnings=[*notes, *_warnings(desk.done)])
+        table = rows_of(plans, self.goals, desk.done, self.further_goals)
+        return StudyResult.from_table(table, warnings=[*notes, *told_by(plans, desk.done)])
 
     def _set_up(
         self,
         storage: Opened,
-        plans: Sequence[SizePlan],
         *,
         accept_changes: bool,
-    ) -> tuple[dict[int, Shelf], list[str]]:
-        """The shelf of every batch size, and notes on the code behind the stored runs."""
+    ) -> tuple[list[SizePlan], dict[int, Shelf], list[str]]:
+        """Plan and shelf of every batch size, and notes on the code behind the stored runs."""
         with storage.claims.alone():
+            plans = []
             shelves = {}
-            for plan in plans:
-                shelves[plan.global_size] = self._shelf(storage, plan)
-            return shelves, self._agree(shelves.values(), accept_changes=accept_changes)
+            for size in self.batch_sizes:
+                plan = self._plan(size, stored_settings(storage, self.name, size))
+                plans.append(plan)
+                shelves[size] = self._shelf(storage, plan)
+            notes = self._agree(shelves.values(), accept_changes=accept_changes)
+            return plans, shelves, notes
 
     @cached_property
     def _fingerprint(self) -> Fingerprint:
@@ -203,7 +217,7 @@ class BatchSizeStudy:
 
     def _work(self, desk: Desk, executor: Executor | None) -> None:
         with (
-            started(self.recipe, self.workers.count, executor) as runner,
+            started(self._recipe_of(desk.plans), self.workers.count, executor) as runner,
             display(self.name, progress=self.progress) as shown,
         ):
             most = 0  # runs at the same time
@@ -215,14 +229,32 @@ class BatchSizeStudy:
 
             work(desk, runner, report)
 
-    def _plan(self, global_size: int) -> SizePlan:
+    def _plan(self, global_size: int, stored: Mapping[str, Any] | None = None) -> SizePlan:
+        """The protocol at a batch size, of which runs with the ``stored`` settings may exist."""
+        space = distributions(self.search_space, global_size)
+        budget_steps = self.recipe.budget_steps[global_size]
+        every = self.recipe.validate_every[global_size]
+        earlier: tuple[Distributions, ...] = ()
+        if stored is not None:
+            earlier = earlier_spaces(self.name, spaces_in(stored), space)
+            if self._keeps_interval and stored["validate_every"] <= budget_steps:
+                every = stored["validate_every"]
+                budget_steps = self._budget.steps_at(global_size) // every * every
         return SizePlan(
             global_size=global_size,
-            space=distributions(self.search_space, global_size),
+            space=space,
             goals=self.goals,
             search=self.search,
-            budget_steps=self.recipe.budget_steps[global_size],
-            every=self.recipe.validate_every[global_size],
+            budget_steps=budget_steps,
+            every=every,
+            earlier=earlier,
+        )
+
+    def _recipe_of(self, plans: Sequence[SizePlan]) -> Recipe:
+        """The recipe with the intervals of these plans."""
+        return self.recipe._replace(
+            validate_every={plan.global_size: plan.every for plan in plans},
+            budget_steps={plan.global_size: plan.budget_steps for plan in plans},
         )
 
     def _shelf(self, storage: Opened, plan: SizePlan) -> Shelf:
@@ -246,13 +278,3 @@ def _noise_arguments(noise_scale: bool | Mapping[str, Any]) -> dict[str, Any] | 
     if noise_scale:
         return {}
     return None
-
-
-def _warnings(done: Done) -> list[str]:
-    """What the runs report, each text once, whatever the order in which they ended."""
-    texts: dict[str, None] = {}
-    for key in sorted(done):
-        warning = done[key].warning
-        if warning:
-            texts[warning] = None
-    return list(texts)

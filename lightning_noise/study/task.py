@@ -1,12 +1,23 @@
-"""Records that the modules of a study exchange: which run to do, and its result."""
+"""Records that the modules of a study exchange: which run to do, what it left, and its result."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from lightning_noise.report.terms import RERUN, SEARCH
+from lightning_noise.report.terms import REPEAT, RERUN, SEARCH
 from lightning_noise.study.goal import Goal, GoalOutcome
 
-__all__ = ["RERUN", "SEARCH", "Done", "Outcome", "Recipe", "RunKey", "Task"]
+__all__ = [
+    "REPEAT",
+    "RERUN",
+    "SEARCH",
+    "Done",
+    "Outcome",
+    "Recipe",
+    "Record",
+    "RunKey",
+    "Series",
+    "Task",
+]
 
 
 class RunKey(NamedTuple):
@@ -14,7 +25,7 @@ class RunKey(NamedTuple):
 
     Attributes:
         global_size: examples in one optimizer step.
-        phase: ``SEARCH`` or ``RERUN``.
+        phase: ``SEARCH``, ``REPEAT`` or ``RERUN``.
         trial: the point of the search space, counted at this batch size.
         seed: of the run.
     """
@@ -26,7 +37,7 @@ class RunKey(NamedTuple):
 
     @property
     def is_rerun(self) -> bool:
-        """Whether it is a rerun of a winner, not a search trial."""
+        """Whether it is a rerun of a winner, which chooses nothing."""
         return self.phase == RERUN
 
 
@@ -59,23 +70,57 @@ class Task(NamedTuple):
         )
 
 
+class Series(NamedTuple):
+    """Readings of one metric: the optimizer steps before each of them, and the values."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+class Record(NamedTuple):
+    """What a run leaves. The result for any goal and any earlier end follows from it.
+
+    Attributes:
+        trained: optimizer steps that it took.
+        ended: it ended by itself (a callback or a time limit of the user's), so that a longer run
+            would leave no more.
+        readings: ("validation" or "train", metric) → its readings: of every validation, and of
+            every step for the training metrics that a goal read.
+        loss_failed: step after which the training loss was not finite; None: it always was.
+        loss_far: smoothing → step after which the training loss was far above the first one.
+        noise: noise scales that it measured, by column of the table.
+        warning: what it reports to the user, if anything.
+    """
+
+    trained: int
+    ended: bool
+    readings: dict[tuple[str, str], Series]
+    loss_failed: int | None
+    loss_far: dict[float, int | None]
+    noise: dict[str, float]
+    warning: str | None = None
+
+
 class Outcome(NamedTuple):
-    """The result of a run.
+    """The result of a run, as a study sees it that ends the run after ``trained`` steps.
 
     Attributes:
         goals: the result for each goal of its task.
         pruned: it was ended before its budget.
+        trained: optimizer steps that count.
         noise: what else it measured, by column of the table: noise scales, and its seconds.
         warning: what it reports to the user, if anything.
     """
 
     goals: dict[Goal, GoalOutcome]
     pruned: bool
+    trained: int
     noise: dict[str, float]
     warning: str | None = None
 
 
-Done = Mapping[RunKey, Outcome]
+# Of a run that was done again, because it had been ended too early, all records are kept.
+Done = Mapping[RunKey, tuple[Record, ...]]
 
 
 class Recipe(NamedTuple):

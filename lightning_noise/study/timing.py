@@ -3,13 +3,13 @@
 import time
 
 from lightning_noise.report.terms import SECONDS
-from lightning_noise.study.task import Outcome, Recipe, Task
+from lightning_noise.study.task import Recipe, Record, Task
 from lightning_noise.study.trial import run
 
 
-def run_timed(recipe: Recipe, task: Task) -> Outcome:
+def run_timed(recipe: Recipe, task: Task) -> Record:
     """Does ``task`` in this process, with its time among what it measured."""
     begin = time.perf_counter()
-    outcome = run(recipe, task)
+    record = run(recipe, task)
     seconds = time.perf_counter() - begin
-    return outcome._replace(noise={**outcome.noise, SECONDS: seconds})
+    return record._replace(noise={**record.noise, SECONDS: seconds})

@@ -21,14 +21,14 @@ from lightning_noise.hosts.lightning.two_packages import (
 )
 from lightning_noise.say.log_keys import name_of
 from lightning_noise.study.goal_watch import WatchGoals
-from lightning_noise.study.task import RERUN, Outcome, Recipe, Task
+from lightning_noise.study.task import RERUN, Recipe, Record, Task
 
 
-def run(recipe: Recipe, task: Task) -> Outcome:
+def run(recipe: Recipe, task: Task) -> Record:
     """Does ``task`` in this process.
 
     Random state, thread count and environment are restored afterwards. A model in which the noise
-    scale cannot be measured is trained without it, and the outcome reports why.
+    scale cannot be measured is trained without it, and the record says why.
 
     Raises:
         ValueError: there is no training batch, or a goal holds from the start or reads a metric
@@ -40,11 +40,11 @@ def run(recipe: Recipe, task: Task) -> Outcome:
     try:
         return _run(recipe, task, GradientNoiseScale(**arguments))
     except MisconfigurationException as refusal:
-        outcome = _run(recipe, task, None)
-        return outcome._replace(warning=f"the noise scale was not measured: {refusal}")
+        record = _run(recipe, task, None)
+        return record._replace(warning=f"the noise scale was not measured: {refusal}")
 
 
-def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcome:
+def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Record:
     watch = WatchGoals(
         task.goals,
         task.global_size,
@@ -65,13 +65,16 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Outcom
             f"training at global size {task.global_size} gave no reading of {metrics}: "
             "make_data gives no batch of that size, or nothing was validated."
         )
-    cut = watch.stopped or task.max_steps < recipe.budget_steps[task.global_size]
     noise_scales = {}
     if noise is not None:
         noise_scales = _trajectory(noise)
-    return Outcome(
-        goals=watch.outcomes(),
-        pruned=cut and not watch.all_diverged,
+    trained = trainer.global_step
+    return Record(
+        trained=trained,
+        ended=trained < task.max_steps and not watch.stopped,
+        readings=watch.readings,
+        loss_failed=watch.loss_failed,
+        loss_far=watch.loss_far,
         noise=noise_scales,
     )
 

@@ -1,4 +1,4 @@
-"""The work on a study: tasks that are free are taken, run, and their outcomes are stored."""
+"""The work on a study: tasks that are free are taken, run, and what they leave is stored."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -7,7 +7,7 @@ from lightning_noise.study.claims import Claims
 from lightning_noise.study.plan import SizePlan
 from lightning_noise.study.runner import Runner
 from lightning_noise.study.storage import Shelf
-from lightning_noise.study.task import Outcome, RunKey, Task
+from lightning_noise.study.task import Record, RunKey, Task
 
 POLL = 1.0  # seconds between two looks at what other processes have stored
 
@@ -27,8 +27,9 @@ class Desk:
         shelves: Mapping[int, Shelf],
         claims: Claims,
     ) -> None:
-        self.done: dict[RunKey, Outcome] = {}
+        self.done: dict[RunKey, tuple[Record, ...]] = {}
         self.plans = plans
+        self._plan = {plan.global_size: plan for plan in plans}
         self._shelves = shelves
         self._claims = claims
         claims.patiently(self._load_open)
@@ -47,17 +48,21 @@ class Desk:
             tasks += plan.next_tasks(self.done)
         return tasks
 
+    def finished(self) -> int:
+        """Number of runs of the study that are done."""
+        return sum(plan.finished(self.done) for plan in self.plans)
+
     def take(self, task: Task) -> bool:
         """Claims a task, unless another process has it or has done it."""
         return self._claims.patiently(lambda: self._take(task))
 
-    def keep(self, task: Task, outcome: Outcome) -> None:
-        """Stores an outcome, unless another process has the task by now.
+    def keep(self, task: Task, record: Record) -> None:
+        """Stores what a run left, unless another process has the task by now.
 
         Raises:
             StorageError: the storage was out of reach for too long, or may no longer be written.
         """
-        self._claims.patiently(lambda: self._keep(task, outcome))
+        self._claims.patiently(lambda: self._keep(task, record))
 
     def refresh(self) -> None:
         """Reads what other processes have stored."""
@@ -69,18 +74,22 @@ class Desk:
             return False
         if self._claims.shared:  # it may have been done since the last look
             self._load(task.global_size)
-        if task.key in self.done:
+        if self._plan[task.global_size].outcome(task, self.done) is not None:
             self._claims.release(task.key)
             return False
         return True
 
-    def _keep(self, task: Task, outcome: Outcome) -> None:
+    def _keep(self, task: Task, record: Record) -> None:
         if not self._take(task):
             self._claims.release(task.key)
             return
+        done = {task.key: (*self.done.get(task.key, ()), record)}
+        outcome = self._plan[task.global_size].outcome(task, done)
+        if outcome is None:
+            raise AssertionError(f"{task.key} left less than it was to do: {record.trained} steps")
         with self._claims.holding(task.key):
-            self._shelves[task.global_size].keep(task, outcome)
-        self.done[task.key] = outcome
+            self._shelves[task.global_size].keep(task, record, outcome)
+        self.done |= done
         self._claims.release(task.key)
 
     def _load_open(self) -> None:
@@ -114,9 +123,9 @@ def work(
                 running.add(task.key)
                 runner.submit(task)
         report(running)
-        for task, outcome in _finished(runner, running, desk.poll):
+        for task, record in _finished(runner, running, desk.poll):
             running.discard(task.key)
-            desk.keep(task, outcome)
+            desk.keep(task, record)
         desk.refresh()
 
 
@@ -124,7 +133,7 @@ def _finished(
     runner: Runner,
     running: set[RunKey],
     poll: float | None,
-) -> list[tuple[Task, Outcome]]:
+) -> list[tuple[Task, Record]]:
     if running:
         return runner.wait(poll)
     time.sleep(POLL)  # all open tasks are in other hands

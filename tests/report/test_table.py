@@ -31,7 +31,7 @@ def test_round_trip_keeps_every_value_and_type(tmp_path):
         ),
         (
             "g,8,0,0,train,0.1,reached,5,40,0.1,True,False",
-            "invalid value 'train' for column phase: must be one of search, rerun",
+            "invalid value 'train' for column phase: must be one of search, repeat, rerun",
         ),
         (
             "g,8,0,0,search,0.1,done,5,40,0.1,True,False",

@@ -27,7 +27,7 @@ def test_a_study_finds_the_best_steps_of_the_noisy_quadratic_model():
         goal=goal,
         batch_sizes=SIZES,
         search_space={"learning_rate": CentredLearningRate(eps_max=1.6, b=220, spread=1.5)},
-        search=Search(trials=8, refine=8, seeds=1),
+        search=Search(trials=16, seeds=1),
         budget=Budget(steps=8_000),
         storage=optuna.storages.InMemoryStorage(),
         noise_scale=False,

@@ -108,7 +108,8 @@ def test_reruns_that_fail_are_told_and_not_averaged_away():
     )
     told, fix = budget.split(". ")
     assert told.endswith("biases the fit: 1 of 3 at global size 8, 1 of 2 at global size 16")
-    assert fix == "Raise Budget(steps=..., examples=...) and run under another name: about 20 runs"
+    raise_it = "Raise Budget(steps=..., examples=...)"
+    assert fix == f"{raise_it}; only what is missing runs again, at most: about 20 runs"
 
 
 def test_reruns_that_end_at_the_budget_name_it():

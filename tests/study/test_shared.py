@@ -135,9 +135,8 @@ def desk_of(stack, url):
     """A process that has opened the small study."""
     study = small(url)
     found = stack.enter_context(opened(url, "study"))
-    plan = study._plan(32)
-    shelves, _ = study._set_up(found, [plan], accept_changes=False)
-    return SimpleNamespace(desk=Desk([plan], shelves, found.claims), claims=found.claims)
+    plans, shelves, _ = study._set_up(found, accept_changes=False)
+    return SimpleNamespace(desk=Desk(plans, shelves, found.claims), claims=found.claims)
 
 
 @pytest.fixture
@@ -149,13 +148,14 @@ def desks(locks, url):
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    """The outcome of every task of the small study."""
+def records(tmp_path_factory):
+    """What every task of the small study leaves."""
     folder = tmp_path_factory.mktemp("reference")
     study = small(folder / "a.journal")
     study.run()
     with opened(folder / "a.journal", "study") as found:
-        return study._shelf(found, study._plan(32)).load()
+        found = study._shelf(found, study._plan(32)).load()
+    return {key: one for key, (one,) in found.items()}
 
 
 def stored(url):
@@ -168,44 +168,44 @@ def stored(url):
     return runs
 
 
-def test_a_paused_process_that_awakes_stores_no_duplicate(locks, desks, outcomes, url):
+def test_a_paused_process_that_awakes_stores_no_duplicate(locks, desks, records, url):
     paused, other = desks
     task = paused.desk.open_tasks()[0]
     assert paused.desk.take(task)
     end(locks, paused.claims)  # the server has not heard of it for too long
     assert other.desk.take(task)
-    other.desk.keep(task, outcomes[task.key])
-    paused.desk.keep(task, outcomes[task.key])
+    other.desk.keep(task, records[task.key])
+    paused.desk.keep(task, records[task.key])
     assert stored(url) == [task.key]
     assert task.key in paused.desk.done
 
 
-def test_a_paused_process_leaves_a_run_to_the_one_that_has_it_now(locks, desks, outcomes, url):
+def test_a_paused_process_leaves_a_run_to_the_one_that_has_it_now(locks, desks, records, url):
     paused, other = desks
     task = paused.desk.open_tasks()[0]
     paused.desk.take(task)
     end(locks, paused.claims)
     other.desk.take(task)
-    paused.desk.keep(task, outcomes[task.key])
+    paused.desk.keep(task, records[task.key])
     assert stored(url) == []
-    other.desk.keep(task, outcomes[task.key])
+    other.desk.keep(task, records[task.key])
     assert stored(url) == [task.key]
     assert locks.held == {}  # neither waits for it any more
 
 
-def test_a_run_survives_that_the_server_restarts(locks, desks, outcomes, url):
+def test_a_run_survives_that_the_server_restarts(locks, desks, records, url):
     first, _ = desks
     task = first.desk.open_tasks()[0]
     first.desk.take(task)
     end(locks, first.claims)
-    first.desk.keep(task, outcomes[task.key])
+    first.desk.keep(task, records[task.key])
     assert stored(url) == [task.key]
 
 
 def test_a_commit_that_was_not_confirmed_is_not_repeated(
     locks,
     desks,
-    outcomes,
+    records,
     url,
     monkeypatch,
 ):
@@ -221,27 +221,29 @@ def test_a_commit_that_was_not_confirmed_is_not_repeated(
         raise OperationalError("COMMIT", {}, ConnectionError("no answer"))
 
     monkeypatch.setattr(RDBStorage, "_create_new_trial", cut)
-    first.desk.keep(task, outcomes[task.key])
+    first.desk.keep(task, records[task.key])
     assert stored(url) == [task.key]
 
 
-def test_a_task_that_another_process_has_done_meanwhile_is_not_taken(desks, outcomes):
+def test_a_task_that_another_process_has_done_meanwhile_is_not_taken(desks, records):
     first, second = desks
     task = first.desk.open_tasks()[0]
     assert second.desk.take(task)
-    second.desk.keep(task, outcomes[task.key])
+    second.desk.keep(task, records[task.key])
     assert not first.desk.take(task)
     assert task.key in first.desk.done
 
 
-def test_of_two_rows_of_a_run_the_first_counts(desks, outcomes):
+def test_of_two_rows_of_a_run_the_first_counts(desks, records):
     first, second = desks
     task = first.desk.open_tasks()[0]
     shelf = first.desk._shelves[32]
-    shelf.keep(task, outcomes[task.key])
-    shelf.keep(task, outcomes[task.key]._replace(warning="the second"))
+    plan = first.desk.plans[0]
+    for warning in ("the first", "the second"):
+        record = records[task.key]._replace(warning=warning)
+        shelf.keep(task, record, plan.outcome(task, {task.key: (record,)}))
     second.desk.refresh()
-    assert second.desk.done == {task.key: outcomes[task.key]}
+    assert plan.outcome(task, second.desk.done).warning == "the first"
 
 
 def test_a_server_out_of_reach_is_waited_for(locks, two, monkeypatch, caplog):
@@ -306,10 +308,15 @@ def test_processes_set_up_a_study_one_after_the_other(two):
     thread.join()
 
 
-def test_two_processes_with_other_settings_do_not_share_a_name(locks, url):
+def test_two_processes_with_another_seed_do_not_share_a_name(locks, url):
     small(url).run()
-    with pytest.raises(StorageError, match="other settings: wave was 4 and is 2"):
-        small(url, search=Search(trials=2, seeds=1, wave=2)).run()
+    with pytest.raises(StorageError, match="other settings: seed was 0 and is 2"):
+        small(url, search=Search(trials=2, seeds=1, seed=2)).run()
+
+
+def test_a_process_with_more_seeds_continues_the_study(locks, url):
+    small(url).run()
+    assert len(small(url, search=Search(trials=2, seeds=3)).run().table) == 5
 
 
 def test_no_thread_and_no_connection_stay_behind(locks, url):

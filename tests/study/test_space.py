@@ -4,9 +4,24 @@ import math
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
 
-from lightning_noise.study import CentredLearningRate, Choice, LogUniform, Uniform
-from lightning_noise.study.space import around, distributions, on_boundary, points, position
+from lightning_noise.study import (
+    CentredLearningRate,
+    Choice,
+    DecaySteps,
+    LogUniform,
+    Momentum,
+    Uniform,
+)
+from lightning_noise.study.space import (
+    as_given,
+    distributions,
+    for_optuna,
+    on_boundary,
+    points,
+    position,
+)
 
 SPACE = {
     "learning_rate": (0.01, 1.0),
@@ -43,18 +58,6 @@ def test_the_centre_follows_the_rule():
         assert dist.high / dist.low == pytest.approx(16)
 
 
-def test_the_neighbourhood_is_narrower_and_stays_inside():
-    space = distributions(SPACE, 32)
-    centre = {"learning_rate": 0.9, "momentum": 0.45, "schedule": "cosine"}
-    near = around(space, centre, searched=64)  # two ranges: an eighth apart each way
-    assert near["learning_rate"].high == 1.0  # cut at the end
-    assert near["learning_rate"].low == pytest.approx(0.9 / 100**0.25)
-    assert (near["momentum"].low, near["momentum"].high) == pytest.approx(
-        (0.45 - 0.225, 0.45 + 0.225),
-    )
-    assert all(point["schedule"] == "cosine" for point in points(near, 4, seed=0))
-
-
 @pytest.mark.parametrize(
     ("rate", "momentum", "told"),
     [(0.1, 0.45, False), (0.0157, 0.45, True), (0.65, 0.45, True), (0.1, 0.85, True)],
@@ -84,6 +87,13 @@ def test_the_outer_tenth_is_the_boundary(rate, momentum, told):
             ValueError,
             "spread of CentredLearningRate",
         ),
+        (lambda: Momentum(0.5, 1.0), ValueError, r"0 <= low < high < 1, got \(0.5, 1.0\)"),
+        (lambda: DecaySteps(s_min=0, b=1), ValueError, "s_min of DecaySteps must be a number > 0"),
+        (
+            lambda: DecaySteps(s_min=1, b=1, spread=1),
+            ValueError,
+            "spread of DecaySteps must be a factor > 1",
+        ),
         (
             lambda: distributions({"momentum": 0.9}, 32),
             TypeError,
@@ -96,14 +106,39 @@ def test_bad_ranges_are_refused(make, error, message):
         make()
 
 
-def test_the_closer_search_round_a_choice_is_quiet(caplog):
-    space = distributions({"learning_rate": [0.1, 0.5], "weight_decay": Uniform(0, 1)}, 16)
-    near = around(space, points(space, 4, 3)[1], 4)
+def test_a_range_beside_a_choice_is_quiet(caplog):
+    space = distributions({"learning_rate": [0.5], "weight_decay": Uniform(0, 1)}, 16)
     optuna.logging.enable_propagation()
     try:
-        found = points(near, 4, 7)
+        found = points(space, 4, 7)
     finally:
         optuna.logging.disable_propagation()
     assert caplog.records == []
     assert len({one["learning_rate"] for one in found}) == 1
     assert len({one["weight_decay"] for one in found}) == 4
+
+
+def test_a_momentum_is_searched_in_the_logarithm_of_its_distance_from_one():
+    space = distributions({"learning_rate": (0.01, 1.0), "momentum": Momentum(0.0, 0.99)}, 32)
+    assert space["1 - momentum"] == FloatDistribution(0.01, 1.0, log=True)
+    found = [as_given(point)["momentum"] for point in points(space, 15, seed=0)]
+    # two decades of 1 - momentum, of which each sixteenth has one point at most
+    cells = [int(-8 * math.log10(1 - momentum)) for momentum in found]
+    assert len(set(cells)) == 15
+    assert sum(momentum > 0.9 for momentum in found) in (7, 8)
+
+
+def test_optuna_is_given_what_was_searched_also_beyond_its_range():
+    space = distributions({"learning_rate": (0.01, 1.0), "momentum": Momentum(0.0, 0.99)}, 32)
+    point, ranges = for_optuna({"learning_rate": 2.0, "momentum": 0.75}, space)
+    assert point == {"1 - momentum": 0.25, "learning_rate": 2.0}
+    assert ranges["learning_rate"] == FloatDistribution(0.01, 2.0, log=True)
+    assert ranges["1 - momentum"] == space["1 - momentum"]
+
+
+def test_decay_steps_follow_the_batch_size_as_the_steps_to_a_goal_do():
+    rule = DecaySteps(s_min=100, b=64, spread=4)
+    for size in (8, 64, 512):
+        dist = rule.at(size)
+        assert math.sqrt(dist.low * dist.high) == pytest.approx(100 * (1 + 64 / size))
+        assert dist.high / dist.low == pytest.approx(16)

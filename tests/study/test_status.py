@@ -51,7 +51,7 @@ def test_it_writes_nothing(storage, tmp_path):
 def test_the_plan_follows_from_what_is_stored(tmp_path):
     study = small(
         tmp_path / "a.journal",
-        search=Search(trials=4, refine=2, seeds=3, seed=5, prune=False, wave=2),
+        search=Search(trials=4, seeds=3, seed=5, prune=False, wave=2, widen=1),
         goal=[Goal(metric="val_loss", target=0.7), Goal(metric="val_loss", target=2, mode="max")],
     )
     with opened(tmp_path / "a.journal", "study") as found:

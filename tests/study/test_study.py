@@ -15,8 +15,9 @@ import pytorch_lightning
 import torch
 from torch import nn
 
-from lightning_noise.study import Budget, Goal, Search, StorageError, TrialError, Workers
+from lightning_noise.study import Budget, Goal, Momentum, Search, StorageError, TrialError, Workers
 from lightning_noise.study.opening import opened
+from lightning_noise.study.packing import unpack
 from lightning_noise.study.task import RERUN, SEARCH
 from lightning_noise.study.trial import run
 from testing import cheap
@@ -35,7 +36,10 @@ def one(*, size=32, parameters=None, phase=SEARCH, cap=None, **changes):
     study = cheap.study(None, batch_sizes=[size], **changes)
     task = study._plan(size).next_tasks({})[0]
     task = task._replace(parameters=parameters or {"learning_rate": 0.1}, phase=phase)
-    return run(study.recipe, task if cap is None else task._replace(max_steps=cap))
+    if cap is not None:
+        task = task._replace(max_steps=cap)
+    record = run(study.recipe, task)
+    return study._plan(size).outcome(task, {task.key: (record,)})
 
 
 def by_hand(size, rate, seed):
@@ -285,17 +289,19 @@ def test_seeds_and_numbers_of_runs():
         make_data=make_data,
         goal=Goal(metric="val_loss", target=0.7),
         batch_sizes=[8, 16],
-        search=Search(trials=6, seeds=2, seed=3),
+        search=Search(trials=6, seeds=2, seed=3, widen=0),
     )
     result = study.run()
-    assert sorted(seen) == sorted((size, seed) for size in (8, 16) for seed in [3] * 6 + [4, 5])
+    seeds = [3] * 6 + [100_003] * 3 + [200_003] * 2 + [4, 5]
+    assert sorted(seen) == sorted((size, seed) for size in (8, 16) for seed in seeds)
     runs = [(row["phase"], row["trial"], row["seed"]) for row in result.table[:6]]
     assert runs == [("search", i, 3) for i in range(6)]
     at_8 = [row for row in result.table if row["global_size"] == 8]
-    search = [row for row in at_8 if row["phase"] == SEARCH]
     reruns = [row for row in at_8 if row["phase"] == RERUN]
-    (best,) = (row for row in search if row["best"])
-    assert best["steps"] == min(row["steps"] for row in search if row["steps"] is not None)
+    (best,) = (row for row in at_8 if row["best"])
+    assert (best["phase"], best["seed"]) == (SEARCH, 3)
+    last = [row["trial"] for row in at_8 if row["seed"] == 200_003]
+    assert best["trial"] in last
     assert {row["learning_rate"] for row in reruns} == {best["learning_rate"]}
 
 
@@ -303,44 +309,49 @@ def test_optuna_shows_the_search():
     storage = MEMORY()
     result = cheap.study(storage, batch_sizes=[8], name="digits").run()
     found = optuna.load_study(storage=storage, study_name="digits/global_size=8")
-    (best,) = (row for row in result.table if row["best"] and row["goal"] == "val_loss <= 0.7")
-    assert found.best_trial.params == {"learning_rate": best["learning_rate"]}
-    assert found.best_value == best["steps"]
-    assert len(
-        optuna.load_study(storage=storage, study_name="digits/global_size=8/rerun").trials,
-    ) in (2, 4)
+    rows = [row for row in result.table if row["goal"] == "val_loss <= 0.7"]
+    search = [row for row in rows if row["phase"] == SEARCH]
+    quickest = min(search, key=lambda row: row["steps"] or 10**9)
+    assert found.best_trial.params == {"learning_rate": quickest["learning_rate"]}
+    assert found.best_value == quickest["steps"]
+    others = optuna.load_study(storage=storage, study_name="digits/global_size=8/rerun")
+    runs = {(row["phase"], row["trial"], row["seed"]) for row in result.table}
+    assert len(found.trials) + len(others.trials) == len(runs)
 
 
-def test_runs_are_stored_in_the_format_of_earlier_versions():
+def test_a_momentum_reaches_the_module_and_the_table_as_a_momentum():
+    storage = MEMORY()
+    given = []
+
+    def make_module(parameters):
+        given.append(parameters["momentum"])
+        return cheap.make_module(parameters)
+
+    space = {"learning_rate": (0.01, 0.5), "momentum": Momentum(0.0, 0.95)}
+    one = {"batch_sizes": [32], "search_space": space, "noise_scale": False}
+    table = cheap.study(storage, make_module=make_module, **one).run().table
+    assert {row["param_momentum"] for row in table} == set(given)
+    assert all(0 <= momentum <= 0.95 for momentum in given)
+    search = optuna.load_study(storage=storage, study_name="study/global_size=32")
+    shown = [1 - trial.params["1 - momentum"] for trial in search.trials]
+    assert shown == pytest.approx(given[: len(shown)])
+
+
+def test_a_run_is_stored_with_all_its_readings():
     storage = MEMORY()
     table = cheap.study(storage, batch_sizes=[32], search=Search(trials=1, seeds=1)).run().table
     search = optuna.load_study(storage=storage, study_name="study/global_size=32")
-    rerun = optuna.load_study(storage=storage, study_name="study/global_size=32/rerun")
-    steps = [row["steps"] for row in table if row["phase"] == SEARCH]
-    stored = search.trials[0].user_attrs["run"]
-    assert list(stored) == ["key", "goals", "pruned", "noise", "warning"]
-    assert stored["key"] == [32, "search", 0, 0]
-    assert {i: found[:2] for i, found in stored["goals"].items()} == {
-        "0": ["reached", steps[0]],
-        "1": ["reached", steps[1]],
-    }
-    assert [trial.user_attrs["run"]["key"] for trial in rerun.trials] == [[32, "rerun", 0, 1]]
+    key, record = unpack(search.trials[0].user_attrs)
+    assert key == (32, SEARCH, 0, 0)
+    readings = record.readings["validation", "val_loss"]
+    assert readings.steps == tuple(range(record.trained + 1))
+    (row,) = (row for row in table if row["phase"] == SEARCH and row["goal"] == "val_loss <= 0.55")
+    assert min(readings.values) == row["best_value"]
+    assert readings.values[-1] <= 0.55 < readings.values[-2]
+    assert row["trained_steps"] == record.trained == readings.steps[-1]
     settings = search.user_attrs["settings"]
-    kept = {name: settings[name] for name in ("trials", "refine", "seeds", "seed", "prune")}
-    assert kept == {"trials": 1, "refine": 0, "seeds": 1, "seed": 0, "prune": True}
-
-
-def test_other_settings_are_refused_and_more_sizes_are_not():
-    storage = MEMORY()
-    small = {"goal": Goal(metric="val_loss", target=0.7), "batch_sizes": [8], "noise_scale": False}
-    first = cheap.study(storage, **small).run()
-    with pytest.raises(
-        StorageError,
-        match=r"'study/global_size=8' with other settings: .*trials was 6 and is 7",
-    ):
-        cheap.study(storage, **small, search=Search(trials=7, seeds=2)).run()
-    both = cheap.study(storage, **{**small, "batch_sizes": [8, 16]}).run()
-    assert both.table[: len(first.table)] == first.table
+    kept = {name: settings[name] for name in ("format", "trials", "seeds", "seed", "prune")}
+    assert kept == {"format": 2, "trials": 1, "seeds": 1, "seed": 0, "prune": True}
 
 
 def test_a_journal_in_use_is_refused(tmp_path):
@@ -433,7 +444,13 @@ def bad(record, arguments, error, message):
     [
         bad(Search, {"trials": 0}, ValueError, "trials must be an int >= 1, got 0"),
         bad(Search, {"seeds": True}, TypeError, "seeds must be an int >= 1, got True"),
-        bad(Search, {"refine": -1}, ValueError, "refine must be an int >= 0, got -1"),
+        bad(Search, {"widen": -1}, ValueError, "widen must be an int >= 0, got -1"),
+        bad(
+            Search, {"refine": 4}, TypeError, "refine was replaced by successive halving: leave it"
+        ),
+        bad(
+            Search, {"seeds": 10_001}, ValueError, "trials and seeds must be at most 10000, got tr"
+        ),
         bad(Search, {"seed": -1}, ValueError, "seed must be an int >= 0, got -1"),
         bad(Workers, {"count": -1}, ValueError, "count must be an int >= 0, got -1"),
         bad(Workers, {"threads": 0}, ValueError, "threads must be an int >= 1, got 0"),
@@ -452,8 +469,8 @@ def test_bad_records_are_refused(record, arguments, error, message):
             "trials is an argument of Search: BatchSizeStudy(search=Search(trials=32)).",
         ),
         (
-            {"seeds": 2, "refine": 4},
-            f"refine and seeds are arguments of Search: {CALL}(search=Search(refine=4, seeds=2)).",
+            {"seeds": 2, "trials": 4},
+            f"trials and seeds are arguments of Search: {CALL}(search=Search(trials=4, seeds=2)).",
         ),
         (
             {"threads": 2},
@@ -465,6 +482,12 @@ def test_bad_records_are_refused(record, arguments, error, message):
         ),
         ({"search": 16}, "search must be a Search, such as Search(trials=16), got 16."),
         ({"workers": None}, "workers must be a Workers, such as Workers(count=2), got None."),
+        (
+            {"refine": 4},
+            "refine was replaced by successive halving: leave it out. The better half of the "
+            "trials is now run again with a second seed, the better half of these with a third, "
+            "and so on, which costs about as many runs again as `trials`.",
+        ),
         ({"trails": 3}, "BatchSizeStudy() got an unexpected keyword argument 'trails'"),
     ],
 )
@@ -476,7 +499,7 @@ def test_arguments_of_a_record_are_refused_with_its_name(arguments, message):
 
 def test_the_call_in_such_an_error_is_right():
     study = cheap.study(None, search=Search(trials=32), workers=Workers(count=4, threads=2))
-    assert study.search == Search(trials=32, refine=0, seeds=5, seed=0, prune=True)
+    assert study.search == Search(trials=32, seeds=5, seed=0, prune=True)
     assert (study.workers.count, study.recipe.threads) == (4, 2)
 
 
