@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo study-demo check test lint types benchmarks-list clean
+.PHONY: demo study-demo docs floors check test lint types benchmarks-list clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py --quiet
@@ -15,6 +15,15 @@ demo: $(STAMP)
 # Three processes share a study on a PostgreSQL server of their own, and one of them is killed.
 study-demo: $(STAMP)
 	$(BIN)/python tools/study_demo.py
+
+# The documentation as a site in the folder site; warnings are errors.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+# The tests with the oldest versions of all dependencies, in an environment of their own.
+floors: $(STAMP)
+	$(BIN)/python tools/floors.py --python $(PYTHON)
 
 # Without the tests that are marked slow, and without coverage.
 check: lint types
@@ -35,7 +44,7 @@ benchmarks-list: $(STAMP)
 	$(BIN)/python -m benchmarks list
 
 clean:
-	rm -rf $(VENV) runs lightning_logs .ruff_cache .mypy_cache .coverage
+	rm -rf $(VENV) .floors site runs lightning_logs .ruff_cache .mypy_cache .coverage
 
 # torch is installed by itself first: its pinned version comes as a CPU build where one is at hand.
 $(STAMP): pyproject.toml constraints.txt

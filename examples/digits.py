@@ -11,12 +11,17 @@ import argparse
 
 import lightning as L
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_noise import GradientNoiseScale
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    command = "pip install -e '.[examples]'"
+    raise SystemExit(f"The data come with scikit-learn: {command} in the repository") from error
 
 
 class DigitsData(L.LightningDataModule):

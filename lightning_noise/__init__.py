@@ -4,8 +4,10 @@ The gradient noise scale for PyTorch Lightning, with its confidence interval.
 """
 
 import importlib
-import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from lightning_noise.when_imported import when_imported
 
 if TYPE_CHECKING:
     from lightning_noise import tradeoff as tradeoff
@@ -104,6 +106,12 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-if "lightning.pytorch" in sys.modules or "pytorch_lightning" in sys.modules:
-    importlib.import_module("lightning_noise.hosts.lightning.strategies")  # registers "ddp_noise"
-    importlib.import_module("lightning_noise.hosts.lightning.sharded_strategies")  # and the others
+def _enter_names(package: str) -> None:
+    from lightning_noise.hosts.lightning.strategy_names import enter_names
+
+    enter_names(package)
+
+
+# So that Trainer(strategy="ddp_noise") works in whatever order the packages are imported.
+for _package in ("lightning.pytorch", "pytorch_lightning"):
+    when_imported(_package, partial(_enter_names, _package))

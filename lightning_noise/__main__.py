@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning_noise
+from lightning_noise.core.errors import how_to_install
 from lightning_noise.report.curves import steps_curve
 from lightning_noise.report.draw import draw_all
 from lightning_noise.report.errors import NoMatplotlibError, ReportError, TableError
@@ -68,9 +69,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _needs_more(error: ImportError) -> UsageError:
     cause = error.__cause__ or error
-    return UsageError(
-        f"a study needs more packages ({cause}): pip install 'lightning-noise[study]'"
-    )
+    return UsageError(f"a study needs more packages ({cause}); {how_to_install('study')}")
 
 
 def _fit(args: argparse.Namespace) -> int:

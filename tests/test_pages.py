@@ -9,7 +9,7 @@ import torch
 from lightning.fabric import Fabric
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import Decision, GradientNoiseScale, Key, NoiseEstimate
 from lightning_noise.core.moments import from_contributions
@@ -21,6 +21,8 @@ from testing.launch import ROOT
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # (page, first line of the block) → the reason why it cannot run. Every other block runs.
 EXTENDING = "docs/extending.md"
+LOOPS = "docs/other_loops.md"
+CALLBACK = ROOT / "docs" / "callback.md"
 CANNOT_RUN: dict[tuple[str, str], str] = {}
 
 
@@ -62,6 +64,14 @@ class MyDDPStrategy(DDPStrategy):
 
 
 def readme():
+    return {"model": Model(), "data": toys.data()}
+
+
+def several_devices():
+    return {"MyDDPStrategy": MyDDPStrategy}
+
+
+def other_loops():
     model, data = Model(), toys.data()
     batches = list(data)
     fabric, other = Fabric(accelerator="cpu", devices=1), Model()
@@ -73,8 +83,6 @@ def readme():
         "fabric_model": fabric_model,
         "fabric_optimizer": fabric_optimizer,
         "model": model,
-        "data": data,
-        "MyDDPStrategy": MyDDPStrategy,
         "local_sq": 2.0,  # of one of R ranks with b examples each
         "mean_sq": 1.5,
         "R": 2,
@@ -85,6 +93,26 @@ def readme():
         "K": 4,
         "micro_batches": lambda step: batches[4 * step : 4 * step + 4],
     }
+
+
+class Words(Model):
+    """Predicts the next of eleven words; 0 is padding."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Embedding(11, 6), nn.Linear(6, 11))
+
+    def loss(self, batch):
+        inputs, targets = batch
+        logits = self.net(inputs).transpose(1, 2)
+        return nn.functional.cross_entropy(logits, targets, ignore_index=0)
+
+
+def language_models():
+    words = torch.randint(1, 11, (32, 8))
+    targets = words.roll(-1, dims=1)
+    targets[:, 5:] = 0
+    return {"PAD": 0, "model": Words(), "data": DataLoader(TensorDataset(words, targets), 4)}
 
 
 def adaptive():
@@ -111,6 +139,9 @@ NAMES = {
     "README.md": readme,
     "docs/adaptive.md": adaptive,
     "docs/geometries.md": geometries,
+    "docs/language_models.md": language_models,
+    "docs/other_loops.md": other_loops,
+    "docs/several_devices.md": several_devices,
     "docs/split.md": adaptive,
     "docs/studies.md": studies,
 }
@@ -170,9 +201,27 @@ def test_a_name_that_nothing_defines_is_an_error(run, monkeypatch):
 # ---- what the blocks define and say ----------------------------------------------------------
 
 
+def test_the_callback_of_the_page_counts_tokens(run):
+    """32 sequences of five words and three of padding, 16 in a step."""
+    noise = run("docs/language_models.md")["noise"]
+    verdict = noise.verdict()
+    assert (verdict.unit, verdict.global_size) == ("tokens", 16 * 5)
+
+
+def test_the_program_of_the_first_page_finds_the_noise_scale_of_its_data(run):
+    """A residual of e·x + 4·noise has the gradient 2e and tr(Σ) = 4 (|e|² (d + 1) + 16 d)."""
+    names = run("docs/first_steps.md")
+    estimate, error = names["noise"].estimate(), names["trainer"].model.layer.weight - 1
+    e, d = float(error.detach().square().sum()), error.numel()
+    at_the_end = (e * (d + 1) + 16 * d) / e
+    assert estimate.steps == 400
+    assert 0.5 * at_the_end < estimate.low < estimate.noise_scale < at_the_end  # it grows
+    assert at_the_end < estimate.high
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (5, 7, 3)])
-def test_the_rule_of_the_readme_gives_the_gradients_of_single_examples(run, shape):
-    scale = run("README.md")["Scale"](3)
+def test_the_rule_of_the_page_gives_the_gradients_of_single_examples(run, shape):
+    scale = run("docs/single_device.md")["Scale"](3)
     x = torch.randn(shape)
     grad = 2 * scale(x).detach()  # of the sum of squares
     found = registry.find_rule(scale).contributions({}, (x,), grad)["gamma"]
@@ -180,15 +229,15 @@ def test_the_rule_of_the_readme_gives_the_gradients_of_single_examples(run, shap
     torch.testing.assert_close(found, torch.stack(singles))
 
 
-def test_the_metric_of_the_readme_is_given_the_part_of_one_rank(run):
+def test_the_metric_of_the_page_is_given_the_part_of_one_rank(run):
     """Of two ranks with 16 examples each: half of |G|² = 2 · 1.5 − 2, tr(Σ) = 32 · (2 − 1.5)."""
-    found = run("README.md")["metric"].compute()
+    found = run(LOOPS)["metric"].compute()
     assert {name: float(value) for name, value in found.items()} == {"grad_sq": 0.5, "trace": 16.0}
 
 
-def test_the_estimate_of_the_readme_is_resolved(run):
+def test_the_estimate_of_the_page_is_resolved(run):
     """The mean squared norms are 42.8/6 at 32 examples and 25/6 at 128."""
-    names = run("README.md")
+    names = run(LOOPS)
     found = names["estimate_noise_scale"](names["steps"])
     grad_sq = (128 * 25 - 32 * 42.8) / 6 / 96
     trace = (42.8 - 25) / 6 / (1 / 32 - 1 / 128)
@@ -227,15 +276,14 @@ def test_the_fit_of_the_page_gives_the_numbers_beside_it(run):
     assert [round(value) for value in ends] == [105, 200]
 
 
-def rows_below(heading):
-    """The cells of the first table below a heading of the README, without its two head lines."""
-    section = (ROOT / "README.md").read_text().split(f"\n{heading}\n")[1]
-    table = re.search(r"^\|.*?\n\n", section, re.MULTILINE | re.DOTALL)[0]
+def first_table(page):
+    """The cells of the first table of a page, without its two head lines."""
+    table = re.search(r"^\|.*?\n\n", page.read_text(), re.MULTILINE | re.DOTALL)[0]
     return [line.strip("|").split(" | ") for line in table.strip().splitlines()[2:]]
 
 
-def test_the_table_of_the_readme_lists_every_argument_with_its_default():
-    listed = [[cell.strip(" `") for cell in row[:2]] for row in rows_below("## The callback")]
+def test_the_table_of_the_page_lists_every_argument_with_its_default():
+    listed = [[cell.strip(" `") for cell in row[:2]] for row in first_table(CALLBACK)]
     parameters = inspect.signature(GradientNoiseScale).parameters.values()
     defaults = {one.name: repr(one.default).replace("'", '"') for one in parameters}
     assert dict(listed) == defaults

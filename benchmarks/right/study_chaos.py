@@ -127,7 +127,7 @@ def missing() -> str:
     if binaries() is None:
         return "PostgreSQL is not installed: apt-get install postgresql"
     if find_spec("psycopg") is None:
-        return "psycopg is not installed: pip install 'lightning-noise[postgres]'"
+        return "psycopg is not installed: pip install -e '.[postgres]'"
     return ""
 
 

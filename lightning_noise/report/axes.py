@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lightning_noise.core.errors import how_to_install
 from lightning_noise.report.errors import NoMatplotlibError
 from lightning_noise.say.words import number
 
@@ -33,8 +34,7 @@ def new_figure() -> "tuple[Figure, Axes]":
         from matplotlib.figure import Figure
     except ImportError as error:
         missing = "figures need matplotlib, which is not installed"
-        fix = "pip install 'lightning-noise[plots]'"
-        raise NoMatplotlibError(f"{missing}: {fix}") from error
+        raise NoMatplotlibError(f"{missing}; {how_to_install('plots')}") from error
     figure = Figure(figsize=(9, 6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

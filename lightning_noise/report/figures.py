@@ -1,6 +1,6 @@
 """The figure of a study's steps, from the plain numbers of ``curves``.
 
-It can be read in print and in grey, and needs matplotlib (``pip install lightning-noise[plots]``).
+It can be read in print and in grey, and needs matplotlib (the extra ``plots``).
 """
 
 import math

@@ -1,7 +1,6 @@
 """Figures of steps against examples: a panel for every goal, or fronts coloured by their target.
 
-They can be read in print and in grey. They need matplotlib (``pip install
-lightning-noise[plots]``).
+They can be read in print and in grey. They need matplotlib (the extra ``plots``).
 """
 
 import math

@@ -1,7 +1,7 @@
 """Figures of a study's learning rates, from the plain numbers of ``rates``.
 
-They can be read in print and in grey. They need matplotlib (``pip install
-lightning-noise[plots]``).
+They can be read in print and in grey. They need matplotlib (the extra
+``plots``).
 """
 
 import math

@@ -6,6 +6,8 @@ Names are imported on first use: what a goal or a search is costs neither Optuna
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lightning_noise.core.errors import how_to_install
+
 if TYPE_CHECKING:
     from lightning_noise.study.errors import StorageError
     from lightning_noise.study.goal import Budget, Goal
@@ -75,7 +77,7 @@ def __getattr__(name: str) -> Any:
         room = importlib.import_module(f"{__name__}.{_ROOMS[name]}")
     except ModuleNotFoundError as error:
         needs = f"lightning_noise.study needs more packages ({error})"
-        raise ImportError(f"{needs}: pip install 'lightning-noise[study]'") from error
+        raise ImportError(f"{needs}; {how_to_install('study')}") from error
     return getattr(room, name)
 
 

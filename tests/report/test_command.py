@@ -116,7 +116,7 @@ def test_plot_of_sizes_and_steps_alone_draws_what_it_can(tmp_path):
 def test_plot_without_matplotlib_says_what_to_install(table, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["plot", str(table), "--out", str(tmp_path)]) == 2
-    assert "pip install 'lightning-noise[plots]'" in capsys.readouterr().err
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
 
 
 def test_wrong_input_is_said_in_a_line_and_ends_with_2(table, tmp_path, capsys):
@@ -218,7 +218,7 @@ def test_study_without_its_packages_or_file(runs, tmp_path, capsys, monkeypatch)
     assert "there is no study file" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "lightning_noise.study", None)
     assert main(["study", str(tmp_path / "nowhere.py")]) == 2
-    assert "pip install 'lightning-noise[study]'" in capsys.readouterr().err
+    assert "pip install -e '.[study]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

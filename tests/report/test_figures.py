@@ -248,5 +248,5 @@ def test_a_size_that_missed_the_goal_is_in_sight():
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'lightning-noise\[plots\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[plots\]'"):
         figures.draw_steps(steps_curve(study()))

@@ -222,7 +222,7 @@ def test_a_price_that_is_no_price_is_refused(logs, price, capsys):
 def test_without_matplotlib_the_error_says_what_to_install(logs, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["report", str(logs / "a"), "-o", str(tmp_path / "x.html")]) == 2
-    assert "pip install 'lightning-noise[plots]'" in capsys.readouterr().err
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
 
 
 # ---- the command -----------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_without_matplotlib_the_error_says_what_to_install(logs, tmp_path, capsy
 COMMAND = re.compile(r"^lightning-noise (report .*)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/report.md"])
+@pytest.mark.parametrize("name", ["docs/first_steps.md", "docs/report.md"])
 def test_the_commands_of_the_pages_run(name, logs, tmp_path, monkeypatch):
     for version in ("version_0", "version_1"):
         target = tmp_path / "lightning_logs" / version

@@ -525,7 +525,7 @@ def test_the_extra_is_named_where_optuna_is_missing():
     code = f"{missing}; import lightning_noise; lightning_noise.BatchSizeStudy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: lightning_noise.study needs more packages" in done.stderr
-    assert "pip install 'lightning-noise[study]'" in done.stderr
+    assert "pip install -e '.[study]'" in done.stderr
 
 
 def test_worker_processes_need_functions_that_can_be_sent(tmp_path):

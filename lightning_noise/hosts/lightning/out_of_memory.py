@@ -1,6 +1,8 @@
 """Goes on with a smaller batch where memory does not hold the present one."""
 
 import gc
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -24,6 +26,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError) or is_oom_error(error):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_TEXTS)
+
+
+def _note(error: BaseException, reason: str) -> None:
+    """Adds the fix to an error. Python 3.10 has no notes, so there it is a warning."""
+    if sys.version_info >= (3, 11):
+        error.add_note(reason)
+    else:
+        warnings.warn(reason, stacklevel=2)
 
 
 class Redo(ABC):
@@ -82,7 +92,7 @@ class MemoryGuard:
                     raise
                 reason = self._redo.reason()
                 if reason:
-                    error.add_note(reason)
+                    _note(error, reason)
                     raise
             # the error, and with it the frames that hold tensors of the step, is gone by now
             return self._again(trainer, run, kwargs)

@@ -12,6 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from lightning_noise.hosts.lightning.strategy_names import enter_sharded
 from lightning_noise.hosts.lightning.two_packages import INSTALLED
 
 if TYPE_CHECKING:
@@ -123,15 +124,7 @@ class NoiseModelParallelStrategy(NoiseModelParallelStrategyMixin, ModelParallelS
     """
 
 
-def _register(registry: Any, fsdp: type, model_parallel: type) -> None:
-    if "fsdp_noise" in registry:
-        return
-    registry.register("fsdp_noise", fsdp, description="FSDP, on CPU too")
-    text = "FSDP2 over all ranks, as configure_model shards the module"
-    registry.register("model_parallel_noise", model_parallel, description=text)
-
-
-_register(StrategyRegistry, NoiseFSDPStrategy, NoiseModelParallelStrategy)
+enter_sharded(StrategyRegistry, NoiseFSDPStrategy, NoiseModelParallelStrategy)
 
 if INSTALLED:
     from pytorch_lightning import strategies as twin
@@ -147,4 +140,4 @@ if INSTALLED:
     ):
         """What "model_parallel_noise" is in ``pytorch_lightning``."""
 
-    _register(twin.StrategyRegistry, TwinNoiseFSDPStrategy, TwinNoiseModelParallelStrategy)
+    enter_sharded(twin.StrategyRegistry, TwinNoiseFSDPStrategy, TwinNoiseModelParallelStrategy)

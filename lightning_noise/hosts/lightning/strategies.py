@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch.nn.parallel import DistributedDataParallel
 
+from lightning_noise.hosts.lightning.strategy_names import Renaming
 from lightning_noise.hosts.lightning.two_packages import INSTALLED, PACKAGES, package_of
 from lightning_noise.probes.ranks import BucketTap, CommHook, mean_hook
 
@@ -84,7 +85,7 @@ class _Named(NoiseStrategyMixin):
         often it is called.
         """
         # Lightning calls nothing else of it
-        super().register_strategies(_Renaming(strategy_registry))  # type: ignore[arg-type]
+        super().register_strategies(Renaming(strategy_registry))  # type: ignore[arg-type]
 
 
 class NoiseDDPStrategy(_Named, DDPStrategy):
@@ -95,21 +96,6 @@ class NoiseDDPStrategy(_Named, DDPStrategy):
     (``ddp_noise_spawn``, ``ddp_noise_find_unused_parameters_true``, …), and in
     ``pytorch_lightning`` for the same class over its ``DDPStrategy``.
     """
-
-
-class _Renaming:
-    """A strategy registry that registers "ddp…" as "ddp_noise…"."""
-
-    def __init__(self, registry: Any) -> None:
-        self._registry = registry
-
-    def register(
-        self, name: str, strategy: type[DDPStrategy], description: str, **arguments: Any
-    ) -> None:
-        name = name.replace("ddp", "ddp_noise", 1)
-        if name not in self._registry:
-            description = f"{description}, showing per-rank gradients"
-            self._registry.register(name, strategy, description=description, **arguments)
 
 
 NoiseDDPStrategy.register_strategies(StrategyRegistry)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_noise.probes.examples import precision
 from testing.examples.models import LanguageModel, resnet
 from testing.examples.oracle import bound, loop, step
+from testing.old_torch import saving_hooks
 
 DTYPES = [torch.bfloat16, torch.float16]
 
@@ -73,6 +74,7 @@ def test_gradients_are_bit_for_bit_the_same(kind: str, dtype: torch.dtype) -> No
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), plain, strict=True))
 
 
+@saving_hooks
 def test_one_copy_of_an_input_is_kept() -> None:
     layer, x, packed = nn.Linear(6, 3), torch.randn(4, 6), []
     with torch.autograd.graph.saved_tensors_hooks(

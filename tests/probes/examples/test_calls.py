@@ -17,6 +17,7 @@ from lightning_noise.probes.examples.calls.operations import operation_of
 from testing.examples.called import CASES, Attention, Case, Normalised
 from testing.examples.oracle import Loss, Truth, assert_agrees, bound, keys_of, loop
 from testing.examples.unusual import GROUPED, UNUSUAL
+from testing.old_torch import grouped_products, saving_hooks
 from testing.storages import Storages
 
 ALL = [*CASES, *UNUSUAL]
@@ -97,6 +98,7 @@ def test_exact(case: Case) -> None:
     assert_agrees(found, truth, problem.size, tolerance=1e-9)
 
 
+@grouped_products
 def test_experts_in_groups() -> None:
     problem = Problem(GROUPED)
     found = settled(bound(problem.model, exact=True, min_coverage=0.5), problem)
@@ -265,7 +267,10 @@ def test_a_weight_penalty_is_left_out_by_name() -> None:
     del x
 
 
-@pytest.mark.parametrize("name", ["experts", "frames", "windows", CHECKPOINTED])
+HELD = ["experts", "frames", "windows", pytest.param(CHECKPOINTED, marks=saving_hooks)]
+
+
+@pytest.mark.parametrize("name", HELD)
 def test_no_batch_is_held_beyond_what_autograd_holds(name: str) -> None:
     case = next(case for case in CASES if case.name == name)
     times = 64

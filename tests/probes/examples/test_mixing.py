@@ -13,6 +13,7 @@ from lightning_noise.probes.examples import Examples, checks
 from testing.examples import mixing_cases as cases
 from testing.examples.mixing_cases import Case
 from testing.examples.oracle import bound, keys_of
+from testing.old_torch import saving_hooks
 
 
 def make(build: Callable[..., Case], *args: object, seed: int = 0) -> Case:
@@ -69,6 +70,7 @@ def test_an_ordinary_model_is_cleared(build: Callable[[], Case]) -> None:
     assert checked_step(probe, case) is not None
 
 
+@saving_hooks
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointed_layers_are_not_checked_but_the_loss_is(reentrant: bool) -> None:
     case = make(cases.recomputed, reentrant)

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_noise import Key
 from lightning_noise.probes.examples.faults import SEEN_TWICE
 from testing.examples.oracle import assert_agrees, bound, loop, step
+from testing.old_torch import saving_hooks
 
 
 class Segments(nn.Module):
@@ -47,6 +48,7 @@ def test_a_layer_shared_by_two_segments(reentrant: bool, exact: bool) -> None:
     )
 
 
+@saving_hooks
 def test_what_is_kept_goes_through_the_hooks_of_saved_tensors() -> None:
     """So that offloading offloads it and checkpointing throws it away."""
     layer, x, packed = nn.Linear(6, 3), torch.randn(4, 6), []

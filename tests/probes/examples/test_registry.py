@@ -139,10 +139,10 @@ def documented_rule(text: str) -> RuleFunction:
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (6, 3, 4), (6, 3, 2, 4)], ids=str)
-@pytest.mark.parametrize("place", ["README", "docstring"])
+@pytest.mark.parametrize("place", ["page", "docstring"])
 def test_the_rule_that_users_are_shown(place: str, shape: tuple[int, ...]) -> None:
-    readme = Path(__file__).parents[3] / "README.md"
-    text = readme.read_text("utf-8") if place == "README" else register_rule.__doc__ or ""
+    page = Path(__file__).parents[3] / "docs" / "single_device.md"
+    text = page.read_text("utf-8") if place == "page" else register_rule.__doc__ or ""
     register_rule(Scale, documented_rule(text))
     layer, x = Scale(4).double(), torch.randn(shape, dtype=torch.float64)
     truth = loop(layer, [lambda i=i: layer(x[i : i + 1]).square().sum() / 6 for i in range(6)])
