@@ -24,6 +24,7 @@ from benchmarks.gain import (
     guard_rate,
     least_time,
     least_time_changes,
+    measured_clock,
     sweep,
 )
 from benchmarks.right import (
@@ -73,6 +74,7 @@ MODULES = (
     edge,
     guard_rate,
     least_time_changes,
+    measured_clock,
     adaptive,
 )
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}

@@ -234,6 +234,11 @@ def autoencoder(p: list[Tensor], batch: Batch) -> Tensor:
     return (linear(hidden, p[6], p[7]) - x).square().mean((1, 2))
 
 
+def draw_digit_pixels(generator: torch.Generator, examples: int) -> Batch:
+    images, _ = digits()
+    return (images.flatten(1)[torch.randint(1797, (examples,), generator=generator)],)
+
+
 # A teacher network
 
 
@@ -304,6 +309,17 @@ KNOWN = (
         loss=autoencoder,
         goal=0.0385,
         rate=0.002,
+    ),
+    Task(
+        name="digit codes",
+        optimizer="adam",
+        shapes=((64, 48), (48,), (48, 8), (8,), (8, 48), (48,), (48, 64), (64,)),
+        draw=draw_digit_pixels,
+        loss=autoencoder,
+        goal=0.0138,
+        data_size=1797,
+        rate=0.002,
+        most_examples=3_000_000,
     ),
     Task(
         name="teacher",
