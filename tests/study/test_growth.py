@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from lightning_noise.study import Budget, Goal, LogUniform, Search, StorageError, Uniform, runner
+from lightning_noise.study import Budget, Goal, LogUniform, Search, StorageError, Uniform, timing
 from lightning_noise.study.task import REPEAT, RERUN, SEARCH
 from testing import cheap
 
@@ -26,13 +26,13 @@ def study(storage, **changes):
 def trained(monkeypatch):
     """The key of every run that is trained, in order."""
     keys = []
-    plain = runner.run
+    plain = timing.run
 
     def run(recipe, task):
         keys.append(task.key)
         return plain(recipe, task)
 
-    monkeypatch.setattr(runner, "run", run)
+    monkeypatch.setattr(timing, "run", run)
     return keys
 
 
@@ -209,7 +209,7 @@ def test_another_budget_is_refused_where_the_module_reads_it():
     with pytest.raises(StorageError, match="budget of 40 steps"):
         more.run()  # nothing was accepted by being refused
     kept = "runs from before a change of the budget are kept, as accepted"
-    assert kept in more.run(accept_changes=True).warnings
+    assert kept in more.run(accept_changes=True).run_warnings
 
 
 def test_further_goals_are_read_from_the_same_runs(trained):
@@ -229,7 +229,7 @@ def test_further_goals_are_read_from_the_same_runs(trained):
         assert steps[-1] < result.steps("val_loss <= 0.55")[size]
     # the same run, trained for that goal alone
     task = study(None, goal=further[3])._plan(32).next_tasks({})[0]
-    plain = runner.run(study(None, goal=further[3]).recipe, task)
+    plain = timing.run(study(None, goal=further[3]).recipe, task)
     wanted = study(None, goal=further[3])._plan(32).outcome(task, {task.key: (plain,)})
     (row,) = (
         row

@@ -137,7 +137,7 @@ def test_status_names_the_process_of_a_run(server, url, capsys):
         assert main(["status", url]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[2].split() == ["16", "0", "3", "1", "none", "yet"]
-    assert said[4].endswith(f":{os.getpid()}: search 0, seed 0, at 16")
+    assert said[5].endswith(f":{os.getpid()}: search 0, seed 0, at 16")
 
 
 def test_a_server_out_of_reach_is_named_without_its_password(monkeypatch):
