@@ -28,6 +28,7 @@ from benchmarks.gain import (
     sweep,
 )
 from benchmarks.right import (
+    advice,
     coverage,
     critical_fit,
     curvature_precision,
@@ -53,6 +54,7 @@ MODULES = (
     geometries,
     curvature_precision,
     policy,
+    advice,
     study_chaos,
     study_protocol,
     overhead,
