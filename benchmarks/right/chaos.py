@@ -47,7 +47,7 @@ class Size(NamedTuple):
 SIZES = {
     "whole": Size(
         sizes=(4, 8, 16, 32, 64, 128, 256, 512),
-        search=Search(trials=10, seeds=5, widen=0),
+        search=Search(trials=10, seeds=6, widen=0),
         dwell=0.4,
         kills=20,
         parents=2,
