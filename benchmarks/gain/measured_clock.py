@@ -159,7 +159,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = []
     for (task, variant, size), runs in groups.items():
         error = MISSING
-        if len(runs) > 1:
+        if len(runs) > 1 and math.isfinite(mean_seconds(runs)):
             error = f"{statistics.stdev(row.seconds for row in runs) / len(runs) ** 0.5:.2f}"
         steps = statistics.fmean(row.steps for row in runs)
         examples = statistics.fmean(row.examples for row in runs)
