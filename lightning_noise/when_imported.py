@@ -46,6 +46,7 @@ class _Finder:
                 sys.meta_path.remove(self)
                 self._then()
 
+        # of this one loader, until it has been called
         loader.exec_module = exec_module  # type: ignore[method-assign]
 
 

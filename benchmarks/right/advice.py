@@ -21,6 +21,7 @@ from typing import NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -109,7 +110,7 @@ class Regression(L.LightningModule):
         x, y = batch
         return (self.layer(x).squeeze(1) - y).square().mean() / 2
 
-    def configure_optimizers(self):  # type: ignore[no-untyped-def]
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.SGD(self.parameters(), lr=rate_of(self.case))
         if not self.case.cosine:
             return optimizer

@@ -239,7 +239,9 @@ class Decisions(NamedTuple):
             return None
 
         def ratio(old: float, new: float) -> float:
-            before = self._rate_factor(start, old, estimate, alpha)
+            before = 1.0
+            if old != start:  # a rule of the user's need not know a change to the same size
+                before = self._rate_factor(start, old, estimate, alpha)
             return self._rate_factor(start, new, estimate, alpha) / before
 
         return ratio

@@ -230,6 +230,20 @@ def test_a_run_goes_back_from_a_size_that_does_not_fit_and_does_not_try_it_again
     assert machine.state.left == Left(64, 4000.0)
 
 
+def test_a_rule_of_the_user_s_is_not_asked_for_a_change_to_the_same_size():
+    asked = []
+
+    def rule(old, new, estimate):
+        asked.append((old, new))
+        return 1.0
+
+    machine = Adaptation(AdaptiveBatchSize(LeastTime(), learning_rate=rule))
+    machine.begin_fit(Mark(0, 0.0), BatchPlan(16, 1, 1))
+    machine.begin_epoch(0, 100)
+    machine.end_epoch(measured(16, 50, seen(400)), Limits())
+    assert asked and all(old != new for old, new in asked)
+
+
 def test_a_run_does_not_begin_to_accumulate():
     bounds = Bounds(max_local_size=32)
     sizes, _ = play(LeastTime(waste=10), 4000, lambda size: 1.0, bounds=bounds)

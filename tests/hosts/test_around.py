@@ -70,7 +70,7 @@ def test_compiled(where, backend):
 @pytest.mark.parametrize("probe", PROBES)
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing_of_a_shared_layer(reentrant, probe):
-    """A reentrant checkpoint hands out the shared layer's gradient in parts: found out in the first
+    """A reentrant checkpoint hands out the shared layer's gradient in parts: noticed in the first
     step.
     """
     callback, recorder = recorded(Checkpointed(reentrant), probe=probe)
