@@ -42,6 +42,12 @@ class MeasureSizeAnew(NamedTuple):
     """Steps use another number of examples from here on; earlier ones do not count towards it."""
 
 
+class MeasureEvery(NamedTuple):
+    """One of every ``steps`` optimizer steps is measured from now on."""
+
+    steps: int
+
+
 class Say(NamedTuple):
     """A line for the user, printed by rank 0."""
 
@@ -61,6 +67,7 @@ Action = (
     | SetRateFactor
     | SetPace
     | MeasureSizeAnew
+    | MeasureEvery
     | Say
     | Warn
 )

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_noise.adapt.actions import (
     Action,
     ChangeInside,
+    MeasureEvery,
     MeasureSizeAnew,
     Say,
     SetAccumulation,
@@ -88,12 +89,26 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
         """Whether the host must pass losses to :meth:`losses`."""
         return self.settings.guard and not self.settings.advise_only
 
-    def timed(self, seconds: Sequence[float]) -> None:
-        """Optimizer steps of the current size took so many seconds each."""
+    def timed(self, measured: Sequence[float], others: Sequence[float] = ()) -> None:
+        """Optimizer steps of the current size took so many seconds each.
+
+        What measuring adds is left out of the times of a size, as far as it is known.
+
+        Args:
+            measured: steps that were measured.
+            others: steps that were not.
+        """
         sizes = self.state.sizes
-        if sizes is not None:
-            times = self.state.times.adding(sizes.current.global_size, seconds)
-            self.state = self.state._replace(times=times)
+        if sizes is None:
+            return
+        cadence = self.state.cadence.timed(measured, others)
+        usual: Sequence[float] = others
+        if cadence.every == 1:
+            usual = [seconds / (cadence.ratio or 1.0) for seconds in (*measured, *others)]
+        elif cadence.ratio is None:
+            usual = measured  # as those before; what measuring adds is taken out of all together
+        times = self.state.times.adding(sizes.current.global_size, usual)
+        self.state = self.state._replace(times=times, cadence=cadence)
 
     def losses(self, values: Sequence[float]) -> list[Action]:
         """The losses of the latest optimizer steps: where they jump, the learning rate is lowered.
@@ -163,6 +178,7 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
             times=StepTimes(),
             left=None,
             guard=Guard(),
+            cadence=self.state.cadence.resized(),
         )
         return [Warn(_another_start(sizes.start, start)), MeasureSizeAnew(), *self.in_force()]
 
@@ -201,8 +217,7 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
     def end_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
         """An epoch has ended and all its steps are measured: decides on the next."""
         self._end_period(measured)
-        limits = self._within_memory(limits)
-        self.state, actions = self._decisions.take(self.state, measured, limits)
+        actions = self._take(measured, limits)
         if self.state.sizes is None or self.state.following is None:
             return actions
         return [*actions, _set_batch(self.state.sizes)]
@@ -216,10 +231,31 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
 
     def inside_epoch(self, measured: Measurement, limits: Limits) -> list[Action]:
         """Decides in the middle of an epoch; the change waits for :meth:`arrives`."""
-        take = self._decisions.take
-        limits = self._within_memory(limits)
-        self.state, actions = take(self.state, measured, limits, within_epoch=True)
+        actions = self._take(measured, limits, within_epoch=True)
         return [*actions, *self.waiting_inside()]
+
+    def _take(
+        self, measured: Measurement, limits: Limits, *, within_epoch: bool = False
+    ) -> list[Action]:
+        """Decides on the size, and on how often to measure."""
+        rest: list[Action] = []
+        if limits.may_rest:
+            rest = self._rest()
+        limits = self._within_memory(limits)
+        take = self._decisions.take
+        self.state, actions = take(self.state, measured, limits, within_epoch=within_epoch)
+        return [*rest, *actions]
+
+    def _rest(self) -> list[Action]:
+        before = self.state.cadence
+        cadence = before.decided()
+        times = self.state.times
+        if before.ratio is None and cadence.ratio is not None:
+            times = times.divided(cadence.ratio)  # all of them are of measured steps
+        self.state = self.state._replace(cadence=cadence, times=times)
+        if cadence.every == before.every:
+            return []
+        return [MeasureEvery(cadence.every)]
 
     def waiting_inside(self) -> list[Action]:
         """The change that waits, as the loaders of a running epoch need it."""
@@ -268,6 +304,7 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
             sizes=sizes,
             fits=plan.local_size,
             decided_at=measured.optimizer_steps,
+            cadence=self.state.cadence.resized(),
         )
         return [
             Warn(_not_held(too_large, plan)),
@@ -304,7 +341,7 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
     def _clock_lines(self) -> list[str]:
         if not self.needs_clock:
             return []
-        return clock_lines(self.state.times)
+        return clock_lines(self.state.times, self.state.cadence)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain Python values, for a checkpoint; the same on all ranks."""
@@ -333,7 +370,7 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
             following=None,
             previous=previous,
         )
-        self.state = self.state._replace(sizes=sizes)
+        self.state = self.state._replace(sizes=sizes, cadence=self.state.cadence.resized())
         return [
             SetAccumulation(plan.accumulation),
             SetRateFactor(self.rate_factor),

@@ -5,6 +5,7 @@ from itertools import starmap
 from typing import Any, NamedTuple
 
 from lightning_noise.adapt.adaptive_summary import Period
+from lightning_noise.adapt.cadence import Cadence
 from lightning_noise.adapt.guard import Guard
 from lightning_noise.adapt.run_policy import Left
 from lightning_noise.adapt.size_plan import BatchPlan
@@ -69,6 +70,7 @@ class State(NamedTuple):
         times: of optimizer steps, by global size in examples of the loader.
         left: the size that the run last went back from, in examples of the loader.
         guard: against a loss that jumps.
+        cadence: how often steps are measured.
     """
 
     sizes: Sizes | None = None
@@ -81,6 +83,7 @@ class State(NamedTuple):
     times: StepTimes = StepTimes()
     left: Left | None = None
     guard: Guard = Guard()
+    cadence: Cadence = Cadence()
 
     @property
     def rate_factor(self) -> float:
@@ -125,6 +128,9 @@ def _plain_watch(state: State) -> dict[str, Any]:
     if state.guard != Guard():
         losses, *rest = state.guard
         plain["guard"] = [list(losses), *rest]
+    if state.cadence != Cadence():
+        every, ratio, measured, others = state.cadence
+        plain["cadence"] = [every, ratio, list(measured), list(others)]
     return plain
 
 
@@ -177,6 +183,7 @@ def from_plain(saved: Mapping[str, Any]) -> State:
         times=_read_times(saved),
         left=_read_left(saved),
         guard=_read_guard(saved),
+        cadence=_read_cadence(saved),
     )
 
 
@@ -195,6 +202,13 @@ def _read_guard(saved: Mapping[str, Any]) -> Guard:
         return Guard()
     losses, *rest = saved["guard"]
     return Guard(tuple(losses), *rest)
+
+
+def _read_cadence(saved: Mapping[str, Any]) -> Cadence:
+    if "cadence" not in saved:
+        return Cadence()
+    every, ratio, measured, others = saved["cadence"]
+    return Cadence(every, ratio, tuple(measured), tuple(others))
 
 
 def _read_sizes(saved: Mapping[str, Any]) -> Sizes | None:

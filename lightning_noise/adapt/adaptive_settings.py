@@ -6,12 +6,12 @@ from typing import Literal
 from lightning_noise.adapt.learning_rate import RateRule, check_rule
 from lightning_noise.adapt.least_time import LeastTime
 from lightning_noise.adapt.policy import BatchSizePolicy
-from lightning_noise.adapt.run_policy import averages_by_examples, needs_clock
+from lightning_noise.adapt.run_policy import averages_by_examples, decides_inside_epochs
 from lightning_noise.core.checks import check_count, check_flag
 
 # Optimizer steps between two decisions inside an epoch.
 WITHIN_EPOCH = 50  # where ``within_epoch`` asks for them
-WITH_CLOCK = 20  # for policies that time steps: less time to the goal than between epochs
+BY_LEAST_TIME = 20  # less time to the goal than between epochs
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AdaptiveBatchSize:
         advise_only: decisions are logged and printed, and nothing changes.
         every: "epoch" decides between epochs; a number n also decides inside them, n optimizer
             steps after the last decision. Every example is still used once per epoch. ``None``
-            means 20 for a policy that times steps, such as ``LeastTime``, else "epoch".
+            means 20 for ``LeastTime``, else "epoch".
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or out of range.
@@ -97,8 +97,8 @@ class AdaptiveBatchSize:
     def _default_every(self) -> Literal["epoch"] | int:
         if self.within_epoch:
             return WITHIN_EPOCH
-        if needs_clock(self.rule) and not self.advise_only:
-            return WITH_CLOCK
+        if decides_inside_epochs(self.rule) and not self.advise_only:
+            return BY_LEAST_TIME
         return "epoch"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from lightning_noise.adapt.cadence import Cadence
 from lightning_noise.adapt.step_times import StepTimes
 from lightning_noise.core.tradeoff import steps_factor
 
@@ -137,8 +138,9 @@ steps, 5400 examples
     return [first, *_against_fixed_sizes(periods, total, unit)]
 
 
-def clock_lines(times: StepTimes) -> list[str]:
-    """The measured step times, and the pair that makes decisions independent of the clock.
+def clock_lines(times: StepTimes, cadence: Cadence = Cadence()) -> list[str]:
+    """The measured step times, how often steps were measured, and the pair that makes decisions
+    independent of the clock.
 
     >>> times = StepTimes().adding(16, [0.08] * 5).adding(32, [0.096] * 5)
     >>> for line in clock_lines(times):
@@ -153,12 +155,18 @@ def clock_lines(times: StepTimes) -> list[str]:
             medians.append(f"{size:.0f}: {1000 * found.median:.3g} ms")
     if not medians:
         return []
-    measured = f"median step times: {', '.join(medians)}"
+    lines = [f"median step times: {', '.join(medians)}"]
+    if cadence.every > 1 and cadence.ratio is not None:
+        longer = f"a measured step takes {cadence.ratio:.3g} times as long"
+        lines.append(f"one of every {cadence.every} steps is measured, since {longer}")
     line = times.line()
     if line is None:
-        return [measured]
+        return lines
     pair = f"LeastTime(step_time=({line.fixed:.3g}, {line.per_example:.3g}))"
-    return [measured, f"to decide without the clock, which differs from run to run: {pair}"]
+    if cadence.every > 1:
+        pair += f", with every_n_steps={cadence.every}"
+    lines.append(f"to decide without the clock, which differs from run to run: {pair}")
+    return lines
 
 
 def _in_words(use: Use, unit: str) -> str:

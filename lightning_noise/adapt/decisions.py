@@ -52,6 +52,8 @@ class Limits(NamedTuple):
         steps_left: optimizer steps until training ends; infinite where it has no such end.
         resizes_inside: whether the loaders can change their batch size in the middle of an epoch;
             else only the accumulation changes there.
+        may_rest: whether steps may go without being measured; not where the user has said how often
+            to measure.
     """
 
     bounds: Bounds = Bounds()
@@ -59,6 +61,7 @@ class Limits(NamedTuple):
     max_epochs: float = math.inf
     steps_left: float = math.inf
     resizes_inside: bool = False
+    may_rest: bool = False
 
 
 class Decisions(NamedTuple):

@@ -89,6 +89,11 @@ of noise 0.859, predicted gain 17 %')
         """By steps: the lower end of a wide interval would hold the size back."""
         return False
 
+    @property
+    def decides_inside_epochs(self) -> bool:
+        """It does, by the clock and by ``step_time`` alike."""
+        return True
+
     def decide(self, estimate: NoiseEstimate, global_size: float, situation: Situation) -> Decision:
         """Decides; see :class:`LeastTime`."""
         check_positive(global_size=global_size)

@@ -57,6 +57,11 @@ class RunPolicy(ABC):
         """Whether the averages that it decides from decay by examples, and not by steps."""
         return True
 
+    @property
+    def decides_inside_epochs(self) -> bool:
+        """Whether it decides inside epochs where the user does not say."""
+        return False
+
     @abstractmethod
     def decide(self, estimate: NoiseEstimate, global_size: float, situation: Situation) -> Decision:
         """The size to use next, and why."""
@@ -76,6 +81,11 @@ def in_situation(policy: BatchSizePolicy, situation: Situation) -> BatchSizePoli
 def needs_clock(policy: BatchSizePolicy) -> bool:
     """Whether a policy decides by measured step times."""
     return isinstance(policy, RunPolicy) and policy.needs_clock
+
+
+def decides_inside_epochs(policy: BatchSizePolicy) -> bool:
+    """Whether a policy decides inside epochs where the user does not say."""
+    return isinstance(policy, RunPolicy) and policy.decides_inside_epochs
 
 
 def averages_by_examples(policy: BatchSizePolicy) -> bool:

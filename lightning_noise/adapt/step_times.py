@@ -63,6 +63,13 @@ class StepTimes(NamedTuple):
         """With sizes in a unit of which ``unit`` make one of the old."""
         return StepTimes({size * unit: found for size, found in self.durations.items()})
 
+    def divided(self, by: float) -> "StepTimes":
+        """With durations that are shorter by a factor."""
+        durations = {}
+        for size, found in self.durations.items():
+            durations[size] = tuple(seconds / by for seconds in found)
+        return StepTimes(durations)
+
     def at(self, global_size: float) -> StepTime | None:
         """The quartiles at a size; ``None`` while too few steps have been timed."""
         found = self.durations.get(global_size, ())

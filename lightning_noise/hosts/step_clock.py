@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from typing import NamedTuple
 
 import torch
 
@@ -33,6 +34,26 @@ class CudaMark:
         return float(earlier._event.elapsed_time(self._event)) / 1000
 
 
+class Durations(NamedTuple):
+    """Seconds of the latest steps, oldest first.
+
+    Args:
+        measured: of those whose gradients were measured.
+        others: of those that were not.
+    """
+
+    measured: list[float]
+    others: list[float]
+
+
+class _Pair(NamedTuple):
+    """The marks at both ends of a step."""
+
+    before: HostMark | CudaMark
+    after: HostMark | CudaMark
+    measured: bool
+
+
 class StepClock:
     """Times whole optimizer steps, from the end of one to the end of the next.
 
@@ -43,10 +64,11 @@ class StepClock:
         device: that computes.
 
     >>> clock = StepClock(torch.device("cpu"))
-    >>> for _ in range(SETTLE + 3):
-    ...     clock.step_done()
-    >>> len(clock.read()), len(clock.read())
-    (2, 0)
+    >>> for number in range(SETTLE + 4):
+    ...     clock.step_done(measured=number == SETTLE + 1)
+    >>> found = clock.read()
+    >>> len(found.measured), len(found.others), clock.read()
+    (1, 2, Durations(measured=[], others=[]))
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -54,17 +76,17 @@ class StepClock:
         if device.type == "cuda":
             self._mark = CudaMark
         self._latest: HostMark | CudaMark | None = None
-        self._pairs: deque[tuple[HostMark | CudaMark, HostMark | CudaMark]] = deque(maxlen=KEPT)
+        self._pairs: deque[_Pair] = deque(maxlen=KEPT)
         self._unsettled = SETTLE
 
-    def step_done(self) -> None:
-        """An optimizer step has ended."""
+    def step_done(self, *, measured: bool = True) -> None:
+        """An optimizer step has ended, in which the gradients were measured or not."""
         if self._unsettled > 0:
             self._unsettled -= 1
             return
         now = self._mark()
         if self._latest is not None:
-            self._pairs.append((self._latest, now))
+            self._pairs.append(_Pair(self._latest, now, measured))
         self._latest = now
 
     def interrupt(self) -> None:
@@ -77,10 +99,12 @@ class StepClock:
         self._latest = None
         self._unsettled = SETTLE
 
-    def read(self) -> list[float]:
-        """Seconds of the latest steps since the last call, oldest first."""
-        seconds = []
-        for before, after in self._pairs:
-            seconds.append(after.seconds_since(before))  # type: ignore[arg-type]  # of one kind
+    def read(self) -> Durations:
+        """Seconds of the latest steps since the last call."""
+        found = Durations([], [])
+        for pair in self._pairs:
+            seconds = pair.after.seconds_since(pair.before)  # type: ignore[arg-type]  # of one kind
+            kind = found.measured if pair.measured else found.others
+            kind.append(seconds)
         self._pairs.clear()
-        return seconds
+        return found

@@ -230,6 +230,18 @@ class Session(Measurement):
             track.abandon()
         self.curvature.close()
 
+    # How often
+
+    @property
+    def chooses_every_step(self) -> bool:
+        """Whether every step is measured because neither the user nor the probe has said."""
+        return self.what.every_n_steps is None and self.tracks[0].probe.every_n_steps == 1
+
+    def measure_every(self, steps: int) -> None:
+        """Measures the gradients of the first of every so many optimizer steps from now on."""
+        for track in self.tracks:
+            track.every_n_steps = steps
+
     # Reading
 
     @property

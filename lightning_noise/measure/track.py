@@ -59,9 +59,10 @@ class Track:
         self.keys = dict(keys)
         self.notes: set[str] = set()  # reasons for doubt, in words for the user
         self.optimizer_steps = 0
+        self.every_n_steps = every_n_steps
+        self.measured_latest = False  # whether the latest optimizer step was measured
         self._rows = rows
         self._context = context
-        self._every_n_steps = every_n_steps
         self._open: OpenStep | None = None
         self._parameters: dict[str, Parameter] = {}
         self._attached: Identities | None = None
@@ -133,7 +134,7 @@ class Track:
             self.probe.listen(examples)
 
     def _open_step(self) -> OpenStep:
-        measured = self.optimizer_steps % self._every_n_steps == 0
+        measured = self.optimizer_steps % self.every_n_steps == 0
         self._open = OpenStep(measured=measured)
         if self._open.measured:
             self._attach()
@@ -239,6 +240,7 @@ class Track:
         """
         step, self._open = self._open, None
         self.optimizer_steps += 1
+        self.measured_latest = step is not None and step.measured
         if step is None:
             return
         self._rows.count(self.name, new)

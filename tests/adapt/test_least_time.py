@@ -274,3 +274,10 @@ def test_its_averages_decay_by_steps():
     assert not AdaptiveBatchSize().averages_by_examples
     assert AdaptiveBatchSize(TrackNoiseScale()).averages_by_examples
     assert not AdaptiveBatchSize(TrackNoiseScale(), advise_only=True).averages_by_examples
+
+
+@pytest.mark.parametrize("policy", [LeastTime(), LeastTime(step_time=(0.01, 1e-5))])
+def test_the_pair_changes_nothing_but_the_clock(policy):
+    assert AdaptiveBatchSize(policy).every == 20
+    assert AdaptiveBatchSize(policy, every="epoch").every == "epoch"
+    assert AdaptiveBatchSize(policy, advise_only=True).every == "epoch"

@@ -50,8 +50,10 @@ def test_ranks_agree_and_rank_0_speaks(two):
 def test_rank_0_is_timed_and_all_know_the_times(two):
     times = [dict(rank["clock"]["state"]["adaptation"]["times"]) for rank in two]
     assert times[0] == times[1]
-    # epochs of 12, 6, 3 and 8 steps, without the first three and the one that begins the clock
-    assert {size: len(found) for size, found in times[0].items()} == {8: 8, 16: 2, 12: 4}
+    # epochs of 12, 6, 3 and 8 steps, without the first three and the one that begins the clock;
+    # from the second epoch on every second step is measured, and these count
+    assert {size: len(found) for size, found in times[0].items()} == {8: 8, 16: 1, 12: 2}
+    assert [rank["clock"]["state"]["adaptation"]["cadence"][0] for rank in two] == [2, 2]
 
 
 def test_loaders_passed_to_fit(two):

@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import lr_scheduler as schedulers
 
-from lightning_noise import AdaptiveBatchSize, GradientNoiseScale, LeastTime
+from lightning_noise import AdaptiveBatchSize, Examples, GradientNoiseScale, LeastTime
 from lightning_noise.hosts.lightning.paced_schedules import Paced
 from lightning_noise.hosts.step_clock import SETTLE, StepClock
 from testing.adapting import Script, adapting
@@ -132,12 +132,12 @@ def test_on_cuda_events_are_read_later(monkeypatch):
     for _ in range(SETTLE + 4):
         steps.step_done()
     assert (len(Event.recorded), Event.waited) == (4, 0)
-    assert steps.read() == [0.25, 0.25, 0.25] and Event.waited == 3
+    assert steps.read().measured == [0.25, 0.25, 0.25] and Event.waited == 3
 
 
 def test_the_verdict_prints_the_pair_to_paste(clock):
     noise = growing()
-    fit(Timed(clock), data(examples=96), noise, epochs=2, accumulate=1)
+    fit(Timed(clock), data(examples=192), noise, epochs=2, accumulate=1)
     story = str(noise.verdict())
     assert "median step times: 4: 1e+03 ms, 8: 1.5e+03 ms" in story
     assert "LeastTime(step_time=(0.5, 0.125))" in story
@@ -162,7 +162,8 @@ def test_a_deterministic_run_needs_the_pair():
 
 
 def test_the_flag_grows_while_a_longer_step_pays():
-    noise = flag(LeastTime(step_time=(1.0, 0.0), waste=2.0))
+    policy = LeastTime(step_time=(1.0, 0.0), waste=2.0)
+    noise = flag(AdaptiveBatchSize(policy, every="epoch"))
     trained = fit(Regression(), data(examples=512), noise, epochs=4, accumulate=1)
     history = noise.state_dict()["adaptation"]["history"]
     sizes = [period[1] for period in history]
@@ -174,6 +175,57 @@ def test_the_flag_grows_while_a_longer_step_pays():
 def test_only_least_time_averages_by_steps():
     assert not flag().settings.what.decay_by_examples
     assert adapting({}).settings.what.decay_by_examples
+
+
+# How often steps are measured
+
+
+class Dear(Examples):
+    """Measuring a step takes a known time."""
+
+    def __init__(self, clock):
+        super().__init__()
+        self.clock = clock
+        self.measured = 0
+
+    def row(self):
+        self.clock.now += 1.5  # and the rest of the step 1.0
+        self.measured += 1
+        return super().row()
+
+
+def dear(clock, **arguments):
+    settings = AdaptiveBatchSize(LeastTime(waste=1e-6))  # never grows
+    probe = Dear(clock)
+    return GradientNoiseScale(probe, adaptive_batch_size=settings, verbose=False, **arguments)
+
+
+def test_dear_measurements_are_rare(clock):
+    """All of the first 20 steps, every second one of the next 20, then one of 15."""
+    noise = dear(clock)
+    fit(Timed(clock), data(examples=4 * 340), noise, epochs=1, accumulate=1)
+    assert noise.settings.probe.measured == 20 + 10 + 20
+    assert noise.session.steps_read == 50
+    assert times_of(noise) == {4: [pytest.approx(1.0, rel=1e-12)] * 64}
+    assert "one of every 15 steps is measured, since a measured step" in str(noise.verdict())
+
+
+def test_the_user_says_how_often_to_measure(clock):
+    noise = dear(clock, every_n_steps=1)
+    fit(Timed(clock), data(examples=4 * 100), noise, epochs=1, accumulate=1)
+    assert noise.settings.probe.measured == 100
+    assert set(times_of(noise)[4]) == {2.5}
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
+def test_a_resumed_run_measures_as_often_as_before(clock, tmp_path):
+    path = tmp_path / "a.ckpt"
+    loader = data(examples=4 * 340)
+    fit(Timed(clock), loader, dear(clock), Keeping(path, 200), epochs=1, accumulate=1)
+    resumed = dear(clock)
+    fit(Timed(clock), loader, resumed, epochs=1, accumulate=1, ckpt_path=path)
+    assert resumed.settings.probe.measured == 9  # steps 210, 225, … 330
+    assert resumed.session.steps_read == 50
 
 
 # The guard

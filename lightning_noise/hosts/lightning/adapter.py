@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from lightning_noise.adapt.actions import Action, MeasureSizeAnew, Say, Warn
+from lightning_noise.adapt.actions import Action, MeasureEvery, MeasureSizeAnew, Say, Warn
 from lightning_noise.adapt.adaptation import AboveMaxLocalSizeError, Adaptation
 from lightning_noise.adapt.adaptation_state import Mark, State
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
@@ -144,6 +144,7 @@ class Adapter(Adapting):
         # Not earlier: configure_optimizers has then seen the loaders of the start, as in the
         # first run.
         self._perform(trainer, self._adaptation.in_force())
+        self._measure_as_often()
         for consequence in step_counters(trainer):
             rank_zero_warn(f"GradientNoiseScale: {consequence}")
         rule = self._settings.learning_rate
@@ -185,7 +186,8 @@ class Adapter(Adapting):
         self._adaptation.end_training(self._source.measurement())
 
     def watch_batch(self, trainer: L.Trainer, outputs: object) -> None:
-        losses = self._watch.batch_done(trainer, outputs)
+        measured = self._source.measured.measured_step
+        losses = self._watch.batch_done(trainer, outputs, measured=measured)
         if losses is None:
             return
 
@@ -259,6 +261,12 @@ class Adapter(Adapting):
         self._adaptation.load_state_dict(saved)
         for action in self._adaptation.in_force():  # a strategy may restore within a fit
             self._controls.perform(action)
+        self._measure_as_often()
+
+    def _measure_as_often(self) -> None:
+        """As the state says, which may be that of a checkpoint."""
+        if self._open is not None:
+            self._open.measured.measure_every(self._adaptation.state.cadence.every)
 
     def _make_again(self, trainer: L.Trainer, actions: list[Action]) -> None:
         """Memory did not hold a step, which is made again: what the watch has of it is void."""
@@ -294,6 +302,7 @@ class Adapter(Adapting):
             max_epochs=_or_endless(trainer.max_epochs),
             steps_left=steps_left,
             resizes_inside=resizes,
+            may_rest=self._adaptation.needs_clock and self._source.measured.may_rest,
         )
 
     def _perform(self, trainer: L.Trainer, actions: Iterable[Action]) -> None:
@@ -307,6 +316,8 @@ class Adapter(Adapting):
                     rank_zero_warn(f"GradientNoiseScale: {text}")
                 case MeasureSizeAnew():
                     self._source.measured.resized()
+                case MeasureEvery(steps):
+                    self._source.measured.measure_every(steps)
                 case _:
                     self._controls.perform(action)
 

@@ -34,6 +34,20 @@ class Measured(Protocol):
         ...
 
     @property
+    def may_rest(self) -> bool:
+        """Whether some steps may go without being measured: the user has not said how often."""
+        ...
+
+    def measure_every(self, steps: int) -> None:
+        """Measures one of so many steps from now on, where that is left to adapting."""
+        ...
+
+    @property
+    def measured_step(self) -> bool:
+        """Whether the gradients of the latest optimizer step were measured."""
+        ...
+
+    @property
     def optimizer_steps(self) -> int:
         """Optimizer steps of the run."""
         ...

@@ -40,7 +40,8 @@ class GradientNoiseScale(Callback):
             "hessian" (B_noise; needs three micro-batches per step or a loss_fn), "gauss_newton"
             (needs a loss_fn), "optimizer". An adaptive batch size follows the first one.
         every_n_steps: measures the first of every so many optimizer steps; None means every step,
-            every 20th with Examples(eager=True), and every 100th for "hessian" and "gauss_newton".
+            every 20th with Examples(eager=True), and every 100th for "hessian" and "gauss_newton";
+            a batch size that adapts by the clock then measures as many as cost 10 % of the time.
         decay: exponential decay per measured step: an average over (1 + decay)/(1 − decay) steps.
         adaptive_batch_size: True lets the batch size grow to the one that gets
             furthest per second (LeastTime); a BatchSizePolicy such as lightning_noise.ExchangeRate

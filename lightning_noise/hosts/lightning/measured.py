@@ -47,6 +47,21 @@ class MeasuredBySession(Measured):
         self._session.resized()
 
     @property
+    def may_rest(self) -> bool:
+        """Neither the user nor the probe has said how often to measure."""
+        return self._session.chooses_every_step
+
+    def measure_every(self, steps: int) -> None:
+        """Measures one of so many steps from now on, unless the user or the probe has said."""
+        if self.may_rest:
+            self._session.measure_every(steps)
+
+    @property
+    def measured_step(self) -> bool:
+        """Whether the gradients of the latest optimizer step were measured."""
+        return self._session.tracks[0].measured_latest
+
+    @property
     def optimizer_steps(self) -> int:
         """Optimizer steps so far."""
         return self._session.tracks[0].optimizer_steps

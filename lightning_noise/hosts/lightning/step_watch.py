@@ -64,12 +64,15 @@ class StepWatch:
         self._micro_batches.clear()
         self.interrupt()
 
-    def batch_done(self, trainer: L.Trainer, outputs: object) -> list[float] | None:
+    def batch_done(
+        self, trainer: L.Trainer, outputs: object, *, measured: bool
+    ) -> list[float] | None:
         """A batch has been trained on.
 
         Args:
             trainer: of the fit.
             outputs: of the batch, as Lightning passes them to callbacks.
+            measured: whether the gradients of the latest optimizer step were measured.
 
         Returns:
             The losses of the latest optimizer steps where they are due, on all ranks at the same
@@ -80,7 +83,7 @@ class StepWatch:
             self._micro_batches.append(loss)
         if not trainer_facts.ends_step(trainer):
             return None
-        self._time_step()
+        self._time_step(measured=measured)
         if not self._adaptation.watches_losses:
             return None
         if self._micro_batches:
@@ -99,7 +102,7 @@ class StepWatch:
             return []
         return [float(loss) for loss in torch.stack(self._pending).tolist()]
 
-    def _time_step(self) -> None:
+    def _time_step(self, *, measured: bool) -> None:
         if self._clock is None:
             return
         sizes = self._adaptation.state.sizes
@@ -109,14 +112,14 @@ class StepWatch:
         if plan != self._plan:
             self._plan = plan
             self._clock.change()
-        self._clock.step_done()
+        self._clock.step_done(measured=measured)
 
     def read_times(self) -> None:
         """Passes the durations of the latest steps on; on rank 0, where there is a clock."""
         sizes = self._adaptation.state.sizes
         if self._clock is None or sizes is None or sizes.current != self._plan:
             return
-        self._adaptation.timed(self._clock.read())
+        self._adaptation.timed(*self._clock.read())
 
     def state_dict(self) -> dict[str, Any]:
         """Losses that were not yet read, as plain numbers; empty where there are none.

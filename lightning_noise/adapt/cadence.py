@@ -1,0 +1,65 @@
+"""How often an adaptive run measures: as rarely as keeps measuring cheap, by the clock."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SHARE = 0.1  # of the time of a step: what measuring may add on average
+MOST = 16  # at least one of so many steps is measured
+TRIAL = 2  # every second step is measured until both kinds of steps are timed
+KEPT = 64  # durations of each kind: the latest
+LEAST_STEPS = 5  # durations of each kind from which they are compared
+
+
+class Cadence(NamedTuple):
+    """One of every ``every`` optimizer steps is measured.
+
+    A run begins by measuring every step. From the first decision on it measures every second one,
+    until it knows by how much measuring lengthens a step. Then it measures as often as adds at most
+    10 % to its time, and at least one of 16 steps. Large models measure every step.
+
+    Args:
+        every: optimizer steps of which one is measured.
+        ratio: time of a measured step over that of another one; ``None`` while it is not known.
+        measured: seconds of the latest measured steps of the present size.
+        others: seconds of the latest other steps of the present size.
+
+    >>> cadence = Cadence().timed([2.5] * 8, []).decided()
+    >>> cadence.every, cadence.ratio
+    (2, None)
+    >>> cadence = cadence.timed([2.5] * 8, [2.0] * 8).decided()
+    >>> cadence.every, cadence.ratio
+    (3, 1.25)
+    """
+
+    every: int = 1
+    ratio: float | None = None
+    measured: tuple[float, ...] = ()
+    others: tuple[float, ...] = ()
+
+    def timed(self, measured: Sequence[float], others: Sequence[float]) -> "Cadence":
+        """With the durations of further steps of the present size."""
+        return self._replace(
+            measured=(*self.measured, *measured)[-KEPT:],
+            others=(*self.others, *others)[-KEPT:],
+        )
+
+    def resized(self) -> "Cadence":
+        """Steps have another size from here on."""
+        return self._replace(measured=(), others=())
+
+    def decided(self) -> "Cadence":
+        """How often to measure until the next decision."""
+        if len(self.measured) < LEAST_STEPS:
+            return self
+        if len(self.others) < LEAST_STEPS:
+            if self.ratio is None:
+                return self._replace(every=TRIAL)
+            return self
+        usual = statistics.median(self.others)
+        if usual <= 0:
+            return self
+        ratio = max(1.0, statistics.median(self.measured) / usual)
+        every = math.ceil((ratio - 1) / SHARE - 1e-9)
+        return self._replace(ratio=ratio, every=min(max(every, 1), MOST))
