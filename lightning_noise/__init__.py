@@ -51,11 +51,13 @@ if TYPE_CHECKING:
     from lightning_noise.probes.probe import Probe as Probe
     from lightning_noise.probes.ranks import Ranks as Ranks
     from lightning_noise.study import BatchSizeStudy as BatchSizeStudy
+    from lightning_noise.study import branched_check as branched_check
 
 __version__ = "0.1.0"
 
 # The public names of each module. They are imported on first use, so that a name costs no more than
 # the imports of its own module.
+_OF_STUDY = ("BatchSizeStudy", "branched_check")
 _HOMES = {
     "adapt.adaptive_settings": ("AdaptiveBatchSize",),
     "adapt.least_time": ("LeastTime",),
@@ -81,12 +83,12 @@ _HOMES = {
     "probes.micro_batches": ("MicroBatches",),
     "probes.probe": ("Probe",),
     "probes.ranks": ("Ranks",),
-    "study": ("BatchSizeStudy",),  # needs Optuna, and nothing else here does
+    "study": _OF_STUDY,  # needs Optuna, and nothing else here does
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # all but the study, which is an optional extra
-    *sorted({"tradeoff", *_HOME_OF} - {"BatchSizeStudy"}),
+    *sorted({"tradeoff", *_HOME_OF} - {*_OF_STUDY}),
 ]
 
 

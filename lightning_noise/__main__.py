@@ -1,4 +1,6 @@
-"""The command line: ``lightning-noise study``, ``status``, ``fit``, ``plot`` and ``report``."""
+"""The command line of ``lightning-noise``: ``study``, ``status``, ``branch``, ``fit``, ``plot`` and
+``report``.
+"""
 
 import argparse
 import math
@@ -64,6 +66,30 @@ def _status(args: argparse.Namespace) -> int:
             _print(status(storage))
     except (StudyFileError, StorageError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
+    return 0
+
+
+def _branch(args: argparse.Namespace) -> int:
+    """Runs the branches of a file from a checkpoint, and reports what they found."""
+    try:
+        from lightning_noise.study import StudyFileError, run_branch_file
+    except ImportError as error:
+        raise _needs_more(error) from error
+    for file in (args.file, args.checkpoint):
+        if not file.is_file():
+            raise UsageError(f"there is no file {file}")
+    try:
+        found = run_branch_file(args.file, args.checkpoint)
+    except StudyFileError as error:
+        raise UsageError(str(error)) from error
+    if args.tolerance is not None:
+        found = found.with_tolerance(args.tolerance)
+    table = args.csv or Path(f"{args.file.stem}_branches.csv")
+    found.to_csv(table)
+    _print(f"{found.summary()}\ntable: {table}")
+    if args.figure is not None:
+        found.figure(args.figure)
+        _print(f"figure: {args.figure}")
     return 0
 
 
@@ -139,6 +165,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number > 0, got {text}")
+    return value
+
+
 def _price(text: str) -> float:
     try:
         value = float(text)
@@ -158,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_study(commands.add_parser("study", help="run a study and store its table"))
     _add_status(commands.add_parser("status", help="what is done of a study, while it runs"))
+    branches = "the critical batch size at a checkpoint, by branches at larger batch sizes"
+    _add_branch(commands.add_parser("branch", help=branches))
     fit = commands.add_parser("fit", help="the critical batch size from a table of steps")
     plot = commands.add_parser("plot", help="the figures of a table")
     _add_table(fit)
@@ -190,6 +225,19 @@ def _add_status(status: argparse.ArgumentParser) -> None:
     storage = "Optuna storage URL or journal file, or a study file whose storages are shown"
     status.add_argument("storage", help=storage)
     status.set_defaults(run=_status)
+
+
+def _add_branch(branch: argparse.ArgumentParser) -> None:
+    file = "Python file that defines branch(checkpoint), which returns branched_check(...)"
+    checkpoint = "of Lightning, with the state of the optimizer"
+    tolerance = "how much worse a branch may end, instead of the check's own"
+    table = "where to store the branches (default: the file's name with _branches.csv)"
+    branch.add_argument("file", type=Path, help=file)
+    branch.add_argument("--checkpoint", metavar="CKPT", type=Path, required=True, help=checkpoint)
+    branch.add_argument("--tolerance", type=_positive, help=tolerance)
+    branch.add_argument("--csv", type=Path, help=table)
+    branch.add_argument("--figure", type=Path, help="where to draw it (needs the extra plots)")
+    branch.set_defaults(run=_branch)
 
 
 def _add_report(report: argparse.ArgumentParser) -> None:

@@ -48,6 +48,7 @@ FLOORS = {  # floor → what it may import besides itself and the standard libra
         "sqlalchemy",  # Optuna's own engine for databases
         "tqdm",
         "lightning_noise.core",
+        "lightning_noise.adapt",  # the exponent of the learning-rate rule
         "lightning_noise.hosts",
         "lightning_noise.say",
         "lightning_noise.report",

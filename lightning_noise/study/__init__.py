@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from lightning_noise.core.errors import how_to_install
 
 if TYPE_CHECKING:
+    from lightning_noise.study.branched import branched_check, run_branch_file
+    from lightning_noise.study.branched_result import BranchedCheck
     from lightning_noise.study.errors import StorageError
     from lightning_noise.study.goal import Budget, Goal
     from lightning_noise.study.loading import StudyFileError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "BatchSizeStudy": "study",
+    "BranchedCheck": "branched_result",
     "Budget": "goal",
     "CentredLearningRate": "ranges",
     "Choice": "ranges",
@@ -43,12 +46,15 @@ _ROOMS = {
     "TrialError": "runner",
     "Uniform": "ranges",
     "Workers": "settings",
+    "branched_check": "branched",
     "run_all": "running",
+    "run_branch_file": "branched",
     "run_file": "running",
 }
 
 __all__ = [
     "BatchSizeStudy",
+    "BranchedCheck",
     "Budget",
     "CentredLearningRate",
     "Choice",
@@ -64,7 +70,9 @@ __all__ = [
     "TrialError",
     "Uniform",
     "Workers",
+    "branched_check",
     "run_all",
+    "run_branch_file",
     "run_file",
 ]
 

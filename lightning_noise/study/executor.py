@@ -111,7 +111,8 @@ def do(
 
 @lru_cache(maxsize=4)
 def _recipe(payload: bytes) -> Recipe:
-    return unpacked(payload)
+    recipe: Recipe = unpacked(payload)
+    return recipe
 
 
 def _lost(task: Task, error: BaseException) -> TrialError:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from lightning_noise.study.loading import load, sources
 from lightning_noise.study.task import Recipe, Record, RunKey, Task
@@ -179,7 +179,7 @@ class Pool:
             worker.process.join()
 
 
-def packed(recipe: Recipe) -> bytes:
+def packed(recipe: NamedTuple) -> bytes:
     """A recipe for other processes, with the files that they have to load first.
 
     Raises:
@@ -196,13 +196,12 @@ def packed(recipe: Recipe) -> bytes:
         ) from error
 
 
-def unpacked(payload: bytes) -> Recipe:
+def unpacked(payload: bytes) -> Any:
     """The recipe, in the process that it was sent to."""
     files, recipe = pickle.loads(payload)
     for file in files:
         load(file)
-    found: Recipe = pickle.loads(recipe)
-    return found
+    return pickle.loads(recipe)
 
 
 def failed(task: Task, reason: str) -> str:

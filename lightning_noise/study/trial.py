@@ -51,14 +51,14 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Record
         early_stop=recipe.early_stop,
         last_step=task.max_steps,
     )
-    with _quiet(), _seeded(task.seed, recipe.threads):
+    with quiet(), seeded(task.seed, recipe.threads):
         module = recipe.make_module(dict(task.parameters))
         data = recipe.make_data(task.global_size, task.seed)
         callbacks = [*recipe.trainer_options.get("callbacks", ()), watch]
         if noise is not None:
             callbacks.append(noise)
         trainer = _trainer(recipe, task, callbacks, module)
-        trainer.fit(module, **_data_arguments(data))
+        trainer.fit(module, **data_arguments(data))
     if not watch.readings:
         metrics = [goal.metric for goal in task.goals]
         raise ValueError(
@@ -115,7 +115,8 @@ def _trainer(
     return trainer
 
 
-def _data_arguments(data: Any) -> dict[str, Any]:
+def data_arguments(data: Any) -> dict[str, Any]:
+    """Arguments of ``Trainer.fit`` for what ``make_data`` gives."""
     if isinstance(data, either(L.LightningDataModule)):
         return {"datamodule": data}
     if isinstance(data, tuple) and len(data) == 2:
@@ -144,7 +145,8 @@ def _trajectory(noise: GradientNoiseScale) -> dict[str, float]:
 
 
 @contextmanager
-def _seeded(seed: int, threads: int) -> Iterator[None]:
+def seeded(seed: int, threads: int) -> Iterator[None]:
+    """Seeds everything for a run, and restores random state, threads and environment after it."""
     threads_before = torch.get_num_threads()
     seed_before = os.environ.get("PL_GLOBAL_SEED")
     with isolate_rng():
@@ -170,7 +172,7 @@ LOGGERS = (
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences Lightning's messages about devices and loaders, which come once per run."""
     with ExitStack() as stack:
         for name in LOGGERS:
