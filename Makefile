@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: demo study-demo docs floors check test lint types benchmarks-list clean
+.PHONY: demo study-demo docs floors check test suite lint types benchmarks-list clean
 
 demo: $(STAMP)
 	$(BIN)/python examples/digits.py --quiet
@@ -29,7 +29,11 @@ floors: $(STAMP)
 check: lint types
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test: lint types
+# Types are checked beside the tests: mypy takes a minute of one core.
+test: lint
+	$(MAKE) --jobs=2 types suite
+
+suite: $(STAMP)
 	$(PYTEST) --cov --cov-report=term-missing:skip-covered $(PYTEST_ARGS)
 
 lint: $(STAMP)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from testing.quadratic import CURVATURE
 
 # optimizer steps between two readings of the loss, which are what a step costs in Lightning
-PER_BATCH = 16
+PER_BATCH = 64
 
 
 def make_data(global_size, seed):
@@ -33,8 +33,9 @@ class ExpectedLoss(L.LightningModule):
     def training_step(self, batch, batch_idx):
         loss = self.curvature.dot(self.squares.detach()) / 2
         self.trainer.optimizers[0].global_size = int(batch[0])
+        optimizer = self.optimizers()
         for _ in range(PER_BATCH):
-            self.optimizers().step()
+            optimizer.step()
         return loss
 
     def configure_optimizers(self):

@@ -6,19 +6,24 @@ import pytest
 
 from benchmarks.harness.command import run
 from benchmarks.index import BENCHMARKS
+from testing.launch import ROOT
+from testing.quick_form import IN_OWN_TESTS, fills_the_tables
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [name for name in BENCHMARKS if name not in IN_OWN_TESTS])
 def test_the_quick_form_fills_the_tables(name, capsys):
     benchmark = BENCHMARKS[name]
     if benchmark.missing():
         pytest.skip(benchmark.missing())
-    rows = run(benchmark, benchmark.quick)
-    assert rows and all(type(row) is benchmark.row for row in rows)
-    assert {benchmark.key_of(row) for row in rows}
-    for table in benchmark.tables.values():
-        assert table(rows).strip()
+    fills_the_tables(benchmark, run(benchmark, benchmark.quick))
+
+
+@pytest.mark.parametrize("name", IN_OWN_TESTS)
+def test_the_quick_form_of_the_others_runs_in_their_own_tests(name):
+    text = (ROOT / "tests" / "benchmarks" / IN_OWN_TESTS[name]).read_text()
+    assert f"fills_the_tables({name}.BENCHMARK, " in text
+    assert f"{name}.BENCHMARK.quick" in text
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

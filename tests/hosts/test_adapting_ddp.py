@@ -5,7 +5,7 @@ import torch
 
 from testing.launch import launch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 ALL = list(range(96))
 

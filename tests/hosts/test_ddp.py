@@ -14,6 +14,8 @@ from testing.launch import launch
 from testing.toys import data, fit
 from testing.worlds.ddp_worlds import Frozen, Unused
 
+pytestmark = pytest.mark.traced
+
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):

@@ -15,6 +15,8 @@ from testing.sharded import Frozen, Net, Tied, Unused
 from testing.sharded_reference import FOUR, agree, flat, gradients, moments
 from testing.toys import Regression
 
+pytestmark = pytest.mark.traced
+
 FSDP2 = {
     "accumulated": Net,
     "layers": Net,

@@ -5,7 +5,7 @@ import torch
 
 from testing.launch import launch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 CASES = ["fsdp, sharded", "fsdp2, sharded", "fsdp2, full"]  # full by FSDP: on CUDA only
 ALL = list(range(96))

@@ -9,7 +9,7 @@ from testing.launch import launch
 from testing.sharded import Lora, Net, Twice, TwoPaths
 from testing.sharded_reference import FOUR, agree, moments
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 TWO_EACH = [2] * 8
 FSDP = {

@@ -196,18 +196,24 @@ class Logger(L.pytorch.loggers.logger.DummyLogger):
 
 
 class Scheduled(Exact):
-    """With a schedule that counts steps, and one that looks at every third of them."""
+    """With schedules at every step, every second and every third.
 
-    def __init__(self, frequency=1):
+    97, 19 and 31 are primes, so that a rate shows how often each schedule has come.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.frequency, self.estimated = frequency, None
+        self.estimated = None
 
     def configure_optimizers(self):
         self.estimated = self.trainer.estimated_stepping_batches
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
-        config = {"scheduler": schedule, "interval": "step", "frequency": self.frequency}
-        return {"optimizer": optimizer, "lr_scheduler": config}
+        configs = []
+        for frequency, factor in ((1, 97 / 100), (2, 19 / 20), (3, 31 / 32)):
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, factor)
+            config = {"scheduler": schedule, "interval": "step", "frequency": frequency}
+            configs.append(config)
+        return [optimizer], configs
 
 
 COUNTS = {
@@ -228,15 +234,14 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("frequency", [1, 2, 3])
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
-def test_steps_schedules_validations_limits_and_logs_come_when_they_came(name, frequency):
+def test_steps_schedules_validations_limits_and_logs_come_when_they_came(name):
     """69 = 8 · 8 + 5 examples: nine batches."""
     runs = []
     for times in (1, 2, 4):
-        module, events, logger = Scheduled(frequency), Events(), Logger()
+        module, events, logger = Scheduled(), Events(), Logger()
         callback = GradientNoiseScale(split=times, probe="auto" if times > 1 else "examples")
         L.seed_everything(1, verbose=False)
         run = trainer(
@@ -396,7 +401,7 @@ def test_loaders_trainer_and_schedules_are_given_back(fails):
     before = dict(vars(source))
     collate = source.collate_fn
     callbacks = [GradientNoiseScale(split=2), *([Stop(5)] if fails else [])]
-    module = Scheduled(frequency=3)
+    module = Scheduled()
     run = trainer(*callbacks, accumulate=3, epochs=2, limit_train_batches=7, val_check_interval=3)
     if fails:
         with pytest.raises(RuntimeError, match="stopped by the test"):
@@ -408,7 +413,7 @@ def test_loaders_trainer_and_schedules_are_given_back(fails):
     given = (run.accumulate_grad_batches, run.limit_train_batches, run.val_check_interval)
     assert given == (3, 7, 3)
     assert run.num_training_batches == 7 and run.val_check_batch == 3
-    assert [config.frequency for config in run.lr_scheduler_configs] == [3]
+    assert [config.frequency for config in run.lr_scheduler_configs] == [1, 2, 3]
     assert not {"process_dataloader", "backward"} & set(vars(run.strategy))
     assert not any(p._backward_hooks for p in module.parameters())
 

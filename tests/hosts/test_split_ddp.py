@@ -6,7 +6,7 @@ import torch
 from testing.launch import launch
 from testing.worlds.split_worlds import EXAMPLES, STRATEGIES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.traced]
 
 
 @pytest.fixture(scope="module")

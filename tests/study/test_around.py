@@ -39,6 +39,7 @@ def make_study(quick):
 
 
 @pytest.mark.slow
+@pytest.mark.traced  # what workers do happens in no other process
 def test_a_study_in_a_file_runs_in_worker_processes(tmp_path):
     (tmp_path / "mine.py").write_text(FILE)
     result = run_file(tmp_path / "mine.py", quick=True, storage=tmp_path / "a.journal")

@@ -7,6 +7,7 @@ from torch import nn
 from benchmarks.cost import calls_cost, calls_memory
 from benchmarks.cost.norm_methods import Training
 from benchmarks.harness.command import run
+from testing.quick_form import fills_the_tables
 from testing.storages import Storages
 
 TINY = calls_cost.SIZES["tiny"]
@@ -24,7 +25,8 @@ def one_thread():
 @pytest.mark.slow
 def test_every_variant_of_every_case_is_visited_once_a_round(tmp_path):
     raw = tmp_path / "raw.csv"
-    run(calls_cost.BENCHMARK, calls_cost.Options(rounds=1, size="tiny"), raw)
+    quick = run(calls_cost.BENCHMARK, calls_cost.BENCHMARK.quick, raw)
+    fills_the_tables(calls_cost.BENCHMARK, quick)
     rows = run(calls_cost.BENCHMARK, calls_cost.Options(rounds=2, size="tiny"), raw)
     names = [case.name for case in TINY.values()]
     wanted = [(n, case, variant) for n in range(2) for case in names for variant in VARIANTS]
@@ -42,6 +44,7 @@ VARIANTS = tuple(calls_cost.VARIANTS)
 @pytest.mark.slow
 def test_no_case_keeps_a_batch_beyond_autograd():
     memory = run(calls_memory.BENCHMARK, calls_memory.BENCHMARK.quick)
+    fills_the_tables(calls_memory.BENCHMARK, memory)
     assert [row.checkpointed for row in memory] == [False, True] * len(TINY)
     for row in memory:
         assert row.held_measured - row.held < row.batch

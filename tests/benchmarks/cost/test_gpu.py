@@ -14,12 +14,18 @@ from benchmarks.harness.command import main
 from benchmarks.harness.command import run as measured
 from benchmarks.harness.lightning_runs import Variant
 from benchmarks.harness.rounds import compare
+from testing.quick_form import fills_the_tables
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     raw = tmp_path_factory.mktemp("gpu") / "raw.csv"
-    return measured(gpu.BENCHMARK, gpu.QUICK, raw), raw
+    return measured(gpu.BENCHMARK, gpu.BENCHMARK.quick, raw), raw
+
+
+@pytest.mark.slow
+def test_the_quick_form_fills_the_tables(run):
+    fills_the_tables(gpu.BENCHMARK, run[0])
 
 
 @pytest.mark.slow

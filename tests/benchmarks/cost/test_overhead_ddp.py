@@ -5,12 +5,14 @@ import pytest
 from benchmarks.cost import overhead_ddp
 from benchmarks.harness.command import run
 from benchmarks.harness.rounds import Visit, compare
+from testing.quick_form import fills_the_tables
 
 pytestmark = pytest.mark.slow
 
 
 def test_every_variant_runs_in_two_processes(tmp_path):
     rows = run(overhead_ddp.BENCHMARK, overhead_ddp.BENCHMARK.quick, tmp_path / "raw.csv")
+    fills_the_tables(overhead_ddp.BENCHMARK, rows)
     lines = overhead_ddp.table(rows).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {v}" for v in overhead_ddp.VARIANTS]
     assert lines[2].endswith("| 1.000 [1.000, 1.000] |")

@@ -9,6 +9,7 @@ from benchmarks.cost import curvature
 from benchmarks.harness.command import run
 from benchmarks.right import curvature_precision, geometries
 from benchmarks.right import large_batch_model as model
+from testing.quick_form import fills_the_tables
 
 
 def test_fits_of_the_large_batch_model_return_what_they_were_made_from():
@@ -76,5 +77,6 @@ def test_examples_needed_follow_the_variance_of_gaussian_gradients():
 
 @pytest.mark.slow
 def test_the_cost_of_a_curvature_probe_is_measured_on_both_models():
-    costs = run(curvature.BENCHMARK, curvature.Options(pairs=1))
+    costs = run(curvature.BENCHMARK, curvature.BENCHMARK.quick)
+    fills_the_tables(curvature.BENCHMARK, costs)
     assert len(costs) == 4 and all(c.plain_step > 0 for c in costs)
