@@ -136,7 +136,7 @@ def main() -> None:
             for key in ("train_loss", "val_loss", "val_accuracy")
         )
         trainer.print(f"{name}: {trainer.global_step} steps, {found}")
-    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (page: custom scalars)")
+    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (images, custom scalars)")
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def main() -> None:
         if name.endswith("_loss")
     ]
     trainer.print(*losses, "nats a byte")
-    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (page: custom scalars)")
+    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (images, custom scalars)")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,18 @@ import socket
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_noise import Monitor, NoiseScaleMetric, Ranks
 from lightning_noise.probes.ranks import BucketTap, mean_hook
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    fix = "Run pip install -e '.[examples]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 
 class LocalNorm:

@@ -20,8 +20,8 @@ from lightning_noise import GradientNoiseScale
 try:
     from sklearn.datasets import load_digits
 except ModuleNotFoundError as error:
-    command = "pip install -e '.[examples]'"
-    raise SystemExit(f"The data come with scikit-learn: {command} in the repository") from error
+    fix = "Run pip install -e '.[examples]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 
 class DigitsData(L.LightningDataModule):
@@ -125,7 +125,7 @@ def main() -> None:
         enable_progress_bar=not args.quiet,
     )
     trainer.fit(DigitsNet(args.learning_rate), DigitsData(args.batch_size))
-    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (page: custom scalars)")
+    trainer.print(f"to see it:  tensorboard --logdir {args.logdir}   (images, custom scalars)")
 
 
 if __name__ == "__main__":

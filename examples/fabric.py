@@ -8,11 +8,16 @@ import argparse
 
 import torch
 from lightning.fabric import Fabric
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise.hosts.fabric import FabricNoiseScale
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    fix = "Run pip install -e '.[examples]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 
 def digits(batch_size: int) -> DataLoader:

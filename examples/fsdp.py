@@ -13,12 +13,17 @@ import argparse
 
 import lightning as L
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_noise import GradientNoiseScale, NoiseFSDPStrategy
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    fix = "Run pip install -e '.[examples]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 
 class Block(nn.Module):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -27,6 +26,12 @@ from lightning_noise.study import (
     StudyResult,
     Workers,
 )
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    fix = "Run pip install -e '.[examples,study]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 SIZES = (8, 16, 32, 64, 128, 256)
 GOAL = Goal(metric="val_acc", target=0.95, mode="max")

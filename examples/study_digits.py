@@ -16,7 +16,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
@@ -29,6 +28,12 @@ from lightning_noise.study import (
     Workers,
     run_all,
 )
+
+try:
+    from sklearn.datasets import load_digits
+except ModuleNotFoundError as error:
+    fix = "Run pip install -e '.[examples,study]' in the repository"
+    raise SystemExit(f"{fix}: the data come with scikit-learn, which is missing.") from error
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
 OPTIMIZERS = {  # its arguments, and the best learning rate of a large batch, roughly

@@ -2,6 +2,8 @@
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from lightning_noise.say.run_facts import FILE, to_text
+
 LOGGERS = {"TensorBoard": TensorBoardLogger, "CSV": CSVLogger}
 B, LOW, HIGH, SIZE, RATE = 160.0, 108.0, 250.0, 32.0, 0.125  # all exact in float32
 
@@ -27,9 +29,9 @@ def unresolved(low=LOW, **others):
     return values(None, low, None, **others)
 
 
-def write_run(folder, rows, *, kind="TensorBoard", verdict=None):
+def write_run(folder, rows, *, kind="TensorBoard", verdict=None, facts=None, prefix=""):
     """Logs the values of each step below a folder, as a run of that name."""
-    logger = LOGGERS[kind](folder.parent, name=folder.name, version="")
+    logger = LOGGERS[kind](folder.parent, name=folder.name, version="", prefix=prefix)
     for step, row in rows.items():
         logger.log_metrics(row, step)
         logger.log_metrics({"train_loss": 1.0}, step)
@@ -38,6 +40,8 @@ def write_run(folder, rows, *, kind="TensorBoard", verdict=None):
         logger.experiment.add_text("noise_scale/verdict", text, max(rows))
     logger.save()
     logger.finalize("success")
+    if facts is not None:
+        (folder / FILE).write_text(to_text(facts), encoding="utf-8")
     return folder
 
 

@@ -1,10 +1,12 @@
-"""The pictures of a run that the documentation shows, made from a run of examples/digits.py.
+"""The pictures of runs that the documentation shows, made from runs of examples/digits.py.
 
     python tools/pictures.py run docs/images/run.png
     python tools/pictures.py tensorboard docs/images/tensorboard.png
+    python tools/pictures.py runs docs/images/tensorboard_runs.png
 
-The first is the last picture that the callback wrote for TensorBoard. The second is TensorBoard's
-page *custom scalars*, as Chromium shows it; it needs Chromium.
+The first is the last picture that the callback wrote for TensorBoard. The others are TensorBoard's
+page *custom scalars* for one run and, in its dark mode, for five short ones at different batch
+sizes, as Chromium shows it; they need Chromium.
 """
 
 import argparse
@@ -25,12 +27,16 @@ PROGRAM = ROOT / "examples" / "digits.py"
 FIGURE = "noise_scale/figure"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PAGE = "custom_scalars"
+LIGHT, DARK = "false", "true"
+SIZES = (8, 16, 32, 64, 128)
+FEW_EPOCHS = 8
 
 
-def train(folder: Path) -> Path:
+def train(folder: Path, *options: str) -> Path:
     """Trains the example; the folder of its event files."""
+    folder.mkdir(exist_ok=True)
     settings = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, PROGRAM, "--quiet", "--logdir", folder]
+    command = [sys.executable, PROGRAM, "--quiet", "--logdir", folder, *options]
     subprocess.run(command, check=True, env=settings, cwd=folder)
     (run,) = (folder / "digits").iterdir()
     return run
@@ -43,8 +49,14 @@ def last_figure(run: Path) -> bytes:
     return last
 
 
-def screenshot(logs: Path, picture: Path, seconds: float = 20.0) -> None:
+def screenshot(logs: Path, picture: Path, dark: str = LIGHT, seconds: float = 20.0) -> None:
     """TensorBoard's page *custom scalars* for a folder of logs.
+
+    Args:
+        logs: the folder.
+        picture: the file to write.
+        dark: of TensorBoard's address: whether it is in dark mode.
+        seconds: of the browser's clock, until the page is taken.
 
     Raises:
         SystemExit: there is no Chromium.
@@ -61,7 +73,8 @@ def screenshot(logs: Path, picture: Path, seconds: float = 20.0) -> None:
         _wait_for(port)
         look = [browser, "--headless", "--no-sandbox", "--hide-scrollbars"]
         look += ["--window-size=1200,560", f"--virtual-time-budget={1000 * seconds:.0f}"]
-        look += [f"--screenshot={picture}", f"http://127.0.0.1:{port}/#{PAGE}"]
+        address = f"http://127.0.0.1:{port}/?darkMode={dark}#{PAGE}"
+        look += [f"--screenshot={picture}", address]
         subprocess.run(look, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     finally:
         server.terminate()
@@ -84,15 +97,21 @@ def _answers(port: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["run", "tensorboard"])
+    parser.add_argument("what", choices=["run", "tensorboard", "runs"])
     parser.add_argument("picture", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = train(Path(folder))
+        logs, picture = Path(folder), args.picture.resolve()
         if args.what == "run":
-            args.picture.write_bytes(last_figure(run))
+            picture.write_bytes(last_figure(train(logs)))
+        elif args.what == "tensorboard":
+            train(logs)
+            screenshot(logs, picture)
         else:
-            screenshot(Path(folder), args.picture.resolve())
+            for size in SIZES:
+                options = ("--batch-size", str(size), "--epochs", str(FEW_EPOCHS))
+                train(logs / f"batch size {size}", *options)
+            screenshot(logs, picture, DARK)
 
 
 if __name__ == "__main__":

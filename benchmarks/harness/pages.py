@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
+from benchmarks.harness import study_tables
 from benchmarks.harness.machine import MACHINES, PATH
 from benchmarks.harness.rows import File, committed
 from benchmarks.harness.spec import HOME, Benchmark
@@ -60,6 +61,7 @@ def tables_of(benchmarks: Iterable[Benchmark]) -> Iterator[tuple[str, str]]:
     for machine in File(MACHINES, PATH).rows:
         yield f"machine of {machine.benchmark}", f"{machine}."
     yield "index", index(benchmarks)
+    yield from study_tables.tables()
     from benchmarks import aims  # it knows the benchmarks, and they know the harness
 
     yield "aims", aims.table()

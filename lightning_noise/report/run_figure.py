@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning_noise.core.digits import in_digits
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 NOISE = "#1f5fa8"
 SIZE = "#c2570c"
 INK = "#333333"
+WIDE = (9.0, 8.0)  # inches
+TWO_COLUMNS = 5.5  # inches that a legend of two columns takes
+PIXELS = 900.0  # of any width
+LETTERS = 11.0  # of a title in an inch
 SPAN = 16.0  # batch sizes on the trade-off curve, relative to the noise scale
 
 
@@ -42,6 +47,7 @@ def draw_run(
     *,
     title: str = "",
     unit: str = "examples",
+    size: tuple[float, float] = WIDE,
 ) -> "Figure":
     """The noise scale with its interval and the batch size over a run; below, the trade-off.
 
@@ -54,6 +60,7 @@ def draw_run(
         part: what the trade-off rests on; ``None``: it is left out.
         title: above the figure.
         unit: what a batch size counts, in the plural.
+        size: width and height in inches; the letters are the larger, the narrower the figure.
 
     Raises:
         NoMatplotlibError: matplotlib is not installed.
@@ -62,10 +69,20 @@ def draw_run(
     if not moments:
         raise ValueError("moments must hold at least one moment of the run, got none.")
     figure, upper, lower = two_panels(3, 2)
+    width, _ = size
+    figure.set_size_inches(*size)
+    figure.set_dpi(PIXELS / width)
     _draw_course(upper, moments, part, unit)
     _draw_trade_off(lower, part, unit)
+    columns = 2
+    if width < TWO_COLUMNS:
+        columns = 1
+    _add_legend(upper, columns)
+    if lower.axison:
+        _add_legend(lower, columns)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
+        lines = fill(title, int(LETTERS * width))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=11, color=INK)
     figure.canvas.draw()
     return figure
 
@@ -104,7 +121,11 @@ def _draw_course(
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(unit)
     plain_ticks(axes.yaxis, *axes.get_ylim())
-    axes.legend(loc="best", edgecolor="none", framealpha=0.9)
+
+
+def _add_legend(axes: "Axes", columns: int) -> None:
+    """Above the panel: on a narrow figure it would cover what is drawn."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9)
 
 
 def _draw_band(axes: "Axes", moments: Sequence[Moment]) -> None:
@@ -141,11 +162,8 @@ def _is_resolved(moment: Moment) -> bool:
 
 
 def _draw_trade_off(axes: "Axes", part: RunPart | None, unit: str) -> None:
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel(f"batch size, {unit}")
-    axes.set_ylabel("relative to the minimum")
     if part is None or not part.b:
+        axes.set_axis_off()
         axes.text(
             0.5,
             0.5,
@@ -155,6 +173,10 @@ def _draw_trade_off(axes: "Axes", part: RunPart | None, unit: str) -> None:
             color="0.35",
         )
         return
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel(f"batch size, {unit}")
+    axes.set_ylabel("relative to the minimum")
     b = part.b
     least, greatest = min(b / SPAN, part.size / 2), max(b * SPAN, part.size * 2)
     sizes = [least * (greatest / least) ** (i / 60) for i in range(61)]
@@ -181,4 +203,3 @@ def _draw_trade_off(axes: "Axes", part: RunPart | None, unit: str) -> None:
     )
     plain_ticks(axes.yaxis, *axes.get_ylim())
     axes.xaxis.set_major_formatter(lambda value, _: in_digits(value))
-    axes.legend(loc="best", edgecolor="none", framealpha=0.9)

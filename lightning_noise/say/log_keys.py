@@ -3,6 +3,7 @@
 A value that cannot be determined has no key.
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ from lightning_noise.core.tradeoff import examples_factor, steps_factor
 
 PREFIX = "noise_scale/"
 INTERVAL = ("b_simple", "b_simple_low", "b_simple_high")
+# A logger with a prefix joins it to every key with a hyphen.
+PREFIXED = re.compile(rf"(?P<prefix>.*?)-(?P<key>{PREFIX}.*)", re.DOTALL)
 Values = dict[str, float | None]
 
 
@@ -32,6 +35,21 @@ def prefix(optimizer: str) -> str:
     if not optimizer:
         return PREFIX
     return f"{PREFIX}{optimizer}/"
+
+
+def without_prefix(name: str) -> tuple[str, str] | None:
+    """The prefix of the logger and the key, in a name of its log; ``None`` for other names.
+
+    >>> without_prefix("noise_scale/trace"), without_prefix("fit-noise_scale/trace")
+    (('', 'noise_scale/trace'), ('fit', 'noise_scale/trace'))
+    >>> without_prefix("train_loss")
+    """
+    if name.startswith(PREFIX):
+        return "", name
+    match = PREFIXED.fullmatch(name)
+    if match is None:
+        return None
+    return match["prefix"], match["key"]
 
 
 def name_of(geometry: str) -> str:

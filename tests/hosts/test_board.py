@@ -15,6 +15,7 @@ from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
 
 from lightning_noise import GradientNoiseScale
+from lightning_noise.hosts.lightning import board
 from lightning_noise.hosts.lightning.board import Interval, points
 from testing.event_files import scalars
 from testing.gans import Gan, gan_data
@@ -82,6 +83,23 @@ def test_an_unresolved_step_shows_the_lower_end_and_a_band_of_two_decades(lost):
         assert found == pytest.approx([low, low, low + 2], abs=1e-5)
 
 
+def test_the_second_chart_has_the_lower_end_over_the_batch_size(lost):
+    """One line per run: several runs need no batch sizes beside it."""
+    run, _ = lost
+    expected = {}
+    for step, low in run["noise_scale/b_simple_low"].items():
+        expected[step] = log10(low / 8)
+    assert run["noise_scale_band/log10_low_over_size"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_without_a_batch_size_the_second_chart_has_no_point():
+    assert points(Interval(low=50.0, noise_scale=80.0, high=90.0, global_size=None)).ratio is None
+
+
+def test_titles_have_three_lines_at_most():
+    assert all(len(title) <= 3 * 46 for title in (board.TITLE, board.RATIO))
+
+
 def test_the_batch_size_is_a_run_of_its_own_under_the_tag_of_the_line(lost):
     _, batch_size = lost
     assert set(batch_size) == {"noise_scale_band/log10", "noise_scale_band/log10_nearest"}
@@ -112,7 +130,7 @@ def test_the_layout_draws_the_band_from_its_nearest_point_to_both_ends(tmp_path)
     fit(Regression(), data(), GradientNoiseScale(), logger=TensorBoardLogger(tmp_path))
     shown, _ = page(tmp_path)
     (category,) = shown["category"]
-    chart, lower = category["chart"]
+    chart, ratio = category["chart"]
     assert category["title"] == "noise scale"
     assert chart["title"].startswith("Curve above the batch size: a larger batch pays (log10")
     line, low, high, nearest = (f"noise_scale_band/log10{part}" for part in PARTS)
@@ -121,7 +139,8 @@ def test_the_layout_draws_the_band_from_its_nearest_point_to_both_ends(tmp_path)
         {"value": line, "lower": low, "upper": nearest},
         {"value": low, "lower": high, "upper": nearest},
     ]
-    assert lower["multiline"]["tag"] == ["noise_scale_band/log10_low$"]
+    assert ratio["title"].startswith("Above 0: a larger batch pays")
+    assert ratio["multiline"]["tag"] == ["noise_scale_band/log10_low_over_size$"]
 
 
 class Layout(L.Callback):

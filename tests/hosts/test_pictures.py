@@ -34,6 +34,15 @@ def test_tensorboard_shows_the_run_and_the_verdict_at_the_end(tmp_path):
     assert text.replace("  \n", "\n") == str(callback.verdict())
 
 
+def test_tensorboard_gets_a_picture_whose_letters_can_be_read_on_a_small_card(tmp_path):
+    """On 350 pixels, letters of 10 points are 8 pixels high on six inches, and 5 on nine."""
+    logger = TensorBoardLogger(tmp_path)
+    fit(Regression(), data(), GradientNoiseScale(), logger=logger)
+    found = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    picture = found.Images("noise_scale/figure")[-1]
+    assert (picture.width, picture.height) == (900, 900)  # 6 inches
+
+
 def test_every_epoch_is_shown_where_drawing_takes_no_time(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "MOST_TIME", float("inf"))
     logger = TensorBoardLogger(tmp_path)

@@ -58,6 +58,25 @@ def test_without_a_resolved_noise_scale_there_is_no_trade_off(part):
         "no trade-off: the noise scale is not resolved"
     ]
     assert not lower.get_lines()
+    assert not lower.axison  # no ticks of an axis that measures nothing
+
+
+@pytest.mark.parametrize("size", [(4.6, 8.0), (6.0, 6.0), (9.0, 8.0)])
+def test_a_long_title_stays_within_a_figure_of_any_width(size):
+    title = "Whether your batch size of 8 is right cannot be determined: " + "it is not known. " * 4
+    figure = draw_run(RESOLVED, PART, title=title, size=size)
+    box = figure._suptitle.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert figure.bbox.x1 == pytest.approx(900)
+
+
+@pytest.mark.parametrize("size", [(4.6, 8.0), (6.0, 6.0), (9.0, 8.0)])
+def test_a_legend_covers_nothing_that_is_drawn_and_is_whole(size):
+    figure = draw_run([*RESOLVED, *BOUND], PART, size=size)
+    for axes in figure.axes:
+        box = axes.get_legend().get_window_extent()
+        assert box.y0 >= axes.bbox.y1
+        assert box.x1 <= figure.bbox.x1
 
 
 def test_a_run_without_a_moment_is_refused():

@@ -151,10 +151,10 @@ def test_a_price_needs_times(page):
 
 
 def test_cost_is_hours_times_the_price(markup, logs, tmp_path):
-    for row in Page(markup).row("128"):
-        if len(row) == 4 and "[" in row[3]:
-            hours, cost = (float(row[place].split()[0]) for place in (0, 2))
-    assert cost == pytest.approx(2.5 * hours, rel=0.01)  # three digits are shown
+    times, costs = (row for row in Page(markup).row("128") if len(row) == 2 and "[" in row[0])
+    for seconds, cost in zip(times, costs, strict=True):
+        shown = 2.5 / 3600 * float(seconds.split()[0])
+        assert float(cost.split()[0]) == pytest.approx(shown, rel=0.01)  # three digits are shown
 
 
 def test_the_same_log_gives_the_same_page(logs, tmp_path):

@@ -14,8 +14,9 @@ The form of what is written here follows from how TensorBoard (2.21) works:
 - A run has one layout, the last one written, and the layouts of different runs are merged. So this
   one is in that folder too: it neither replaces a layout that the user writes with
   ``add_custom_scalars`` nor is replaced by it.
-- A chart leaves out the points that its axis does not reach. So a second chart shows the lower end
-  alone: in a short unresolved stretch it may lie below the axis of the first.
+- A chart leaves out the points that its axis does not reach: in a short unresolved stretch the
+  lower end may lie below the axis. And the bands and batch sizes of several runs cover each other.
+  So a second chart has one line per run, the lower end relative to the batch size.
 - "Missing Tags" stands below a chart if a run lacks some of its tags, but not if it lacks three, as
   the batch size does.
 """
@@ -28,13 +29,14 @@ from typing import Any, NamedTuple
 BAND = "noise_scale_band/"
 FOLDER = "batch_size"
 OPEN = 100.0  # a larger one would squeeze what is known, a smaller one looks like an upper bound
+# More than three lines of a title cover the chart below it: about 45 characters each.
 TITLE = (
-    "Curve above the batch size: a larger batch pays (log10 of B_simple with its 95 % interval, "
-    "and of the batch size; line on the lower edge: not resolved, no upper bound)"
+    "Curve above the batch size: a larger batch pays (log10 of B_simple, its 95 % interval and the "
+    "batch size; on the lower edge: not resolved)"
 )
-LOWER = (
-    "Lower end above the batch size: a larger batch pays, also where B_simple is not resolved "
-    "(log10 of the lower end)"
+RATIO = (
+    "Above 0: a larger batch pays, also where B_simple is not resolved (log10 of its lower end "
+    "over the batch size)"
 )
 
 
@@ -54,15 +56,17 @@ class Tags(NamedTuple):
     low: str
     high: str
     nearest: str
+    ratio: str
 
 
 class Points(NamedTuple):
-    """What these series hold at a step."""
+    """What these series hold at a step; ``ratio`` is ``None`` without a batch size."""
 
     line: float
     low: float
     high: float
     nearest: float
+    ratio: float | None
 
 
 def tags(optimizer: str) -> Tags:
@@ -79,18 +83,19 @@ def tags(optimizer: str) -> Tags:
         low=f"{line}_low",
         high=f"{line}_high",
         nearest=f"{line}_nearest",
+        ratio=f"{line}_low_over_size",
     )
 
 
 def points(interval: Interval) -> Points:
     """What is drawn of an interval, as log10.
 
-    >>> resolved = Interval(low=50.0, noise_scale=100.0, high=300.0, global_size=32.0)
+    >>> resolved = Interval(low=50.0, noise_scale=100.0, high=300.0, global_size=25.0)
     >>> [round(10**point) for point in points(resolved)]
-    [100, 50, 300, 50]
-    >>> unresolved = Interval(low=50.0, noise_scale=None, high=None, global_size=64.0)
+    [100, 50, 300, 50, 2]
+    >>> unresolved = Interval(low=50.0, noise_scale=None, high=None, global_size=25.0)
     >>> [round(10**point) for point in points(unresolved)]
-    [50, 50, 5000, 64]
+    [50, 50, 5000, 50, 2]
     """
     line = interval.low
     if interval.noise_scale is not None:
@@ -100,11 +105,15 @@ def points(interval: Interval) -> Points:
         high = min(interval.high, high)
     size = interval.global_size or line
     nearest = min(max(size, interval.low), high)
+    ratio = None
+    if interval.global_size:
+        ratio = log10(interval.low / interval.global_size)
     return Points(
         line=log10(line),
         low=log10(interval.low),
         high=log10(high),
         nearest=log10(nearest),
+        ratio=ratio,
     )
 
 
@@ -118,7 +127,8 @@ def show(writer: Any, intervals: Mapping[str, Interval | None], step: int) -> No
             continue
         names = tags(name)
         for tag, point in zip(names, points(interval), strict=True):
-            writer.add_scalar(tag, point, step)
+            if point is not None:
+                writer.add_scalar(tag, point, step)
         run = _batch_size_run(writer, list(intervals))
         if interval.global_size:
             size = log10(interval.global_size)
@@ -162,12 +172,12 @@ def layout(optimizers: list[str]) -> Any:
         names = tags(name)
         bands = [one._asdict() for one in series(names)]
         band_chart = layout_pb2.Chart(title=TITLE, margin={"series": bands})
-        lower_end = re.escape(names.low)
-        lower_chart = layout_pb2.Chart(title=LOWER, multiline={"tag": [f"{lower_end}$"]})
+        ratio = re.escape(names.ratio)
+        ratio_chart = layout_pb2.Chart(title=RATIO, multiline={"tag": [f"{ratio}$"]})
         title = "noise scale"
         if name:
             title = f"noise scale of {name}"
-        category = layout_pb2.Category(title=title, chart=[band_chart, lower_chart])
+        category = layout_pb2.Category(title=title, chart=[band_chart, ratio_chart])
         categories.append(category)
     summary = custom_scalars({})
     text = layout_pb2.Layout(category=categories).SerializeToString()

@@ -23,6 +23,8 @@ from lightning_noise.say.verdict import Verdict, headline
 
 # Drawing takes at most this share of the time of a fit; the last figure is drawn in any case.
 MOST_TIME = 0.01
+# In inches: TensorBoard's cards are 350 pixels wide, where letters of wider figures are too small.
+SIZE = (6.0, 6.0)
 TENSORBOARD = either(TensorBoardLogger)
 WANDB = either(WandbLogger)
 MLFLOW = either(MLFlowLogger)
@@ -83,7 +85,13 @@ class Pictures:
         title = " ".join(headline(verdict)[:1])
         try:
             part = _part(verdict.basis, history.moments)
-            figure = draw_run(history.moments, part, title=title, unit=verdict.unit)
+            figure = draw_run(
+                history.moments,
+                part,
+                title=title,
+                unit=verdict.unit,
+                size=SIZE,
+            )
         except NoMatplotlibError:
             figure = None
         name = prefix(verdict.optimizer).rstrip("/")

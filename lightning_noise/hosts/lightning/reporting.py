@@ -10,6 +10,7 @@ from lightning_noise.adapt.learning_rate import alpha_for
 from lightning_noise.hosts.lightning import trainer_facts
 from lightning_noise.hosts.lightning.adapting import Adapting
 from lightning_noise.hosts.lightning.collected_verdict import verdict_of
+from lightning_noise.hosts.lightning.facts_file import has_folder, write_facts
 from lightning_noise.hosts.lightning.loggers import publish
 from lightning_noise.hosts.lightning.pictures import Pictures
 from lightning_noise.hosts.lightning.print_lines import print_lines
@@ -20,6 +21,7 @@ from lightning_noise.measure.session import Session
 from lightning_noise.measure.track import Track
 from lightning_noise.say.doubts import twins_text
 from lightning_noise.say.log_keys import InUse, curvature_values, optimizer_values
+from lightning_noise.say.run_facts import RunFacts
 from lightning_noise.say.verdict import Verdict
 
 
@@ -55,6 +57,7 @@ class Reporting:
         self._pictures = Pictures(trainer, settings.figures)
         self._twins_reported = False
         self._published = 0  # measured steps
+        self._facts: dict[str, RunFacts] = {}
 
     @property
     def has_news(self) -> bool:
@@ -89,15 +92,35 @@ class Reporting:
             optimizers=list(self._optimizers),
             prog_bar=self._settings.prog_bar,
         )
+        if not self._facts:
+            self._facts = self._known_facts()
+            write_facts(self._trainer, self._facts)
+
+    def _known_facts(self) -> dict[str, RunFacts]:
+        facts = {}
+        for name, optimizer in self._optimizers.items():
+            kinds = optimizer_kinds(optimizer)
+            facts[name] = RunFacts(kinds[0], alpha_for(kinds).value, self._settings.unit)
+        return facts
+
+    def _write_verdicts(self, verdicts: list[Verdict], step: int) -> None:
+        """Beside the logs; ``report`` finds there what scalars do not say."""
+        facts = {}
+        for one in verdicts:
+            known = self._facts[one.optimizer]
+            facts[one.optimizer] = known._replace(verdict=str(one), step=step)
+        write_facts(self._trainer, facts)
 
     def show_pictures(self, *, last: bool) -> None:
-        """Passes figure and verdict to the loggers that show them, at the end of an epoch or fit.
+        """Passes figure and verdict to the loggers, at the end of an epoch or fit.
 
         No collective: every rank may call it, and rank 0 alone draws.
         """
         measured = self._session.steps_read
+        step = max(trainer_facts.log_index(self._trainer) - 1, 0)
+        if self._facts and has_folder(self._trainer):
+            self._write_verdicts(self.verdicts(), step)
         if self._pictures.are_due(measured, last=last):
-            step = max(trainer_facts.log_index(self._trainer) - 1, 0)
             self._pictures.show(self.verdicts(), step, measured)
 
     def _in_use(self, track: Track) -> InUse:

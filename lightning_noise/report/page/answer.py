@@ -8,7 +8,6 @@ from lightning_noise.say.advice_text import WHETHER, Context, advice_lines
 from lightning_noise.say.values import WHILE_HIGH, Basis, basis_of, in_a_sentence
 from lightning_noise.say.verdict import TOO_WIDE
 
-UNIT = "examples"
 NO_SIZE = "The log holds no batch size, so there is no advice."
 
 
@@ -29,9 +28,10 @@ class Answer(NamedTuple):
 def answer_of(course: Course) -> Answer:
     """The advice from the logged values, in the words of the verdict.
 
-    Which optimizer it was, step times and the size of the data set are not in the log, so the
-    sentences about them are left out. A verdict that was logged at the end and gives no advice
-    knows more (a data set as small as the noise scale): then there is none here either.
+    Step times and the size of the data set are not in the log, nor is the optimizer in a log of an
+    earlier version, so the sentences about them are left out. A verdict that was logged at the end
+    and gives no advice knows more (a data set as small as the noise scale): then there is none here
+    either.
     """
     estimate, trajectory = course.end, course.trajectory
     size = course.moments[-1].size
@@ -43,13 +43,13 @@ def answer_of(course: Course) -> Answer:
         advice = advise(basis.size, None, None, None)
         return Answer(basis, advice, withheld)
     advice = advise(basis.size, basis.b, basis.low, basis.high)
-    lines = advice_lines(advice, _context(basis))
+    lines = advice_lines(advice, _context(basis, course))
     if course.optimizer:
         lines[0] = f"{course.optimizer}: {lines[0]}"
     return Answer(basis, advice, lines)
 
 
-def _context(basis: Basis) -> Context:
+def _context(basis: Basis, course: Course) -> Context:
     part = ""
     if basis.step is not None:
         part = f" {WHILE_HIGH}"
@@ -57,11 +57,14 @@ def _context(basis: Basis) -> Context:
     wider = ""
     if basis.b is not None:
         wider = TOO_WIDE
+    exponent = None
+    if course.facts is not None:
+        exponent = course.facts.rate_exponent
     return Context(
         interval=in_a_sentence(basis.b, basis.low, basis.high),
         part=part,
-        unit=UNIT,
-        rate_exponent=None,
+        unit=course.unit,
+        rate_exponent=exponent,
         help=wider,
     )
 

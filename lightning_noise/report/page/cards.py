@@ -1,12 +1,11 @@
 """The parts of the page on one run."""
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
 from lightning_noise.core.digits import in_digits
 from lightning_noise.report.page import markup
-from lightning_noise.report.page.answer import UNIT, Answer
+from lightning_noise.report.page.answer import Answer
 from lightning_noise.report.page.costs import Cost
 from lightning_noise.report.page.course import Course
 from lightning_noise.report.page.health import Health
@@ -15,17 +14,13 @@ from lightning_noise.report.page.pictures import (
     course_picture,
     layers_picture,
 )
-from lightning_noise.report.page.ranges import duration, range_text
+from lightning_noise.report.page.ranges import TimeUnit, duration, range_text, time_unit
 from lightning_noise.report.page.times import Span
 from lightning_noise.say.words import count, number
 
-SIZE = f"Batch size, {UNIT}"
-COST_HEAD = (
-    SIZE,
-    "Steps, times the minimum",
-    f"{UNIT.capitalize()}, times the minimum",
-)
+# where the log does not name the optimizer
 RATE_HEAD = ("Learning rate times, SGD", "Learning rate times, Adam")
+RATE_EXPONENTS = (1.0, 0.5)
 ALIKE = "a step takes as long at any size"
 IN_PROPORTION = "the time of a step grows with the size"
 
@@ -42,8 +37,13 @@ def course_card(course: Course, answer: Answer) -> str:
     return heading + markup.picture(course_picture(course, answer.basis))
 
 
-def cost_card(costs: list[Cost], span: Span | None, price: float | None) -> str:
-    """The tables of batch sizes: steps and examples, then time and money."""
+def cost_card(
+    course: Course,
+    costs: list[Cost],
+    span: Span | None,
+    price: float | None,
+) -> str:
+    """The tables of batch sizes: steps and examples, then time, then money."""
     heading = markup.text("h3", "What other batch sizes would cost")
     if not costs:
         nothing = "No lower end of the noise scale, or no batch size, is in the log."
@@ -51,14 +51,19 @@ def cost_card(costs: list[Cost], span: Span | None, price: float | None) -> str:
     caption = (
         "By the large-batch model of McCandlish et al. (2018), with 95 % intervals in brackets."
     )
-    head = [*COST_HEAD]
+    size = f"Batch size, {course.unit}"
+    unit = f"{course.unit[0].upper()}{course.unit[1:]}"
+    head = [size, "Steps, times the minimum", f"{unit}, times the minimum"]
+    rates, exponents = _learning_rates(course)
     if costs[0].gain is not None:
-        head += RATE_HEAD
+        head += rates
         caption += " The factors on the learning rate are starts for tuning."
-    rows = [_cost_row(cost) for cost in costs]
+    rows = [_cost_row(cost, exponents) for cost in costs]
     parts = [heading, markup.table(caption, head, rows, marked=_in_use(costs))]
-    if costs[0].hours_alike is not None:
-        parts.append(_time_table(costs, price))
+    if costs[0].hours_alike is not None and span is not None:
+        parts.append(_time_table(costs, size, time_unit(span.hours or 0.0)))
+        if price is not None:
+            parts.append(_price_table(costs, size, price))
     for line in _time_notes(costs, span, price):
         parts.append(markup.text("p", line, class_="soft"))
     return "".join(parts)
@@ -74,29 +79,39 @@ def _name(cost: Cost) -> str:
     return in_digits(cost.size)
 
 
-def _cost_row(cost: Cost) -> list[str]:
+def _learning_rates(course: Course) -> tuple[Sequence[str], Sequence[float]]:
+    """Columns for factors on the learning rate, and the exponents of the gain that they are."""
+    if course.facts is None:
+        return RATE_HEAD, RATE_EXPONENTS
+    return (f"Learning rate times, {course.facts.optimizer}",), (course.facts.rate_exponent,)
+
+
+def _cost_row(cost: Cost, exponents: Sequence[float]) -> list[str]:
     row = [_name(cost), range_text(cost.steps), range_text(cost.examples)]
     if cost.gain is not None:
-        row += [number(cost.gain), number(math.sqrt(cost.gain))]
+        row += [number(cost.gain**exponent) for exponent in exponents]
     return row
 
 
-def _time_table(costs: list[Cost], price: float | None) -> str:
-    head = [SIZE, f"Hours if {ALIKE}", f"Hours if {IN_PROPORTION}"]
-    caption = "Hours for the progress of this run, with 95 % intervals in brackets"
-    if price is not None:
-        head += [f"Cost if {ALIKE}", f"Cost if {IN_PROPORTION}"]
-        caption = f"{caption}; cost at {number(price)} per hour"
-    rows = [_time_row(cost, price) for cost in costs]
-    return markup.table(f"{caption}.", head, rows, marked=_in_use(costs))
+def _time_table(costs: list[Cost], size: str, unit: TimeUnit) -> str:
+    name = unit.name.capitalize()
+    head = [size, f"{name} if {ALIKE}", f"{name} if {IN_PROPORTION}"]
+    caption = f"{name} for the progress of this run, with 95 % intervals in brackets."
+    rows = [_hours_row(cost, unit.per_hour) for cost in costs]
+    return markup.table(caption, head, rows, marked=_in_use(costs))
 
 
-def _time_row(cost: Cost, price: float | None) -> list[str]:
-    hours = (cost.hours_alike, cost.hours_in_proportion)
-    row = [_name(cost), *map(range_text, hours)]
-    if price is not None:
-        for found in hours:
-            row.append(range_text(found and found.scaled(price)))
+def _price_table(costs: list[Cost], size: str, price: float) -> str:
+    head = [size, f"Cost if {ALIKE}", f"Cost if {IN_PROPORTION}"]
+    caption = f"Cost of that time at {number(price)} per hour, with 95 % intervals in brackets."
+    rows = [_hours_row(cost, price) for cost in costs]
+    return markup.table(caption, head, rows, marked=_in_use(costs))
+
+
+def _hours_row(cost: Cost, per_hour: float) -> list[str]:
+    row = [_name(cost)]
+    for hours in (cost.hours_alike, cost.hours_in_proportion):
+        row.append(range_text(hours and hours.scaled(per_hour)))
     return row
 
 
@@ -120,7 +135,7 @@ def _time_notes(costs: list[Cost], span: Span | None, price: float | None) -> It
         yield f"There are no {wanted} at other sizes: the noise scale is not resolved."
         return
     yield (
-        "The two kinds of hours are for the same progress, on the machine of the run: in general "
+        "The two columns are for the same progress, on the machine of the run: in general "
         "the truth lies between them."
     )
 
@@ -156,7 +171,7 @@ def layers_card(course: Course) -> str:
         first, last = min(series), max(series)
         rows.append([name, number(series[first]), number(series[last]), str(last)])
     head = ["Layer", "First value", "Last value", "At step"]
-    caption = f"Noise scale of each layer, {UNIT}: the first and the last resolved value"
+    caption = f"Noise scale of each layer, {course.unit}: the first and the last resolved value"
     summary = markup.text("summary", "The numbers of the layers")
     numbers = markup.element("details", summary + markup.table(caption, head, rows))
     return markup.text("h3", "Layers over training") + markup.picture(image) + numbers

@@ -4,28 +4,14 @@ from collections.abc import Iterable
 
 from lightning_noise.core.digits import in_digits
 from lightning_noise.report.page import markup
-from lightning_noise.report.page.answer import UNIT, Answer
+from lightning_noise.report.page.answer import Answer
 from lightning_noise.report.page.costs import Cost
 from lightning_noise.report.page.course import Course
 from lightning_noise.report.page.health import Health
-from lightning_noise.report.page.ranges import UNKNOWN, number_text, range_text
+from lightning_noise.report.page.ranges import UNKNOWN, duration, number_text, range_text
 from lightning_noise.report.page.times import Span
 from lightning_noise.say.values import value_text
 
-HEAD = (
-    "Run",
-    f"Batch size, {UNIT}",
-    "Learning rate at the end",
-    f"Noise scale, {UNIT}",
-    "The batch size is",
-    "Advised size",
-    "Steps, times the minimum",
-    f"{UNIT.capitalize()}, times the minimum",
-    "Values",
-    "Resolved",
-    "Steps logged",
-    "Hours",
-)
 CAPTION = (
     "The runs side by side. Noise scale and costs are those at the end, or before the learning "
     "rate decayed, with 95 % intervals in brackets."
@@ -35,7 +21,29 @@ Summary = tuple[Course, Answer, list[Cost], Health, Span | None]
 
 def comparison(runs: Iterable[Summary]) -> str:
     """One row per run."""
-    return markup.table(CAPTION, HEAD, [_row(*run) for run in runs])
+    runs = list(runs)
+    units = {course.unit for course, *_ in runs}
+    return markup.table(CAPTION, _head(units), [_row(*run) for run in runs])
+
+
+def _head(units: set[str]) -> list[str]:
+    unit = "units of the run"
+    if len(units) == 1:
+        (unit,) = units
+    return [
+        "Run",
+        f"Batch size, {unit}",
+        "Learning rate at the end",
+        f"Noise scale, {unit}",
+        "The batch size is",
+        "Advised size",
+        "Steps, times the minimum",
+        f"{unit[0].upper()}{unit[1:]}, times the minimum",
+        "Values",
+        "Resolved",
+        "Steps logged",
+        "Time",
+    ]
 
 
 def _row(
@@ -60,9 +68,9 @@ def _row(
     steps = examples = None
     if used:
         steps, examples = used[0].steps, used[0].examples
-    hours = None
-    if span is not None:
-        hours = span.hours
+    time = UNKNOWN
+    if span is not None and span.hours is not None:
+        time = duration(span.hours)
     return [
         course.title,
         size,
@@ -75,5 +83,5 @@ def _row(
         str(health.values),
         f"{100 * health.share:.0f} %",
         str(health.last - health.first),
-        number_text(hours),
+        time,
     ]

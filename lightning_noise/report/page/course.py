@@ -11,6 +11,7 @@ from lightning_noise.core.history import Moment
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.report.page.log import LoggedText, Point, RunLog
 from lightning_noise.say.log_keys import INTERVAL, PREFIX, prefix
+from lightning_noise.say.run_facts import RunFacts
 
 EVERY = "trace"  # is logged whenever anything is
 LAYER = "layer/"
@@ -42,6 +43,7 @@ class Course(NamedTuple):
         others: the names of further scalars.
         times: seconds since 1970 in the order of ``moments``; empty where the log has none.
         verdict: as it was logged.
+        facts: of the optimizer; ``None`` in a log of an earlier version.
     """
 
     run: str
@@ -54,6 +56,7 @@ class Course(NamedTuple):
     others: list[str]
     times: list[float]
     verdict: LoggedText | None
+    facts: RunFacts | None = None
 
     @property
     def title(self) -> str:
@@ -61,6 +64,13 @@ class Course(NamedTuple):
         if not self.optimizer:
             return self.run
         return f"{self.run}, {self.optimizer}"
+
+    @property
+    def unit(self) -> str:
+        """What a batch size counts; examples where the log does not say it."""
+        if self.facts is None:
+            return "examples"
+        return self.facts.unit
 
     @property
     def end(self) -> NoiseEstimate:
@@ -108,6 +118,7 @@ def _course(log: RunLog, optimizer: str, optimizers: list[str]) -> Course:
             layers[name.removeprefix(LAYER)] = series
         elif name not in BASIC and name not in FOLLOWING:
             others.append(f"{head}{name}")
+    facts = log.facts.get(optimizer)
     times = []
     if log.timed:
         order = {point.step: point.order for point in every}
@@ -122,8 +133,18 @@ def _course(log: RunLog, optimizer: str, optimizers: list[str]) -> Course:
         layers=layers,
         others=others,
         times=times,
-        verdict=log.texts.get(f"{head}verdict"),
+        verdict=_last_verdict(log.texts.get(f"{head}verdict"), facts),
+        facts=facts,
     )
+
+
+def _last_verdict(logged: LoggedText | None, facts: RunFacts | None) -> LoggedText | None:
+    """Of a verdict among the events and one beside the log, the later one."""
+    if facts is None or not facts.verdict:
+        return logged
+    if logged is not None and logged.step > facts.step:
+        return logged
+    return LoggedText(facts.step, facts.verdict)
 
 
 def _in_natural_order(named: tuple[str, Series]) -> list[tuple[int, str]]:

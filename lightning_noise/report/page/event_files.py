@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lightning_noise.report.page.log import LoggedText, Point, RunLog
-from lightning_noise.say.log_keys import PREFIX
+from lightning_noise.report.page.log import LoggedText, Point, RunLog, logs_of
+from lightning_noise.say.log_keys import PREFIX, without_prefix
 
 PATTERN = "*tfevents*"
 TEXT = "/text_summary"  # what SummaryWriter.add_text appends to a name
@@ -18,8 +18,11 @@ def has_event_files(folder: Path) -> bool:
     return any(path.is_file() for path in folder.glob(PATTERN))
 
 
-def read_event_files(folder: Path) -> RunLog:
-    """The scalars and the last texts in the event files of a folder; other kinds are not kept."""
+def read_event_files(folder: Path) -> list[RunLog]:
+    """The scalars of the noise scale and its last texts in the event files of a folder.
+
+    Other kinds are not kept.
+    """
     # a third of a second, which no other command needs; tensorboard ships no types
     from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
         event_accumulator as accumulators,
@@ -42,7 +45,7 @@ def read_event_files(folder: Path) -> RunLog:
     tags = events.Tags()
     scalars = {}
     for name in tags["scalars"]:
-        if name.startswith(PREFIX):
+        if without_prefix(name) is not None:
             scalars[name] = [
                 Point(event.step, event.value, event.wall_time)
                 for event in events.Scalars(name)
@@ -52,7 +55,7 @@ def read_event_files(folder: Path) -> RunLog:
     for name in tags["tensors"]:
         if name.startswith(PREFIX) and name.endswith(TEXT):
             texts[name.removesuffix(TEXT)] = _last_text(events.Tensors(name))
-    return RunLog(str(folder), scalars, texts, timed=True)
+    return logs_of(str(folder), scalars, texts, timed=True)
 
 
 def _last_text(events: list[Any]) -> LoggedText:

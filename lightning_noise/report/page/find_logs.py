@@ -10,8 +10,9 @@ from lightning_noise.report.page.event_files import has_event_files, read_event_
 from lightning_noise.report.page.log import RunLog
 from lightning_noise.report.page.metrics_csv import NAME, has_metrics_csv, read_metrics_csv
 from lightning_noise.say.log_keys import PREFIX
+from lightning_noise.say.run_facts import FILE, RunFacts, from_text
 
-Kind = tuple[Callable[[Path], bool], Callable[[Path], RunLog]]
+Kind = tuple[Callable[[Path], bool], Callable[[Path], list[RunLog]]]
 # Event files first: they hold times and the verdict too.
 KINDS: tuple[Kind, ...] = (
     (has_event_files, read_event_files),
@@ -61,10 +62,25 @@ def _logs_below(folder: Path) -> Iterator[tuple[Path, list[Course]]]:
 def _courses_in(folder: Path) -> list[Course]:
     for is_there, read in KINDS:
         if is_there(folder):
-            courses = courses_of(read(folder))
+            facts = _facts_in(folder)
+            courses = []
+            for log in read(folder):
+                courses += courses_of(log._replace(facts=facts))
             if courses:
                 return courses
     return []
+
+
+def _facts_in(folder: Path) -> dict[str, RunFacts]:
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    try:
+        return from_text(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        problem = f"{path} is not as GradientNoiseScale writes it"
+        fix = "delete it, and the page names neither unit nor optimizer"
+        raise ReportError(f"{problem}: {fix}.") from error
 
 
 def _nothing_found(folder: Path) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lightning_noise.report.errors import ReportError
-from lightning_noise.report.page.log import Point, RunLog
-from lightning_noise.say.log_keys import PREFIX
+from lightning_noise.report.page.log import Point, RunLog, logs_of
+from lightning_noise.say.log_keys import without_prefix
 
 NAME = "metrics.csv"
 
@@ -17,8 +17,8 @@ def has_metrics_csv(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
-def read_metrics_csv(folder: Path) -> RunLog:
-    """The scalars in the file. It holds neither times nor texts.
+def read_metrics_csv(folder: Path) -> list[RunLog]:
+    """The scalars of the noise scale in the file. It holds neither times nor texts.
 
     Raises:
         ReportError: the file is not CSV in UTF-8, has no column ``step``, or a value in it is not a
@@ -32,7 +32,7 @@ def read_metrics_csv(folder: Path) -> RunLog:
     except (UnicodeDecodeError, csv.Error) as error:
         problem = f"{path} is not a CSV file in UTF-8 ({error})"
         raise ReportError(f"{problem}: give the folder of another log.") from error
-    return RunLog(str(folder), scalars, {}, timed=False)
+    return logs_of(str(folder), scalars, {}, timed=False)
 
 
 def _points(path: Path) -> Iterator[tuple[str, Point]]:
@@ -40,7 +40,7 @@ def _points(path: Path) -> Iterator[tuple[str, Point]]:
     if lines and not lines[-1].endswith("\n"):
         lines.pop()  # the run is writing it
     reader = csv.DictReader(lines)
-    names = [name for name in reader.fieldnames or () if name.startswith(PREFIX)]
+    names = [name for name in reader.fieldnames or () if without_prefix(name)]
     if names and "step" not in (reader.fieldnames or ()):
         fix = "log the run anew with CSVLogger, which writes it"
         raise ReportError(f"{path} lacks the column step: {fix}.")

@@ -17,6 +17,7 @@ from lightning_noise.report.page.times import span_of
 from lightning_noise.say.words import count
 
 QUESTION = "Is the batch size right?"
+# where a log does not name the unit
 UNITS = "Batch sizes count what the run counted: examples, unless it had a batch_size_fn."
 # The browser holds the page to it: nothing is loaded from elsewhere, and no script runs.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -74,7 +75,8 @@ def page_of(courses: Sequence[Course], price: float | None = None) -> str:
         parts.append(markup.element("section", heading + table, class_="comparison"))
     articles = [_article(summary, price) for summary in summaries]
     parts.append(markup.element("div", "\n".join(articles), class_=kind))
-    parts.append(markup.element("footer", markup.text("p", UNITS, class_="soft")))
+    if any(course.facts is None for course in courses):
+        parts.append(markup.element("footer", markup.text("p", UNITS, class_="soft")))
     return head + markup.element("main", "\n".join(parts)) + END
 
 
@@ -92,7 +94,7 @@ def _article(summary: Summary, price: float | None) -> str:
         markup.text("h2", course.title),
         cards.answer_card(answer),
         cards.course_card(course, answer),
-        cards.cost_card(costs, span, price),
+        cards.cost_card(course, costs, span, price),
         cards.components_card(course),
         cards.layers_card(course),
         cards.health_card(course, health),

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lightning_noise.core.history import History
 from lightning_noise.report.component_figure import draw_components
 from lightning_noise.report.layer_figure import draw_layers, layer_map
-from lightning_noise.report.page.answer import UNIT
 from lightning_noise.report.page.course import Course
-from lightning_noise.report.run_figure import RunPart, draw_run
+from lightning_noise.report.run_figure import WIDE, RunPart, draw_run
 from lightning_noise.say.values import Basis, at_end, value_text
 from lightning_noise.say.words import count, number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NARROW = 4.6  # inches: for screens on which the letters of the wide figure would be too small
@@ -43,8 +41,8 @@ def course_picture(course: Course, basis: Basis | None) -> Picture:
     if basis is not None:
         part = RunPart(basis.size, basis.b, basis.low, basis.high, basis.step)
     moments = _thinned(course.moments)
-    figure = draw_run(moments, part, unit=UNIT)
-    _move_legend(figure.axes[1])
+    wide = draw_run(moments, part, unit=course.unit)
+    narrow = draw_run(moments, part, unit=course.unit, size=(NARROW, WIDE[1]))
     first, last = course.moments[0], course.moments[-1]
     alt = (
         f"Line chart over optimizer steps {first.step} to {last.step}: the noise scale is "
@@ -53,8 +51,11 @@ def course_picture(course: Course, basis: Basis | None) -> Picture:
     )
     if last.size:
         alt += f", where the batch size is {number(last.size)}"
-    alt += ". Below, steps and examples by batch size; the table of batch sizes has the numbers."
-    return _picture(figure, alt)
+    alt += "."
+    if part is not None and part.b:
+        below = f"Below, steps and {course.unit} by batch size"
+        alt += f" {below}; the table of batch sizes has the numbers."
+    return Picture(_data_uri(wide), _data_uri(narrow), alt)
 
 
 def components_picture(course: Course) -> Picture | None:
@@ -86,12 +87,6 @@ def layers_picture(course: Course) -> Picture | None:
         "the table of layers has the numbers."
     )
     return _picture(draw_layers(found), alt)
-
-
-def _move_legend(axes: "Axes") -> None:
-    """Above the trade-off: on a narrow figure it would cover the mark of the batch size."""
-    if axes.get_legend() is not None:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 
 
 def _picture(figure: "Figure", alt: str) -> Picture:

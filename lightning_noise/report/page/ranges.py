@@ -1,5 +1,7 @@
 """Numbers of the page as text."""
 
+from typing import NamedTuple
+
 from lightning_noise.report.page.costs import Range
 from lightning_noise.say.values import with_interval
 from lightning_noise.say.words import number
@@ -26,17 +28,41 @@ def range_text(found: Range | None) -> str:
     return UNKNOWN
 
 
+class TimeUnit(NamedTuple):
+    """A unit of time.
+
+    Args:
+        name: in the plural.
+        per_hour: how many of them are an hour.
+    """
+
+    name: str
+    per_hour: float
+
+
+def time_unit(hours: float) -> TimeUnit:
+    """The unit in which a time is read best.
+
+    >>> time_unit(2.5).name, time_unit(0.25).name, time_unit(0.0025).name, time_unit(100).name
+    ('hours', 'minutes', 'seconds', 'days')
+    """
+    if hours >= 48:
+        return TimeUnit("days", 1 / 24)
+    if hours >= 1:
+        return TimeUnit("hours", 1.0)
+    if hours * 60 >= 1:
+        return TimeUnit("minutes", 60.0)
+    return TimeUnit("seconds", 3600.0)
+
+
 def duration(hours: float) -> str:
     """A time in the unit that suits it.
 
     >>> duration(2.5), duration(0.25), duration(0.0025)
     ('2.5 hours', '15 minutes', '9 seconds')
     """
-    if hours >= 1:
-        return f"{number(hours)} hours"
-    if hours * 60 >= 1:
-        return f"{number(hours * 60)} minutes"
-    return f"{number(hours * 3600)} seconds"
+    unit = time_unit(hours)
+    return f"{number(hours * unit.per_hour)} {unit.name}"
 
 
 def number_text(value: float | None) -> str:

@@ -46,11 +46,19 @@ caption {
   padding-bottom: 0.4rem; font-size: 0.92rem;
 }
 th, td { padding: 0.35rem 0.6rem; text-align: right; border-bottom: 1px solid var(--line); }
-td { white-space: nowrap; }
 thead th { vertical-align: bottom; font-weight: 600; font-size: 0.9rem; }
 th:first-child { text-align: left; padding-left: 0.4rem; }
 tbody th { min-width: 7.5rem; font-weight: 600; overflow-wrap: anywhere; }
-.comparison tbody th { min-width: 13rem; }
+.comparison tbody th {
+  min-width: clamp(6rem, 11vw, 13rem); position: sticky; left: 0; background: var(--card);
+}
+.comparison table { font-size: 0.88rem; }
+.comparison th, .comparison td { padding: 0.35rem 0.4rem; }
+@media (max-width: 640px) {
+  table { font-size: 0.85rem; }
+  th, td { padding: 0.35rem 0.25rem; }
+  tbody th { min-width: 4rem; }
+}
 .marked { background: var(--marked); }
 dl { margin: 0.5rem 0; }
 dl div { display: flex; flex-wrap: wrap; gap: 0 0.75rem; padding: 0.15rem 0; }
