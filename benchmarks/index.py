@@ -2,6 +2,7 @@
 here.
 """
 
+from benchmarks.atlas import atlas_noise, atlas_study
 from benchmarks.cost import (
     calls_cost,
     calls_memory,
@@ -78,5 +79,7 @@ MODULES = (
     least_time_changes,
     measured_clock,
     adaptive,
+    atlas_study,
+    atlas_noise,
 )
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}

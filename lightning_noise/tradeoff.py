@@ -1,5 +1,9 @@
-"""The large-batch model under its public name; see :mod:`lightning_noise.core.tradeoff`."""
+"""The large-batch model under its public name.
 
+See :mod:`lightning_noise.core.tradeoff` and :mod:`lightning_noise.core.progress`.
+"""
+
+from lightning_noise.core.progress import PredictedCurve, predicted_curve
 from lightning_noise.core.tradeoff import (
     FrontierPoint,
     dl_opt,
@@ -14,6 +18,7 @@ from lightning_noise.core.tradeoff import (
 
 __all__ = [
     "FrontierPoint",
+    "PredictedCurve",
     "dl_opt",
     "eps_opt",
     "examples_factor",
@@ -21,5 +26,6 @@ __all__ = [
     "frontier",
     "gain",
     "gamma",
+    "predicted_curve",
     "steps_factor",
 ]

@@ -143,6 +143,7 @@ def test_public_list():
     ]
     assert sorted(lightning_noise.tradeoff.__all__) == [
         "FrontierPoint",
+        "PredictedCurve",
         "dl_opt",
         "eps_opt",
         "examples_factor",
@@ -150,6 +151,7 @@ def test_public_list():
         "frontier",
         "gain",
         "gamma",
+        "predicted_curve",
         "steps_factor",
     ]
 

@@ -1,0 +1,135 @@
+"""What the page on the atlas says in words holds in the committed rows."""
+
+import math
+from functools import partial
+from statistics import median
+
+import pytest
+
+from benchmarks.atlas import atlas_noise, atlas_study, curves_report, prediction, report
+from benchmarks.atlas.report import OF_PROGRESS, USUAL
+from benchmarks.atlas.task import LATE
+from benchmarks.atlas.tasks import TASKS
+from benchmarks.harness.rows import committed
+from lightning_noise import CriticalBatchSize
+from testing.quadratic import best_steps
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return report.all_cases(committed(atlas_noise.BENCHMARK))
+
+
+@pytest.fixture(scope="module")
+def points(measured):
+    return report.points_of(measured, LATE)
+
+
+def typical_factor(points, name):
+    having = [point for point in points if name in point.values]
+    return math.exp(prediction.rms([point.error(name) for point in having]))
+
+
+def median_ratio(points, name):
+    return median(math.exp(point.error(name)) for point in points if name in point.values)
+
+
+def relative_to_usual(points, rule):
+    known = report.rules(points)
+    return prediction.difference(points, known[rule], known[f"{USUAL}, as it is"])
+
+
+def test_every_task_is_in_the_tables(measured):
+    assert {case.task for case in measured} == set(TASKS)
+
+
+def test_eight_tasks_have_a_critical_batch_size_with_both_ends(points):
+    assert len(points) >= 8
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_noise_is_measured_where_the_study_says(name):
+    rows = [row for row in committed(atlas_noise.BENCHMARK) if row.task == name]
+    studied = atlas_study.result_of(committed(atlas_study.BENCHMARK), name)
+    size, rate = atlas_noise.setting_of(studied)
+    assert {(row.global_size, row.learning_rate) for row in rows} == {(size, rate)}
+
+
+def test_b_simple_is_typically_within_a_factor_of_two_and_always_within_three(points):
+    assert typical_factor(points, USUAL) < 2 and typical_factor(points, OF_PROGRESS) < 2
+    assert max(abs(point.error(USUAL)) for point in points) < math.log(3)
+    unmeasured = "no measurement: the geometric mean of the other tasks"
+    assert relative_to_usual(points, unmeasured).low > 0
+
+
+def test_the_start_says_little_and_the_other_averages_are_alike(points):
+    usual = typical_factor(points, USUAL)
+    assert typical_factor(points, "B_simple, at the start") > 2 * usual
+    assert typical_factor(points, OF_PROGRESS) == pytest.approx(usual, rel=0.1)
+    assert typical_factor(points, "B_simple, at the goal") == pytest.approx(usual, rel=0.1)
+
+
+def test_b_simple_is_too_low_with_momentum_or_adam(points):
+    plain = [point for point in points if point.kind == "SGD without momentum"]
+    others = [point for point in points if point.kind != "SGD without momentum"]
+    assert median_ratio(others, USUAL) < 1 / 1.5
+    assert len(plain) == 2 and all(abs(point.error(USUAL)) < math.log(1.25) for point in plain)
+    rule = f"{USUAL}, times a factor of other tasks with or without momentum"
+    assert relative_to_usual(points, rule).high > 0
+
+
+def test_curvatures_and_the_metric_of_adam_do_not_help(points):
+    for geometry in ("B_noise", "B_gauss_newton"):
+        name = f"{geometry}, mean over progress"
+        having = [point for point in points if name in point.values]
+        assert len(having) < len(points)
+        assert median_ratio(points, name) < 0.5
+        assert typical_factor(points, name) > typical_factor(points, OF_PROGRESS)
+        ranks = [prediction.rank_correlation(having, one) for one in (name, OF_PROGRESS)]
+        assert ranks[0] <= ranks[1]
+    quadratic = next(point for point in points if point.group == "quadratic")
+    assert abs(quadratic.error("B_noise, mean over progress")) < math.log(1.25)
+    adam = [point for point in points if TASKS[point.group].optimizer == "Adam"]
+    assert typical_factor(adam, curves_report.OF_METRIC) > 0.95 * typical_factor(adam, OF_PROGRESS)
+
+
+def test_the_choice_on_other_tasks_is_the_mean_over_progress(points):
+    assert curves_report.chosen_cell(points) == f"{OF_PROGRESS}: {len(points)}"
+    gap = relative_to_usual(points, "statistic and factor of other tasks")
+    assert gap.rms < 0 and -0.1 < gap.high < 0
+    assert prediction.best_of(points, [OF_PROGRESS])[1] < 0  # so the factor is above one
+
+
+def test_one_run_predicts_the_curve(measured):
+    late = report.of_goals(measured, LATE)
+    pooled = {}
+    ways = {
+        "progress": partial(curves_report.curve_errors, geometry="euclidean"),
+        "constant": curves_report.constant_errors,
+        "scaling": curves_report.scaling_errors,
+    }
+    for name, errors_of in ways.items():
+        errors = [error for case in late for error in errors_of(case).values()]
+        pooled[name] = math.exp(prediction.rms(errors))
+    assert pooled["constant"] == pytest.approx(pooled["progress"], rel=0.03)
+    assert pooled["scaling"] > 1.5 * pooled["progress"]
+
+
+def test_the_autoencoder_with_momentum_is_the_exception(measured):
+    case = next(c for c in measured if c.task == "patches_ae_momentum" and c.goal == LATE)
+    assert case.fit.residual > 0.15
+    assert case.averages["euclidean", "progress"].value < case.fit.b_crit / 3
+
+
+def test_the_studied_quadratic_agrees_with_its_closed_form():
+    """To what a fluctuating loss allows, which crosses a goal before its expectation does."""
+    from benchmarks.atlas.tasks.quadratic import CURVATURE, SHARES
+
+    curvature = CURVATURE.double().numpy()
+    goal = SHARES[LATE] * curvature.sum() / 2
+    task = TASKS["quadratic"]
+    exact = {size: best_steps(size, goal, curvature).steps for size in task.sizes}
+    fit = CriticalBatchSize.fit(list(exact), list(exact.values()))
+    found = atlas_study.result_of(committed(atlas_study.BENCHMARK), "quadratic")
+    assert found.steps(LATE) == pytest.approx(exact, rel=0.17)
+    assert found.fits[LATE].b_crit == pytest.approx(fit.b_crit, rel=0.2)
