@@ -61,6 +61,13 @@ def with_interval(value: float, low: float | None, high: float | None) -> str:
     return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
+# How far the noise scale has predicted what was measured; a test compares it with the atlas.
+AGREEMENT = (
+    "as a guide: in 12 small tasks the measured critical batch size was 0.6 to 3.6 times the noise "
+    "scale at the end"
+)
+
+
 class Basis(NamedTuple):
     """What costs and advice rest on: the end of a run, or of its part with a high learning rate.
 

@@ -24,6 +24,7 @@ from lightning_noise.say.doubts import (
 )
 from lightning_noise.say.left_out import left_out_line
 from lightning_noise.say.values import (
+    AGREEMENT,
     WHILE_HIGH,
     Basis,
     basis_of,
@@ -154,6 +155,8 @@ def details(verdict: Verdict) -> list[str]:
     lines = [f"noise scale: {name} {value}"]
     if verdict.basis is not None:
         lines.append(cost_line(verdict.basis, verdict.trajectory.mean))
+        if verdict.basis.b is not None and not is_disowned(verdict.estimate, verdict.data_size):
+            lines.append(AGREEMENT)
     lines += verdict.geometries
     steps = count(verdict.estimate.steps, "step")
     lines.append(f"probe {verdict.probe}: {verdict.groups}; {steps} measured")

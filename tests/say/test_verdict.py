@@ -10,6 +10,7 @@ from lightning_noise.core.estimate import estimate_from
 from lightning_noise.core.moments import Moments
 from lightning_noise.core.trajectory import Trajectory
 from lightning_noise.measure.skips import ONE_GROUP
+from lightning_noise.say.values import AGREEMENT
 from lightning_noise.say.verdict import Verdict
 from lightning_noise.say.words import number
 
@@ -44,7 +45,7 @@ def steps(trace, grad_sq, wobble, grad_wobble=0.1):
 def test_verdict_of_a_resolved_run():
     """B_simple 96 [90, 103]: S/S_min is 4 at 32 and 2.5 at 64, so that 37.5 % of the steps fall."""
     lines = str(findings(steps(96.0, 1.0, 0.1))).splitlines()
-    advice, change, time, value, costs, probe = map(str.strip, lines)
+    advice, change, time, value, costs, guide, probe = map(str.strip, lines)
     interval = re.search(r"scale, (9\d[.\d]*) \[(\d+[.\d]*), (1\d\d)\] examples", advice)
     assert advice.startswith("Your batch size of 32 is about 3 times below the noise scale, 9")
     assert 89 < float(interval[2]) < 96 < float(interval[3]) < 104
@@ -60,6 +61,7 @@ def test_verdict_of_a_resolved_run():
         costs == "batch size 32 at learning rate 0.1: 4 times the minimum number of "
         "steps, 1.33 times the minimum number of examples"
     )
+    assert guide == AGREEMENT
     assert (
         probe
         == "probe micro_batches: 4 micro-batches per step on 1 rank are 4 groups; 40 steps measured"

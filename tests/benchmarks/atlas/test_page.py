@@ -12,6 +12,7 @@ from benchmarks.atlas.task import LATE
 from benchmarks.atlas.tasks import TASKS
 from benchmarks.harness.rows import committed
 from lightning_noise import CriticalBatchSize
+from lightning_noise.say.values import AGREEMENT
 from testing.quadratic import best_steps
 
 
@@ -60,6 +61,14 @@ def test_b_simple_is_typically_within_a_factor_of_two_and_always_within_three(po
     assert max(abs(point.error(USUAL)) for point in points) < math.log(3)
     unmeasured = "no measurement: the geometric mean of the other tasks"
     assert relative_to_usual(points, unmeasured).low > 0
+
+
+def test_a_verdict_says_how_far_the_value_at_the_end_has_predicted(points):
+    errors = [point.error("B_simple, at the goal") for point in points]
+    lowest = math.floor(10 * math.exp(-max(errors))) / 10
+    highest = math.ceil(10 * math.exp(-min(errors))) / 10
+    said = f"the measured critical batch size was {lowest} to {highest} times the noise scale"
+    assert f"in {len(points)} small tasks {said} at the end" in AGREEMENT
 
 
 def test_the_start_says_little_and_the_other_averages_are_alike(points):
