@@ -18,6 +18,8 @@ from benchmarks.harness.tables import MISSING, markdown, number_cell
 
 PAPER = {  # McCandlish et al. 2018, table 1: B_crit at the start and on average, B_simple likewise
     "MNIST": (20, 200, 50, 900),
+    "SVHN": (50, 500, 300, 4_000),
+    "CIFAR10": (300, 900, 400, 2_000),
     "Autoencoder SVHN": (10, 40, 2, 2),
     "VAE SVHN": (10, 200, 10, 10),
     "Billion Word LSTM": (700, 1e5, 1000, 1.5e5),

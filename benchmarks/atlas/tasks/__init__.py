@@ -8,7 +8,8 @@ from benchmarks.atlas.tasks import (
     next_byte,
     patches,
     quadratic,
+    user_images,
 )
 
-MODULES = (digits_mlp, digits_cnn, digits_resnet, patches, next_byte, quadratic)
+MODULES = (digits_mlp, digits_cnn, digits_resnet, patches, next_byte, quadratic, user_images)
 TASKS: dict[str, Task] = {task.name: task for module in MODULES for task in module.TASKS}
