@@ -2,7 +2,16 @@
 here.
 """
 
-from benchmarks.atlas import atlas_noise, atlas_study
+from benchmarks.atlas import (
+    atlas_noise,
+    atlas_study,
+    findings_budgets,
+    findings_growth,
+    findings_rules,
+    findings_temperature,
+    findings_variants,
+    findings_width,
+)
 from benchmarks.cost import (
     calls_cost,
     calls_memory,
@@ -81,5 +90,11 @@ MODULES = (
     adaptive,
     atlas_study,
     atlas_noise,
+    findings_temperature,
+    findings_growth,
+    findings_width,
+    findings_rules,
+    findings_budgets,
+    findings_variants,
 )
 BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in MODULES}
