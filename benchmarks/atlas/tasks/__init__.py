@@ -2,6 +2,7 @@
 
 from benchmarks.atlas.task import Task
 from benchmarks.atlas.tasks import (
+    cartpole,
     digits_cnn,
     digits_mlp,
     digits_resnet,
@@ -11,5 +12,14 @@ from benchmarks.atlas.tasks import (
     user_images,
 )
 
-MODULES = (digits_mlp, digits_cnn, digits_resnet, patches, next_byte, quadratic, user_images)
+MODULES = (
+    digits_mlp,
+    digits_cnn,
+    digits_resnet,
+    patches,
+    next_byte,
+    quadratic,
+    cartpole,
+    user_images,
+)
 TASKS: dict[str, Task] = {task.name: task for module in MODULES for task in module.TASKS}

