@@ -60,8 +60,13 @@ def alpha_for(kinds: Sequence[str]) -> Alpha:
     return Alpha(0.5, f"alpha = 1/2, the cautious one, as {name} is not known")
 
 
-def check_rule(rule: object) -> None:
+def check_rule(rule: object, names: Sequence[str] = RULES, function: str = "a callable") -> None:
     """Checks the argument ``learning_rate`` where it is given.
+
+    Args:
+        rule: the argument.
+        names: of the rules that can be chosen.
+        function: what a callable must be, in words.
 
     Raises:
         TypeError, ValueError: it names no rule and cannot be called.
@@ -70,10 +75,10 @@ def check_rule(rule: object) -> None:
     """
     if rule is None:
         return
-    allowed = f"one of {list(RULES)}, None (no change) or a callable"
+    allowed = f"one of {list(names)}, None (no change) or {function}"
     message = f"learning_rate must be {allowed}, got {rule!r}."
     if isinstance(rule, str):
-        if rule not in RULES:
+        if rule not in names:
             raise ValueError(message)
     elif isinstance(rule, type) or not callable(rule):
         raise TypeError(message)

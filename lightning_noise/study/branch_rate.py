@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from lightning_noise.adapt.learning_rate import alpha_for
+from lightning_noise.adapt.learning_rate import alpha_for, check_rule
 
 RateRule = Literal["auto", "linear", "sqrt"] | Callable[[float], float] | None
 RULES = ("auto", "linear", "sqrt")
@@ -18,20 +18,12 @@ class Rate(NamedTuple):
 
 
 def check_rate_rule(rule: object) -> None:
-    """Refuses, where it is given, what is no rule for the learning rate.
+    """Checks the argument ``learning_rate`` where it is given.
 
     Raises:
         TypeError, ValueError: it names no rule and cannot be called.
     """
-    if rule is None:
-        return
-    allowed = f"one of {list(RULES)}, None (no change) or a function from k to the factor"
-    message = f"learning_rate must be {allowed}, got {rule!r}."
-    if isinstance(rule, str):
-        if rule not in RULES:
-            raise ValueError(message)
-    elif isinstance(rule, type) or not callable(rule):
-        raise TypeError(message)
+    check_rule(rule, RULES, "a function from k to the factor")
 
 
 def branch_rate(rule: RateRule, factor: float, kinds: Sequence[str]) -> Rate:

@@ -228,6 +228,17 @@ def test_a_resumed_run_measures_as_often_as_before(clock, tmp_path):
     assert resumed.session.steps_read == 50
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
+def test_with_the_pair_a_resumed_run_measures_every_step(clock, tmp_path):
+    path = tmp_path / "a.ckpt"
+    loader = data(examples=4 * 100)
+    fit(Timed(clock), loader, dear(clock), Keeping(path, 80), epochs=1, accumulate=1)
+    settings = AdaptiveBatchSize(LeastTime(waste=1e-6, step_time=(1.0, 0.1)))
+    resumed = GradientNoiseScale(Dear(clock), adaptive_batch_size=settings, verbose=False)
+    fit(Timed(clock), loader, resumed, epochs=1, accumulate=1, ckpt_path=path)
+    assert resumed.settings.probe.measured == 20
+
+
 # The guard
 
 

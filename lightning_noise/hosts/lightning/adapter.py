@@ -264,8 +264,8 @@ class Adapter(Adapting):
         self._measure_as_often()
 
     def _measure_as_often(self) -> None:
-        """As the state says, which may be that of a checkpoint."""
-        if self._open is not None:
+        """As the state says, which may be that of a checkpoint; without a clock every step."""
+        if self._open is not None and self._adaptation.needs_clock:
             self._open.measured.measure_every(self._adaptation.state.cadence.every)
 
     def _make_again(self, trainer: L.Trainer, actions: list[Action]) -> None:

@@ -164,7 +164,7 @@ def layout(optimizers: list[str]) -> Any:
     name, and shows it once.
     """
     # tensorboard ships no types
-    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]  # no types
+    from tensorboard.plugins.custom_scalar import layout_pb2  # type: ignore[import-untyped]
     from torch.utils.tensorboard.summary import custom_scalars
 
     categories = []
