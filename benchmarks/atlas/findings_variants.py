@@ -198,7 +198,7 @@ def fit_of(steps: Mapping[int, float]) -> CriticalBatchSize | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """B_crit, least steps and examples of each variant."""
+    """B_crit, minimum steps and minimum examples of each variant."""
     lines = []
     for name, steps in curves(rows).items():
         fit = fit_of(steps)
@@ -217,7 +217,14 @@ def table(rows: Sequence[Row]) -> str:
                 f"{fit.residual:.2f}",
             )
         )
-    head = ("variant", "batch sizes", "B_crit", "least steps", "least examples", "residual in ln S")
+    head = (
+        "variant",
+        "batch sizes",
+        "B_crit",
+        "minimum steps",
+        "minimum examples",
+        "residual in ln S",
+    )
     return markdown(head, lines)
 
 
