@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One file's tests stay in one process, so that what they share is built once. WORKERS=0: no others.
 WORKERS ?= 2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: demo study-demo docs floors check test suite lint types benchmarks-list clean
@@ -51,8 +52,9 @@ clean:
 	rm -rf $(VENV) .floors site runs lightning_logs .ruff_cache .mypy_cache .coverage
 
 # torch is installed by itself first: its pinned version comes as a CPU build where one is at hand.
+# Nothing is compiled ahead: most of the 16 000 modules are never imported.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) -c constraints.txt torch
+	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@

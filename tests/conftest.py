@@ -3,6 +3,7 @@ cores cost most of the time.
 """
 
 import contextlib
+import gc
 import os
 import sys
 
@@ -20,6 +21,14 @@ read_once()
 def _seeded() -> None:
     """Weights that a test does not seed itself are the same in every order of the tests."""
     torch.manual_seed(0)
+
+
+def pytest_collection_finish():
+    """A Trainer collects garbage after every fit. What is imported by then is left out of that: it
+    is never garbage, and looking through it took a third of the time of a short fit.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def current_coverage():
