@@ -53,7 +53,6 @@ def record(steps, max_steps, every, *, whole=False, metrics=None):
         ended=False,
         readings=readings,
         loss_failed=None,
-        loss_far={0.0: None},
         noise={},
     )
 

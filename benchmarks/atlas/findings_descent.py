@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     Args:
         task: name.
-        width: of the hidden layer, where it varies.
+        width: of the hidden layers, where it varies.
         learning_rate: constant.
         global_size: batch size, in examples.
         seed: of the weights and of the draws.
@@ -39,6 +39,8 @@ class Row(NamedTuple):
         loss: mean over the checks.
         grad_sq: sum of the unbiased |G|².
         trace: sum of the unbiased tr(Σ) of one example.
+        depth: number of hidden layers, where it varies.
+        trained: examples of the data set, where it varies.
     """
 
     task: str
@@ -52,6 +54,8 @@ class Row(NamedTuple):
     loss: float
     grad_sq: float
     trace: float
+    depth: int | None = None
+    trained: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class Setting:
         most_steps: or here.
         groups: that |G|² and tr(Σ) come from at each check.
         group_size: examples of each of them.
-        width: of the rows.
+        width, depth, trained: of the rows.
     """
 
     task: Task
@@ -81,6 +85,8 @@ class Setting:
     groups: int = 32
     group_size: int = 32
     width: int | None = None
+    depth: int | None = None
+    trained: int | None = None
 
 
 class PlainStepper:
@@ -206,6 +212,8 @@ def row_of(setting: Setting, seed: int, number: int, one: Sums) -> Row:
     return Row(
         task=setting.task.name,
         width=setting.width,
+        depth=setting.depth,
+        trained=setting.trained,
         learning_rate=setting.learning_rate,
         global_size=setting.global_size,
         seed=seed,

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-SEGMENT = 16  # frames in a row of one environment, in one batch
-DISCOUNT = 0.98
 EPISODES = 100  # of the mean return
 EPOCH_FRAMES = 2**22  # more than a run takes
 
@@ -18,11 +16,30 @@ EPOCH_FRAMES = 2**22  # more than a run takes
 Policy = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
+class Game(NamedTuple):
+    """What is played.
+
+    Args:
+        make: from a number to so many environments in arrays. The frame after the end of an episode
+            is spent on the restart.
+        segment: frames in a row of one environment, in one batch.
+        discount: of returns.
+        reward: that a reward of 1 counts as.
+        seeds: of its environments are below.
+    """
+
+    make: Callable[[int], Any]
+    segment: int
+    discount: float
+    reward: float = 1.0
+    seeds: int = 2**32
+
+
 class Frames(NamedTuple):
     """A batch: B frames, those of one environment in a row.
 
     Args:
-        observations: (B, features).
+        observations: (B, …).
         actions: (B,), which were drawn from the policy.
         returns: (B,), see :func:`segment_returns`.
         alive: (B,), 0 in the frame that an environment spends on its restart, otherwise 1.
@@ -35,7 +52,7 @@ class Frames(NamedTuple):
 
 
 def segment_returns(
-    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor
+    rewards: Tensor, values: Tensor, terminated: Tensor, truncated: Tensor, discount: float
 ) -> Tensor:
     """Discounted returns (T, N) up to the end of a segment or of an episode.
 
@@ -46,18 +63,19 @@ def segment_returns(
         rewards: (T, N) of T frames of N environments.
         values: (T + 1, N) of the observations before each frame, and of those after the last one.
         terminated, truncated: (T, N), whether an episode ended with the frame.
+        discount: of a frame.
     """
     after = values[-1]
     found = torch.empty_like(rewards)
     for frame in reversed(range(len(rewards))):
         after = torch.where(truncated[frame], values[frame + 1], after)
         after = torch.where(terminated[frame], 0.0, after)
-        after = rewards[frame] + DISCOUNT * after
+        after = rewards[frame] + discount * after
         found[frame] = after
     return found
 
 
-def make_environments(number: int) -> Any:
+def make_cartpoles(number: int) -> Any:
     """CartPole, ``number`` times in arrays.
 
     Raises:
@@ -74,22 +92,28 @@ def make_environments(number: int) -> Any:
     )
 
 
+# A frame is rewarded by 1 - discount, so that returns lie between 0 and 1.
+CARTPOLE = Game(make=make_cartpoles, segment=16, discount=0.98, reward=1 - 0.98)
+
+
 class Rollout:
     """Some environments, and where they are.
 
     Args:
+        game: that they play.
         number: of environments.
         length: frames of each in a segment.
         seed: of the first observations and of the actions.
     """
 
-    def __init__(self, number: int, length: int, seed: int) -> None:
+    def __init__(self, game: Game, number: int, length: int, seed: int) -> None:
+        self._game = game
         self._length = length
-        self._environments = make_environments(number)
+        self._environments = game.make(number)
         self._generator = torch.Generator().manual_seed(seed)
-        observations, _ = self._environments.reset(seed=seed)
+        observations, _ = self._environments.reset(seed=seed % game.seeds)
         self._observations = torch.from_numpy(observations)
-        self._lengths = np.zeros(number)
+        self._scores = np.zeros(number)
         self._restarts = np.zeros(number, dtype=bool)  # in the next frame
 
     @torch.no_grad()
@@ -106,7 +130,7 @@ class Rollout:
             alive.append(torch.from_numpy(~self._restarts))
             after, reward, terminated, truncated, _ = self._environments.step(actions.numpy())
             self._observations = torch.from_numpy(after)
-            rewards.append(torch.from_numpy(reward).float() * (1 - DISCOUNT))
+            rewards.append(torch.from_numpy(reward).float() * self._game.reward)
             ends["terminated"].append(torch.from_numpy(terminated))
             ends["truncated"].append(torch.from_numpy(truncated))
             self._count(reward, terminated | truncated, finished)
@@ -116,36 +140,38 @@ class Rollout:
             torch.stack(values),
             torch.stack(ends["terminated"]),
             torch.stack(ends["truncated"]),
+            self._game.discount,
         )
         columns = (torch.stack(seen), torch.stack(acted), returns, torch.stack(alive).float())
         return Frames(*(column.transpose(0, 1).flatten(0, 1) for column in columns))
 
     def _count(self, reward: Any, ended: Any, finished: deque[float]) -> None:
-        self._lengths += reward
-        finished.extend(self._lengths[ended].tolist())
-        self._lengths[ended] = 0
+        self._scores += reward
+        finished.extend(self._scores[ended].tolist())
+        self._scores[ended] = 0
         self._restarts = ended
 
 
 class Rollouts(Dataset[Frames]):
     """Batches of frames in which the current policy has acted, to be asked for in their order.
 
-    A batch is one segment of SEGMENT frames of B / SEGMENT environments, which go on in the next
-    batch. A frame is rewarded by 1 - DISCOUNT, so that returns lie between 0 and 1. Actions are
+    A batch is one segment of B / segment environments, which go on in the next batch. Actions are
     drawn evenly until :meth:`follow` names a policy.
 
     Args:
+        game: that is played.
         size: frames of a batch.
         seed: of environments and actions.
 
     Raises:
-        ValueError: ``size`` is neither below SEGMENT nor a multiple of it.
+        ValueError: ``size`` is neither below a segment of the game nor a multiple of it.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
-        if size > SEGMENT and size % SEGMENT:
-            rule = f"must be at most {SEGMENT} or a multiple of it"
+    def __init__(self, game: Game, size: int, seed: int) -> None:
+        if size > game.segment and size % game.segment:
+            rule = f"must be at most {game.segment} or a multiple of it"
             raise ValueError(f"size {rule}, got {size}.")
+        self._game = game
         self._size = size
         self._seed = seed
         self._policy: Policy = evenly
@@ -166,9 +192,15 @@ class Rollouts(Dataset[Frames]):
         self._make_groups(parts)
 
     def _make_groups(self, number: int) -> None:
-        length = min(SEGMENT, self._size)
+        length = min(self._game.segment, self._size)
         seeds = np.random.SeedSequence(self._seed).generate_state(number).tolist()
-        self._groups = [Rollout(self._size // length, length, seed) for seed in seeds]
+        environments = self._size // length
+        self._groups = [Rollout(self._game, environments, length, seed) for seed in seeds]
+
+    @property
+    def episodes(self) -> int:
+        """How many of the latest EPISODES have ended."""
+        return len(self._finished)
 
     @property
     def mean_return(self) -> float:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from lightning_noise.report.terms import DIVERGED, INCOMPLETE, REACHED
 
-# Times the distance from the first reading to the target, in the wrong direction. For a metric to
-# be maximised it is that of the training loss, whose target is taken to be 0.
+# Times the distance from the first reading to the target, in the wrong direction.
 FAR = 10.0
 
 
@@ -114,10 +113,12 @@ class Budget:
 class GoalOutcome(NamedTuple):
     """The result of one goal in one run.
 
-    ``status`` is "reached", "incomplete" (the run ended first) or "diverged": a reading was not
-    finite, or worse than the first one by ten times the distance from there to the target. A metric
-    to be maximised, such as an accuracy, cannot get that much worse. For such a metric it is the
-    training loss that was not finite, or above its first reading by ten times its absolute value.
+    ``status`` is "reached", "incomplete" (the run ended first) or "diverged": the training loss or
+    a reading was not finite, or a reading was worse than the first one by ten times the distance
+    from there to the target. So neither the unit nor the zero of a metric matters, nor whether it
+    is minimised or its negative maximised. A metric with bounds, such as an accuracy, cannot get
+    that much worse. How large the training loss is does not count unless it is the metric: it is
+    not known how large a healthy one gets, and that of a policy may lie on both sides of 0.
     ``steps`` is the first crossing, interpolated between the readings around it; ``best_value`` is
     the best smoothed reading.
     """
@@ -125,46 +126,6 @@ class GoalOutcome(NamedTuple):
     status: str
     steps: float | None
     best_value: float | None
-
-
-def _blend(before: float, value: float, passed: float, smoothing: float) -> float:
-    """The exponential mean over about ``smoothing`` examples, ``passed`` of them new."""
-    if smoothing == 0:
-        return value
-    keep = math.exp(-passed / smoothing)
-    return keep * before + (1 - keep) * value
-
-
-class LossWatch:
-    """Follows the training loss: whether it was ever not finite, or far above the first one.
-
-    Args:
-        smoothing: as that of a goal, in examples.
-    """
-
-    def __init__(self, smoothing: float) -> None:
-        self.failed = False
-        self.far = False
-        self._smoothing = smoothing
-        self._first: float | None = None
-        self._loss: float | None = None  # smoothed
-        self._examples = 0.0
-
-    def update(self, examples: float, loss: float) -> None:
-        """Takes the loss of a step, before which the run had seen ``examples`` examples."""
-        if not math.isfinite(loss):
-            self.failed = True
-        if self.failed:
-            return
-        passed = examples - self._examples
-        self._examples = examples
-        if self._loss is None or self._first is None:
-            self._first = loss
-            self._loss = loss
-        else:
-            self._loss = _blend(self._loss, loss, passed, self._smoothing)
-        scale = abs(self._first)
-        self.far = self.far or (scale > 0 and self._loss > self._first + FAR * scale)
 
 
 class GoalWatch:
@@ -189,7 +150,6 @@ class GoalWatch:
         self._best: float | None = None
         self._crossing: float | None = None
         self._diverged = False
-        self._loss = LossWatch(goal.smoothing)
 
     @property
     def decided(self) -> bool:
@@ -217,9 +177,8 @@ class GoalWatch:
             passed = (step - before) * (above - self._target) / (above - now)
             self._crossing = before + passed
         self._best = min(self._best, now)
-        if self.goal.mode == "min":
-            far = self._start + FAR * abs(self._start - self._target)
-            self._diverged = self._crossing is None and now > far
+        far = self._start + FAR * (self._start - self._target)
+        self._diverged = self._crossing is None and now > far
         self._last = (step, now)
 
     def _check_first(self, step: float, value: float) -> None:
@@ -231,31 +190,18 @@ class GoalWatch:
             "steps can be counted. Choose a harder target, or validate more often."
         )
 
-    def update_loss(self, examples: float, loss: float) -> None:
-        """Takes the training loss of a step.
-
-        Before that step the run had seen ``examples`` examples.
-
-        A loss that is not finite ends every open goal. A loss far above the first one ends the
-        goals whose metric is to be maximised.
-        """
-        if self.decided:
-            return
-        self._loss.update(examples, loss)
-        if self._loss.failed or (self.goal.mode == "max" and self._loss.far):
-            self.fail()
-
     def fail(self) -> None:
-        """The training loss shows that the run has diverged."""
+        """The training loss was not finite, which ends an open goal."""
         self._diverged = self._diverged or self._crossing is None
 
     def _smooth(self, examples: float, value: float) -> float:
         passed = examples - self._examples
         self._examples = examples
-        if self._last is None:
+        if self._last is None or self.goal.smoothing == 0:
             return value
         _, before = self._last
-        return _blend(before, value, passed, self.goal.smoothing)
+        keep = math.exp(-passed / self.goal.smoothing)
+        return keep * before + (1 - keep) * value
 
     def outcome(self) -> GoalOutcome:
         """What is known so far."""

@@ -1,5 +1,6 @@
 """The callback that reads the goals' metrics and ends a run when all goals are decided."""
 
+import math
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from lightning_noise.hosts.lightning.two_packages import Callback
 from lightning_noise.report.terms import DIVERGED
-from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch, LossWatch
+from lightning_noise.study.goal import Goal, GoalOutcome, GoalWatch
 from lightning_noise.study.task import Series
 
 
@@ -36,16 +37,10 @@ class WatchGoals(Callback):
         for goal in goals:
             self.watches[goal] = GoalWatch(goal)
         self.loss_failed: int | None = None
-        self.loss_far: dict[float, int | None] = {}
         self.stopped = False  # before the steps were used up, because all goals were decided
         self._global_size = global_size
         self._early_stop = early_stop
         self._last_step = last_step
-        self._losses_of: dict[float, LossWatch] = {}
-        # 0 in any case: for goals that a study is given later
-        for smoothing in {0.0, *(watch.goal.smoothing for watch in self.watches.values())}:
-            self._losses_of[smoothing] = LossWatch(smoothing)
-            self.loss_far[smoothing] = None
         self._read_at: dict[tuple[str, str], list[tuple[int, float]]] = {}
         self._losses: list[float] = []  # of the micro-batches of the current step
         self._steps = 0
@@ -115,29 +110,24 @@ class WatchGoals(Callback):
         loss = None
         if self._losses:
             loss = fmean(self._losses) * trainer.accumulate_grad_batches
-        examples = step * self._global_size
-        if on == "train" and loss is not None:
-            self._follow_loss(trainer.global_step, examples, loss)
+        if on == "train" and loss is not None and not math.isfinite(loss):
+            self._fail(trainer.global_step)
         values = {}
         if on == "validation":  # all that is logged, for goals that a study is given later
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for watch in self.watches.values():
-            if on == "train" and loss is not None:
-                watch.update_loss(examples, loss)
             if watch.goal.on == on:
                 value = self._value(trainer, watch.goal, loss)
-                watch.update(step, examples, value)
+                watch.update(step, step * self._global_size, value)
                 values[watch.goal.metric] = value
         for metric, value in values.items():
             self._read_at.setdefault((on, metric), []).append((step, value))
 
-    def _follow_loss(self, step: int, examples: int, loss: float) -> None:
-        for smoothing, watch in self._losses_of.items():
-            watch.update(examples, loss)
-            if watch.failed and self.loss_failed is None:
-                self.loss_failed = step
-            if watch.far and self.loss_far[smoothing] is None:
-                self.loss_far[smoothing] = step
+    def _fail(self, step: int) -> None:
+        if self.loss_failed is None:
+            self.loss_failed = step
+        for watch in self.watches.values():
+            watch.fail()
 
     def _value(self, trainer: L.Trainer, goal: Goal, loss: float | None) -> float:
         if goal.on == "train" and goal.metric == "loss" and loss is not None:

@@ -20,9 +20,6 @@ LONGEST = 30_000  # characters of a piece; MySQL has 65 535 bytes for an attribu
 
 def pack(key: RunKey, record: Record, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of a run."""
-    far = {}
-    for smoothing, step in record.loss_far.items():
-        far[repr(smoothing)] = step
     readings = []
     for (on, metric), series in record.readings.items():
         readings.append([on, metric, _packed("q", series.steps), _packed("d", series.values)])
@@ -34,7 +31,6 @@ def pack(key: RunKey, record: Record, parameters: Mapping[str, Any]) -> dict[str
         "trained": record.trained,
         "ended": record.ended,
         "loss_failed": record.loss_failed,
-        "loss_far": far,
         "noise": record.noise,
         "warning": record.warning,
         "pieces": len(pieces),
@@ -52,15 +48,11 @@ def unpack(attributes: Mapping[str, Any]) -> tuple[RunKey, Record]:
     readings = {}
     for on, metric, steps, values in json.loads("".join(pieces)):
         readings[on, metric] = Series(tuple(_unpacked("q", steps)), tuple(_unpacked("d", values)))
-    far = {}
-    for smoothing, step in run["loss_far"].items():
-        far[float(smoothing)] = step
     record = Record(
         trained=run["trained"],
         ended=run["ended"],
         readings=readings,
         loss_failed=run["loss_failed"],
-        loss_far=far,
         noise=run["noise"],
         warning=run["warning"],
     )

@@ -16,7 +16,7 @@ READING = 1
 class _Event(NamedTuple):
     """Something that happened once ``time`` steps were done.
 
-    ``value`` is that of the weights after ``step`` steps; None: the training loss was too bad.
+    ``value`` is that of the weights after ``step`` steps; None: the training loss was not finite.
     """
 
     time: int
@@ -90,19 +90,11 @@ def _events(record: Record, goal: Goal) -> list[_Event] | None:
     readings = record.readings.get((goal.on, goal.metric))
     if readings is None:
         return None
-    found = _of_loss(record.loss_failed)
-    if goal.mode == "max":
-        if goal.smoothing not in record.loss_far:
-            return None
-        found += _of_loss(record.loss_far[goal.smoothing])
-    found += _of_readings(readings, goal.on)
+    found = _of_readings(readings, goal.on)
+    failed = record.loss_failed
+    if failed is not None:
+        found.append(_Event(failed, LOSS, failed, None))
     return sorted(found, key=_when)
-
-
-def _of_loss(step: int | None) -> list[_Event]:
-    if step is None:
-        return []
-    return [_Event(step, LOSS, step, None)]
 
 
 def _of_readings(readings: Series, on: str) -> list[_Event]:

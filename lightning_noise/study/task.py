@@ -87,7 +87,6 @@ class Record(NamedTuple):
         readings: ("validation" or "train", metric) → its readings: of every validation, and of
             every step for the training metrics that a goal read.
         loss_failed: step after which the training loss was not finite; None: it always was.
-        loss_far: smoothing → step after which the training loss was far above the first one.
         noise: noise scales that it measured, by column of the table.
         warning: what it reports to the user, if anything.
     """
@@ -96,7 +95,6 @@ class Record(NamedTuple):
     ended: bool
     readings: dict[tuple[str, str], Series]
     loss_failed: int | None
-    loss_far: dict[float, int | None]
     noise: dict[str, float]
     warning: str | None = None
 

@@ -74,7 +74,6 @@ def _run(recipe: Recipe, task: Task, noise: GradientNoiseScale | None) -> Record
         ended=trained < task.max_steps and not watch.stopped,
         readings=watch.readings,
         loss_failed=watch.loss_failed,
-        loss_far=watch.loss_far,
         noise=noise_scales,
     )
 

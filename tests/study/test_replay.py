@@ -64,14 +64,13 @@ def test_a_run_that_did_not_read_a_metric_tells_nothing_of_it():
     assert outcome(record, task, goals=[Goal(metric="val_acc", target=1, mode="max")]) is None
 
 
-def record(values, *, far=None, failed=None):
+def record(values, *, failed=None):
     steps = tuple(10 * number for number in range(len(values)))
     return Record(
         trained=steps[-1],
         ended=False,
         readings={("validation", "acc"): Series(steps, tuple(values))},
         loss_failed=failed,
-        loss_far={0.0: far},
         noise={},
     )
 
@@ -83,7 +82,6 @@ ACCURACY = Goal(metric="acc", target=0.5, mode="max")
     ("one", "status", "trained"),
     [
         (record([0.1, 0.1, 0.6]), "reached", 20),
-        (record([0.1, 0.1, 0.6], far=11), "diverged", 11),
         (record([0.1, 0.1, 0.6], failed=20), "diverged", 20),  # before the validation
         (record([0.1, 0.6, 0.6], failed=11), "reached", 10),
         (record([0.1, 0.2, float("nan")]), "diverged", 20),
@@ -94,17 +92,21 @@ def test_a_loss_that_fails_ends_a_goal_when_it_failed_in_training(one, status, t
     assert (found.goals[ACCURACY].status, found.trained) == (status, trained)
 
 
-def test_a_smoothing_that_the_loss_was_not_followed_with_is_not_guessed():
-    smooth = Goal(metric="acc", target=0.5, mode="max", smoothing=100)
-    arguments = {"global_size": 1, "max_steps": 20, "budget_steps": 20, "early_stop": True}
-    assert replay(record([0.1, 0.1, 0.6]), [smooth], **arguments) is None
+def test_a_run_that_an_earlier_version_ended_for_its_large_loss_is_done_again():
+    """Its attributes have a ``loss_far``, and it was ended there with finite losses."""
+    key = RunKey(16, "search", 0, 1)
+    attributes = pack(key, record([0.1, 0.2]), {})
+    attributes["run"]["loss_far"] = {"0.0": 10}
+    _, ended = unpack(attributes)
+    arguments = {"global_size": 1, "budget_steps": 20, "early_stop": True}
+    assert replay(ended, [ACCURACY], max_steps=20, **arguments) is None
+    assert replay(ended, [ACCURACY], max_steps=10, **arguments).trained == 10
 
 
 def test_records_are_packed_to_the_last_bit():
     long = tuple(1 / (number + 3) for number in range(20_000))
     one = record([0.1, float("inf"), 0.6])._replace(
         readings={("train", "loss"): Series(tuple(range(20_000)), long)},
-        loss_far={0.0: None, 64.0: 3},
     )
     key = RunKey(32, "search", 0, 5)
     attributes = pack(key, one, {"learning_rate": 0.1})

@@ -109,12 +109,33 @@ class Scored(cheap.Regression):
         self.log("score", torch.exp(-self.loss(batch)))
 
 
-def test_a_run_that_blows_up_has_diverged_by_its_accuracy_too():
-    goal = Goal(metric="score", target=0.58, mode="max")
-    found = {"make_module": lambda p: Scored(**p), "goal": goal}
-    outcome = one(cap=20, parameters={"learning_rate": 2.5}, **found)  # all losses are finite
+SCORE = {
+    "make_module": lambda p: Scored(**p),
+    "goal": Goal(metric="score", target=0.58, mode="max"),
+}
+
+
+def test_a_run_that_blows_up_has_diverged_by_its_accuracy_once_its_loss_is_not_finite():
+    outcome = one(parameters={"learning_rate": 5.0}, **SCORE)
     assert first(outcome).status == "diverged"
-    assert first(one(parameters={"learning_rate": 0.3}, **found)).status == "reached"
+    assert not outcome.pruned
+    assert first(one(parameters={"learning_rate": 0.3}, **SCORE)).status == "reached"
+
+
+class AroundZero(Scored):
+    """A training loss that starts near 0 and lies on both sides of it, as that of a policy."""
+
+    def training_step(self, batch, batch_idx):
+        sides = 0.5 * (-1) ** batch_idx * min(batch_idx, 1)
+        loss = super().training_step(batch, batch_idx)
+        return loss - loss.detach() + 1e-3 + sides
+
+
+def test_a_healthy_run_whose_loss_lies_around_0_has_not_diverged():
+    arguments = {"parameters": {"learning_rate": 0.3}}
+    found = one(make_module=lambda p: AroundZero(**p), goal=SCORE["goal"], **arguments)
+    assert first(found) == first(one(**arguments, **SCORE))
+    assert first(found).status == "reached"
 
 
 class NotFinite(cheap.Regression):

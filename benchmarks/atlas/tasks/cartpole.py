@@ -8,33 +8,23 @@ episode: B_simple holds what the correlation within a segment adds to the noise 
 
 from typing import Any
 
-import lightning as L
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.atlas.module import adam
-from benchmarks.atlas.rollouts import Frames, Rollouts
+from benchmarks.atlas.actor_critic import ActorCritic
+from benchmarks.atlas.rollouts import CARTPOLE, Rollouts
 from benchmarks.atlas.task import EARLY, LATE, Task
 from lightning_noise.study import Budget, CentredLearningRate, Goal, Search
 
 WIDTH = 64
-OF_VALUES, OF_ENTROPY = 0.5, 0.01  # weights in the loss
-# A study takes a loss of more than eleven times the first one for divergence. The other terms lie
-# on both sides of 0, where such a factor says nothing. A constant has no gradient.
-LEVEL = 1.0
 RETURNS = {EARLY: 60.0, LATE: 195.0}
 
 
-class ActorCritic(L.LightningModule):
-    """A policy and a critic, with Adam at a constant rate; logs ``mean_return``.
-
-    It acts in the environments of its training loader, that of ``Rollouts``.
-    """
+class TwoNetworks(ActorCritic):
+    """A network for the policy and another one for the critic."""
 
     def __init__(self, learning_rate: float) -> None:
-        super().__init__()
-        self.learning_rate = learning_rate
+        super().__init__(learning_rate)
         self.policy = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 2))
         self.critic = nn.Sequential(nn.Linear(4, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1))
 
@@ -42,44 +32,15 @@ class ActorCritic(L.LightningModule):
         """Logits of the actions (B, 2), and values (B,)."""
         return self.policy(observations), self.critic(observations)[..., 0]
 
-    def on_train_start(self) -> None:
-        self.rollouts.follow(self, self.trainer.accumulate_grad_batches)
 
-    def on_train_batch_start(self, batch: Frames, batch_idx: int) -> None:
-        self.log("mean_return", self.rollouts.mean_return)
-
-    def training_step(self, batch: Frames, batch_idx: int) -> Tensor:
-        return self.losses(batch).mean()
-
-    def losses(self, batch: Frames) -> Tensor:
-        """Of every frame (B,), none depends on another frame of the batch."""
-        observations, actions, returns, alive = batch
-        logits, values = self(observations)
-        logs = logits.log_softmax(-1)
-        chosen = logs.gather(-1, actions[..., None])[..., 0]
-        advantages = returns - values
-        entropies = -(logs.exp() * logs).sum(-1)
-        of_policy = -chosen * advantages.detach()
-        of_values = advantages.square() / 2
-        return LEVEL + alive * (of_policy + OF_VALUES * of_values - OF_ENTROPY * entropies)
-
-    @property
-    def rollouts(self) -> Rollouts:
-        """Of the training loader."""
-        return self.trainer.train_dataloader.dataset
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return adam(self.parameters(), self.learning_rate)
-
-
-def make_module(parameters: dict[str, float]) -> ActorCritic:
+def make_module(parameters: dict[str, float]) -> TwoNetworks:
     """There is nothing to choose but the rate."""
-    return ActorCritic(**parameters)
+    return TwoNetworks(**parameters)
 
 
 def make_data(global_size: int, seed: int) -> DataLoader[Any]:
     """``seed`` draws first observations and actions; a batch of ``global_size`` frames."""
-    return Rollouts(global_size, seed).loader()
+    return Rollouts(CARTPOLE, global_size, seed).loader()
 
 
 TASKS = (

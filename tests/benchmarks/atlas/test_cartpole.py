@@ -8,9 +8,12 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from benchmarks.atlas.rollouts import DISCOUNT, EPISODES, SEGMENT, Rollouts, segment_returns
-from benchmarks.atlas.tasks.cartpole import OF_ENTROPY, OF_VALUES, make_data, make_module
+from benchmarks.atlas.actor_critic import OF_ENTROPY, OF_VALUES
+from benchmarks.atlas.rollouts import CARTPOLE, EPISODES, Rollouts, segment_returns
+from benchmarks.atlas.tasks.cartpole import make_data, make_module
 from benchmarks.harness.lightning_runs import SILENT, quiet_lightning
+
+SEGMENT = CARTPOLE.segment
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ class Losses(nn.Module):
 
 
 def following(policy, size, seed=1, parts=1):
-    data = Rollouts(size, seed)
+    data = Rollouts(CARTPOLE, size, seed)
     data.follow(policy, parts)
     return data
 
@@ -64,28 +67,28 @@ def test_returns_and_advantages_of_a_hand_made_rollout():
     values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
     terminated = torch.tensor([[False, False], [True, False], [False, False]])
     truncated = torch.tensor([[False, False], [False, True], [False, False]])
-    found = segment_returns(rewards, values, terminated, truncated)
-    d = 0.98
+    d = CARTPOLE.discount
+    found = segment_returns(rewards, values, terminated, truncated, d)
     by_hand = [
         [1 + d * 1, 1 + d * (1 + d * 6)],
         [1, 1 + d * 6],
         [1 + d * 7, 1 + d * 8],
     ]
-    assert d == DISCOUNT
+    assert d == 0.98
     torch.testing.assert_close(found, torch.tensor(by_hand))
     advantages = torch.tensor([[0.98, 5.7424], [-2.0, 2.88], [2.86, 2.84]])
     torch.testing.assert_close(found - values[:-1], advantages)
 
 
 def test_the_loss_of_a_frame_by_hand(module):
-    """Even logits and values of 0: 1 + ln 2 · A + A²/4 - ln 2 / 100, and 1 in a restart."""
+    """Even logits and values of 0: ln 2 · A + A²/4 - ln 2 / 100, and 0 in a restart."""
     for parameter in module.parameters():
         torch.nn.init.zeros_(parameter)
     returns = torch.tensor([0.5, -1.0, 2.0])
     alive = torch.tensor([1.0, 1.0, 0.0])
     batch = (torch.randn(3, 4), torch.tensor([0, 1, 1]), returns, alive)
     assert (OF_VALUES, OF_ENTROPY) == (0.5, 0.01)
-    by_hand = torch.tensor([1.402142, 0.549921, 1.0])
+    by_hand = torch.tensor([0.402142, -0.450079, 0.0])
     torch.testing.assert_close(module.losses(batch), by_hand, atol=1e-5, rtol=0)
 
 
@@ -165,7 +168,7 @@ def test_rollouts_follow_the_seed(module):
 
 def test_a_batch_that_is_no_multiple_of_a_segment_is_an_error():
     with pytest.raises(ValueError, match="size must be at most 16 or a multiple of it, got 20"):
-        Rollouts(20, 1)
+        Rollouts(CARTPOLE, 20, 1)
 
 
 def test_a_missing_gymnasium_is_named_with_its_fix(monkeypatch):
