@@ -24,7 +24,7 @@ import torch
 from benchmarks.atlas.findings_statistics import Bounded, cell, jackknife
 from benchmarks.gain.sweep import BENCHMARK as SWEEP
 from benchmarks.gain.sweep import fixed_sizes
-from benchmarks.gain.tasks import TASKS, Task, task_of
+from benchmarks.gain.tasks import FIRST, Task, task_of
 from benchmarks.gain.training import Smoothed, Stepper, stacked
 from benchmarks.harness.rows import committed
 from benchmarks.harness.spec import Benchmark, Done, Settings, option
@@ -193,7 +193,7 @@ def b_crit(task: str) -> CriticalBatchSize:
 def by_case(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
     """The rows of each task and batch size, in the order of the tasks."""
     found: dict[tuple[str, int], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (list(TASKS).index(row.task), row.size)):
+    for row in sorted(rows, key=lambda row: (FIRST.index(row.task), row.size)):
         found.setdefault((row.task, row.size), []).append(row)
     return found
 
@@ -263,7 +263,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Settings):
-    tasks: tuple[str, ...] = option(tuple(TASKS), "tasks", extends=True, choices=tuple(TASKS))
+    tasks: tuple[str, ...] = option(FIRST, "tasks", extends=True, choices=FIRST)
     sizes: tuple[int, ...] = option((4, 16, 64), "batch sizes of the sweep", extends=True)
     seeds: int = option(4, "runs of every task and size", least=2)
     tiny: bool = option(False, "an easy goal")

@@ -1,9 +1,10 @@
 """Steps to the goal at fixed batch sizes, each at its own tuned learning rate.
 
-Five small tasks, trained as plain loops. At each size learning rates on a grid (factor 2^½) are
-tried with tuning seeds, all in one stack of weights; the grid is extended until the best rate has
-worse neighbours on both sides. The figures are from five other seeds at the best rate. The other
-benchmarks on ``LeastTime`` take their learning rates from this file.
+Small tasks, trained as plain loops, two of them to a later goal as well. At each size learning
+rates on a grid (factor 2^½) are tried with tuning seeds, all in one stack of weights; the grid is
+extended until the best rate has worse neighbours on both sides. The figures are from five other
+seeds at the best rate. The other benchmarks on ``LeastTime`` take their learning rates from this
+file.
 """
 
 import math
@@ -166,9 +167,17 @@ def fixed_sizes(task: str) -> Fixed:
     return fixed_runs(committed(BENCHMARK), task)
 
 
-def tuned_rate(task: str) -> float:
-    """The learning rate of the size that adaptive runs start from, in the committed file."""
-    return fixed_sizes(task).rates[TASKS[task].start]
+def start_of(task: str, rho: float) -> int:
+    """The size that adaptive runs start from where a step takes ``rho + size`` units of time."""
+    known = TASKS[task]
+    if not known.below:
+        return known.start
+    return max(fixed_sizes(task).best(rho) // known.below, known.sizes[0])
+
+
+def tuned_rate(task: str, size: int | None = None) -> float:
+    """The learning rate of a size, by default the task's ``start``, in the committed file."""
+    return fixed_sizes(task).rates[size or TASKS[task].start]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -40,6 +40,7 @@ class Task:
         start: size that adaptive runs start from.
         rate: where the search for the learning rate begins, at ``sizes[0]``.
         most_examples: a run ends there.
+        below: adaptive runs start that many times below the best fixed size; 0: from ``start``.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Task:
     start: int = 4
     rate: float = 0.01
     most_examples: int = 1_000_000
+    below: int = 0
     numel: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -331,7 +333,30 @@ KNOWN = (
         rate=0.005,
     ),
 )
-TASKS = {task.name: task for task in KNOWN}
+
+
+def later(name: str, goal: float, rate: float) -> Task:
+    """The same with a goal that takes a best fixed size thousands of steps.
+
+    Goals were chosen from one run at batch size 512, before any adaptive run to them.
+    """
+    (task,) = [known for known in KNOWN if known.name == name]
+    return replace(
+        task,
+        name=f"{name}, later",
+        goal=goal,
+        window=8192,
+        sizes=(16, 32, 64, 128, 256, 512, 1024),
+        start=16,
+        rate=rate,
+        most_examples=6_000_000,
+        below=16,
+    )
+
+
+LATER = (later("noisy digits", 0.57, 0.006), later("patches", 0.0345, 0.0014))
+FIRST = tuple(task.name for task in KNOWN)
+TASKS = {task.name: task for task in (*KNOWN, *LATER)}
 
 
 def task_of(name: str, *, tiny: bool = False) -> Task:
