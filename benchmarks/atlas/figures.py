@@ -91,7 +91,7 @@ def draw_curves(found: Sequence[Case], path: Path) -> None:
 
     rows = math.ceil(len(found) / COLUMNS)
     figure = Figure(figsize=(3.1 * COLUMNS, 2.6 * rows + 0.5), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
     for ax, case in zip(axes, found, strict=False):
         sizes = np.geomspace(min(case.steps), max(case.steps), 50)
         ax.plot(list(case.steps), list(case.steps.values()), "ko", markersize=4, label="measured")
@@ -105,7 +105,7 @@ def draw_curves(found: Sequence[Case], path: Path) -> None:
         ax.axvline(case.global_size, color="0.8", linewidth=1, zorder=0)
         ax.set(xscale="log", yscale="log")
         ax.set_title(TASKS[case.task].title, fontsize=9)
-    for ax in list(axes)[len(found) :]:
+    for ax in axes[len(found) :]:
         ax.axis("off")
     figure.supxlabel("batch size, examples")
     figure.supylabel("optimizer steps to the late goal")

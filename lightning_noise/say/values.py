@@ -63,7 +63,7 @@ def with_interval(value: float, low: float | None, high: float | None) -> str:
 
 # How far the noise scale has predicted what was measured; a test compares it with the atlas.
 AGREEMENT = (
-    "as a guide: in 13 small tasks the measured critical batch size was 0.6 to 3.6 times the noise "
+    "as a guide: in 13 small tasks the measured critical batch size was 0.5 to 3.5 times the noise "
     "scale at the end"
 )
 

@@ -56,12 +56,12 @@ TASKS = (
         further_goals=(
             Goal(metric="mean_return", target=RETURNS[EARLY], mode="max", on="train", name=EARLY),
         ),
-        sizes=(64, 128, 256, 512, 1024, 2048, 4096),
+        sizes=(32, 64, 128, 256, 512, 1024, 2048, 4096),
         search_space={
             "learning_rate": CentredLearningRate(eps_max=0.025, b=1000, alpha=0.5, spread=3)
         },
         budget=Budget(examples=600_000, steps=3_000),
-        search=Search(trials=8, seeds=5, widen=1),
+        search=Search(trials=8, seeds=12),
         geometries=("optimizer",),
         unit="frames",
     ),

@@ -7,8 +7,8 @@ from torch import nn
 
 from benchmarks.atlas.data import digits, loaders
 from benchmarks.atlas.module import Trained, adam, classification, loss_and_outputs, momentum
-from benchmarks.atlas.task import EARLY, LATE, LEAN, Task
-from lightning_noise.study import Budget, CentredLearningRate, Goal
+from benchmarks.atlas.task import EARLY, LATE, Task
+from lightning_noise.study import Budget, CentredLearningRate, Goal, Search
 
 CURVATURES = ("hessian", "gauss_newton")
 COMMON = {
@@ -17,7 +17,7 @@ COMMON = {
         Goal(metric="val_loss", target=1.0, name=EARLY),
         Goal(metric="val_loss", target=0.6, name="middle"),
     ),
-    "search": LEAN,
+    "search": Search(trials=8, seeds=8),
     "validate_every": 200,
     "loss_and_outputs": loss_and_outputs,
     "paper": "MNIST",
@@ -51,7 +51,7 @@ TASKS = (
         optimizer="momentum",
         make_module=partial(make_module, momentum),
         make_data=make_data,
-        sizes=(4, 8, 16, 32, 64, 128, 512),
+        sizes=(4, 8, 16, 32, 64, 128, 256, 512),
         search_space={"learning_rate": CentredLearningRate(eps_max=0.17, b=64, spread=3)},
         budget=Budget(examples=100_000, steps=1_500),
         geometries=CURVATURES,
@@ -63,7 +63,7 @@ TASKS = (
         optimizer="Adam",
         make_module=partial(make_module, adam),
         make_data=make_data,
-        sizes=(8, 16, 32, 64, 128, 512),
+        sizes=(4, 8, 16, 32, 64, 128, 256, 512),
         search_space={
             "learning_rate": CentredLearningRate(eps_max=0.03, b=64, alpha=0.5, spread=3)
         },

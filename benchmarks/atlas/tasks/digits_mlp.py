@@ -15,7 +15,7 @@ from benchmarks.atlas.module import (
     sgd,
 )
 from benchmarks.atlas.task import EARLY, LATE, Task
-from lightning_noise.study import Budget, CentredLearningRate, Goal
+from lightning_noise.study import Budget, CentredLearningRate, Goal, Search
 
 CURVATURES = ("hessian", "gauss_newton")
 GOALS = (
@@ -53,7 +53,7 @@ TASKS = (
         make_module=partial(make_module, sgd),
         make_data=make_data,
         goals=GOALS,
-        sizes=(4, 8, 16, 32, 64, 128, 256),
+        sizes=(2, 4, 8, 16, 32, 64, 128, 256),
         search_space={"learning_rate": CentredLearningRate(eps_max=1.0, b=32, spread=4)},
         budget=Budget(examples=30_000, steps=1_500),
         geometries=CURVATURES,
@@ -79,7 +79,8 @@ TASKS = (
         make_module=partial(make_module, adam),
         make_data=make_data,
         goals=GOALS_OF_ADAM,
-        sizes=(8, 16, 32, 64, 128, 256, 512),
+        search=Search(trials=8, seeds=8),
+        sizes=(4, 8, 16, 32, 64, 128, 256, 512),
         search_space={
             "learning_rate": CentredLearningRate(eps_max=0.05, b=64, alpha=0.5, spread=4)
         },

@@ -7,11 +7,13 @@ from statistics import median
 import pytest
 
 from benchmarks.atlas import atlas_noise, atlas_study, curves_report, prediction, report
+from benchmarks.atlas.cases import cases
 from benchmarks.atlas.report import OF_PROGRESS, USUAL
 from benchmarks.atlas.task import LATE
 from benchmarks.atlas.tasks import TASKS
 from benchmarks.harness.rows import committed
 from lightning_noise import CriticalBatchSize
+from lightning_noise.report.terms import REACHED, RERUN, SEARCH
 from lightning_noise.say.values import AGREEMENT
 from testing.quadratic import best_steps
 
@@ -61,7 +63,7 @@ def test_b_simple_is_typically_a_factor_of_two_off_and_within_three_but_for_cart
     assert typical_factor(points, OF_PROGRESS) == pytest.approx(2, abs=0.05)
     beyond = [point for point in points if abs(point.error(USUAL)) > math.log(3)]
     assert [point.group for point in beyond] == ["cartpole_adam"]
-    assert math.exp(-beyond[0].error(USUAL)) == pytest.approx(3.4, abs=0.05)
+    assert math.exp(-beyond[0].error(USUAL)) == pytest.approx(4.3, abs=0.05)
     unmeasured = "no measurement: the geometric mean of the other tasks"
     assert relative_to_usual(points, unmeasured).low > 0
 
@@ -90,7 +92,7 @@ def test_b_simple_is_too_low_with_momentum_or_adam(points):
     assert relative_to_usual(points, rule).high > 0
 
 
-def test_curvatures_and_the_metric_of_adam_do_not_help(points):
+def test_curvatures_do_not_help(points):
     for geometry in ("B_noise", "B_gauss_newton"):
         name = f"{geometry}, mean over progress"
         having = [point for point in points if name in point.values]
@@ -101,15 +103,56 @@ def test_curvatures_and_the_metric_of_adam_do_not_help(points):
         assert ranks[0] <= ranks[1]
     quadratic = next(point for point in points if point.group == "quadratic")
     assert abs(quadratic.error("B_noise, mean over progress")) < math.log(1.25)
+
+
+def test_the_metric_of_adam_is_nearer_but_for_the_lstm_so_its_gain_is_not_resolved(points):
     adam = [point for point in points if TASKS[point.group].optimizer == "Adam"]
-    assert typical_factor(adam, curves_report.OF_METRIC) > 0.95 * typical_factor(adam, OF_PROGRESS)
+    further = []
+    for point in adam:
+        if abs(point.error(curves_report.OF_METRIC)) > abs(point.error(OF_PROGRESS)):
+            further.append(point)
+    assert len(adam) == 7
+    assert [point.group for point in further] == ["bytes_lstm_adam"]
+    assert math.exp(further[0].error(curves_report.OF_METRIC)) == pytest.approx(4.9, abs=0.05)
+    ways = [
+        partial(prediction.direct_errors, name=name)
+        for name in (curves_report.OF_METRIC, OF_PROGRESS)
+    ]
+    gap = prediction.difference(adam, *ways)
+    assert gap.low < 0 < gap.high
 
 
-def test_the_choice_on_other_tasks_is_the_mean_over_progress(points):
-    assert curves_report.chosen_cell(points) == f"{OF_PROGRESS}: {len(points)}"
+def test_five_runs_were_too_few_for_the_lstm():
+    name = "bytes_lstm_adam"
+    measured = [row for row in committed(atlas_noise.BENCHMARK) if row.task == name]
+    crossed = {row.seed: row.crossed for row in measured if row.goal == LATE}
+    first = {seed: steps for seed, steps in crossed.items() if seed <= 1005}
+    assert [round(steps) for steps in sorted(first.values())] == [42, 51, 61, 79, 180]
+    slowest = max(crossed, key=crossed.get)
+    studied = [row for row in committed(atlas_study.BENCHMARK) if row.task == name]
+    tokens = []
+    for seeds in ({*first} - {slowest}, {*first}, {*crossed}, {*crossed} - {slowest}):
+        rows = [row for row in measured if row.seed in seeds]
+        case = next(case for case in cases(rows, studied) if case.goal == LATE)
+        averages = [case.averages[kind, "progress"].value for kind in ("euclidean", "optimizer")]
+        tokens.append([value * TASKS[name].per_example for value in averages])
+    assert [round(simple) for simple, _ in tokens] == [200, 842, 842, 895]
+    b_crit = case.fit.b_crit * TASKS[name].per_example
+    assert tokens[2][1] / b_crit == pytest.approx(4.9, abs=0.05)
+
+
+def test_the_choice_on_other_tasks_is_the_mean_over_progress_and_does_not_clearly_help(points):
+    names = report.names_of(points)
+    for point in points:
+        others = [other for other in points if other is not point]
+        chosen, shift = prediction.best_of(others, names)
+        expected = OF_PROGRESS
+        if point.group == "bytes_lstm_adam":
+            expected = curves_report.OF_METRIC
+        assert chosen == expected
+        assert shift < 0  # so the factor is above one
     gap = relative_to_usual(points, "statistic and factor of other tasks")
-    assert gap.rms < 0 and -0.1 < gap.high < 0
-    assert prediction.best_of(points, [OF_PROGRESS])[1] < 0  # so the factor is above one
+    assert gap.low < 0 < gap.high
 
 
 def test_one_run_predicts_the_curve(measured):
@@ -127,10 +170,43 @@ def test_one_run_predicts_the_curve(measured):
     assert pooled["scaling"] > 1.5 * pooled["progress"]
 
 
-def test_the_autoencoder_with_momentum_is_the_exception(measured):
-    case = next(c for c in measured if c.task == "patches_ae_momentum" and c.goal == LATE)
-    assert case.fit.residual > 0.15
-    assert case.averages["euclidean", "progress"].value < case.fit.b_crit / 3
+@pytest.fixture(scope="module")
+def autoencoder():
+    """Rows of the late goal of the autoencoder with momentum."""
+    rows = committed(atlas_study.BENCHMARK)
+    return [row for row in rows if row.task == "patches_ae_momentum" and row.goal == LATE]
+
+
+def test_the_autoencoder_with_momentum_is_a_hyperbola_up_to_2048(autoencoder):
+    steps = atlas_study.result_of(autoencoder, "patches_ae_momentum").steps(LATE)
+    del steps[4096]
+    fit = CriticalBatchSize.fit(list(steps), list(steps.values()))
+    assert fit.residual == pytest.approx(0.05, abs=0.005)
+    assert [round(value) for value in (fit.b_crit, fit.low, fit.high)] == [382, 319, 458]
+
+
+def test_at_4096_the_best_rate_of_the_autoencoder_is_at_the_edge_of_stability(autoencoder):
+    found = atlas_study.result_of(autoencoder, "patches_ae_momentum")
+    rate = found.learning_rates(LATE)[4096]
+    rows = [r for r in autoencoder if r.global_size == 4096 and r.learning_rate == rate]
+    searched = [row.steps for row in rows if row.phase != RERUN]
+    rerun = [row.steps or math.inf for row in rows if row.phase == RERUN]
+    assert rate == pytest.approx(0.78, abs=0.005)
+    assert len(searched) == 4 and 64 < min(searched) <= max(searched) < 70.5
+    assert [round(steps) for steps in sorted(rerun)[:5]] == [59, 69, 130, 155, 172]
+    assert len(rerun) == 6 and math.isinf(max(rerun))
+    fit = found.fits[LATE]
+    assert [round(value) for value in (fit.b_crit, fit.low, fit.high)] == [248, 124, 492]
+
+
+def test_at_64_large_rates_of_the_autoencoder_never_reach_the_late_goal(autoencoder):
+    searched = [r for r in autoencoder if r.global_size == 64 and r.phase == SEARCH]
+    reached = [row.learning_rate for row in searched if row.status == REACHED]
+    missed = [row.learning_rate for row in searched if row.status != REACHED]
+    assert max(reached) < min(missed) == pytest.approx(0.29, abs=0.005)
+    found = atlas_study.result_of(autoencoder, "patches_ae_momentum")
+    assert found.learning_rates(LATE)[64] == pytest.approx(0.13, abs=0.005)
+    assert round(found.steps(LATE)[64]) == 374
 
 
 def test_the_studied_quadratic_agrees_with_its_closed_form():

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.atlas import atlas_noise, atlas_study, curves_report, figures, report
 from benchmarks.atlas.cases import cases
@@ -107,7 +108,7 @@ def test_a_statistic_without_scatter_is_chosen_on_the_other_tasks(found):
 def test_a_right_noise_scale_predicts_the_whole_curve(found):
     late = [case for case in found if case.goal == LATE]
     assert list(curves_report.curve_errors(late[0], "euclidean").values()) == pytest.approx(
-        [0.0] * 6, abs=1e-6
+        [0.0] * 7, abs=1e-6
     )
     wrong = curves_report.curve_errors(late[1], "euclidean")  # 80 where 40 is right
     # both pass through the run at 64: S(512)/S(64) is predicted with 80 and measured with 40
@@ -119,3 +120,11 @@ def test_the_figures_show_every_task(found, tmp_path):
     figures.draw(found, tmp_path / "atlas.png")
     assert (tmp_path / "atlas.png").stat().st_size > 20_000
     assert (tmp_path / "atlas_curves.png").stat().st_size > 20_000
+
+
+def test_panels_without_a_task_are_hidden(found, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    late = [case for case in found if case.goal == LATE]
+    figures.draw_curves(late[:3], tmp_path / "curves.png")
+    assert [ax.axison for ax in drawn[0].axes] == [True, True, True, False]
