@@ -27,11 +27,13 @@ from lightning_noise.adapt.adaptation_state import (
 )
 from lightning_noise.adapt.adaptive_settings import AdaptiveBatchSize
 from lightning_noise.adapt.adaptive_summary import Period, clock_lines, summary
+from lightning_noise.adapt.cadence import is_known
 from lightning_noise.adapt.decisions import Decisions, Limits, Measurement
 from lightning_noise.adapt.guard import REST, Guard
 from lightning_noise.adapt.run_policy import needs_clock
 from lightning_noise.adapt.size_plan import BatchPlan
 from lightning_noise.adapt.step_times import StepTimes
+from lightning_noise.core.estimate import NoiseEstimate
 
 
 class AboveMaxLocalSizeError(ValueError):
@@ -240,15 +242,15 @@ share of step time 0.5, of noise 0.98, predicted gain 31 %')
         """Decides on the size, and on how often to measure."""
         rest: list[Action] = []
         if limits.may_rest:
-            rest = self._rest()
+            rest = self._rest(measured.estimate)
         limits = self._within_memory(limits)
         take = self._decisions.take
         self.state, actions = take(self.state, measured, limits, within_epoch=within_epoch)
         return [*rest, *actions]
 
-    def _rest(self) -> list[Action]:
+    def _rest(self, estimate: NoiseEstimate) -> list[Action]:
         before = self.state.cadence
-        cadence = before.decided()
+        cadence = before.decided(known=is_known(estimate))
         times = self.state.times
         if before.ratio is None and cadence.ratio is not None:
             times = times.divided(cadence.ratio)  # all of them are of measured steps

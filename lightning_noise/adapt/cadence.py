@@ -5,19 +5,31 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lightning_noise.core.estimate import NoiseEstimate
+
 SHARE = 0.1  # of the time of a step: what measuring may add on average
 MOST = 16  # at least one of so many steps is measured
 TRIAL = 2  # every second step is measured until both kinds of steps are timed
 KEPT = 64  # durations of each kind: the latest
+KNOWN = 4.0  # upper over lower end of the noise scale's interval, up to which steps are left out
 LEAST_STEPS = 5  # durations of each kind from which they are compared
+
+
+def is_known(estimate: NoiseEstimate) -> bool:
+    """Whether the interval of the noise scale has two ends that lie within a factor of four."""
+    if estimate.low is None or estimate.high is None:
+        return False
+    return 0 < estimate.high <= KNOWN * estimate.low
 
 
 class Cadence(NamedTuple):
     """One of every ``every`` optimizer steps is measured.
 
     A run begins by measuring every step. From the first decision on it measures every second one,
-    until it knows by how much measuring lengthens a step. Then it measures as often as adds at most
-    10 % to its time, and at least one of 16 steps. Large models measure every step.
+    until it knows by how much measuring lengthens a step. Then it measures every step again until
+    the noise scale is known within a factor, since no size is changed before. From there on it
+    measures as often as adds at most 10 % to its time, and at least one of 16 steps. Large models
+    measure every step.
 
     Args:
         every: optimizer steps of which one is measured.
@@ -49,8 +61,18 @@ class Cadence(NamedTuple):
         """Steps have another size from here on."""
         return self._replace(measured=(), others=())
 
-    def decided(self) -> "Cadence":
-        """How often to measure until the next decision."""
+    def decided(self, *, known: bool = True) -> "Cadence":
+        """How often to measure until the next decision.
+
+        Args:
+            known: whether the noise scale is.
+        """
+        cadence = self._cheapest()
+        if known or cadence.ratio is None:
+            return cadence
+        return cadence._replace(every=1)
+
+    def _cheapest(self) -> "Cadence":
         if len(self.measured) < LEAST_STEPS:
             return self
         if len(self.others) < LEAST_STEPS:

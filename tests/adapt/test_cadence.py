@@ -6,12 +6,13 @@ from lightning_noise import AdaptiveBatchSize
 from lightning_noise.adapt.actions import MeasureEvery
 from lightning_noise.adapt.adaptation import Adaptation
 from lightning_noise.adapt.adaptation_state import Mark
-from lightning_noise.adapt.cadence import MOST, SHARE, Cadence
+from lightning_noise.adapt.cadence import MOST, SHARE, Cadence, is_known
 from lightning_noise.adapt.decisions import Limits, Measurement
 from lightning_noise.adapt.size_plan import BatchPlan
 from lightning_noise.core.estimate import NoiseEstimate
 
-HARDLY_KNOWN = NoiseEstimate(40.0, 10.0, 400.0, 1.0, 40.0, True, 20, 9.0)  # no size is changed
+KNOWN = NoiseEstimate(20.0, 12.0, 40.0, 1.0, 20.0, True, 20, 9.0)  # no size is changed: waste
+HARDLY_KNOWN = NoiseEstimate(40.0, 10.0, 400.0, 1.0, 40.0, True, 20, 9.0)  # nor here
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_at_a_new_size_the_kinds_are_compared_anew():
 # In a run
 
 
-def play(measured_step, other_step, decisions=4, may_rest=True):
+def play(measured_step, other_step, decisions=4, may_rest=True, estimate=KNOWN):
     """Decisions after every 20 steps of a run of one size."""
     machine = Adaptation(AdaptiveBatchSize())
     machine.begin_fit(Mark(0, 0.0), BatchPlan(16, 1, 1))
@@ -65,7 +66,7 @@ def play(measured_step, other_step, decisions=4, may_rest=True):
         measured = 20 // every
         others = 20 - measured
         machine.timed([measured_step] * measured, [other_step] * others)
-        now = Measurement(HARDLY_KNOWN, 16, 20 * number, 320.0 * number, None, None)
+        now = Measurement(estimate, 16, 20 * number, 320.0 * number, None, None)
         asked.append(machine.inside_epoch(now, Limits(may_rest=may_rest)))
     return machine, asked
 
@@ -76,6 +77,23 @@ def test_a_run_measures_rarely_where_that_is_dear():
     assert machine.state.times.medians() == {16: 1.0}
     longer = "a measured step takes 2.5 times as long"
     assert f"one of every 15 steps is measured, since {longer}" in machine.summary()
+
+
+def test_a_run_measures_every_step_until_it_knows_the_noise_scale():
+    """Every second one comes first, until it is known what measuring takes."""
+    machine, asked = play(2.5, 1.0, estimate=HARDLY_KNOWN)
+    assert asked == [[MeasureEvery(2)], [MeasureEvery(1)], [], []]
+    machine.timed([2.5] * 20, [])
+    machine.inside_epoch(Measurement(KNOWN, 16, 100, 1600.0, None, None), Limits(may_rest=True))
+    assert machine.state.cadence.every == 15
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "known"),
+    [(10.0, 40.0, True), (10.0, 41.0, False), (10.0, None, False), (None, None, False)],
+)
+def test_a_noise_scale_is_known_within_a_factor_of_four(low, high, known):
+    assert is_known(HARDLY_KNOWN._replace(low=low, high=high)) is known
 
 
 def test_a_run_measures_every_step_where_that_is_cheap():

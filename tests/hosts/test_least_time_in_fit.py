@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import lr_scheduler as schedulers
 
 from lightning_noise import AdaptiveBatchSize, Examples, GradientNoiseScale, LeastTime
+from lightning_noise.adapt import adaptation
 from lightning_noise.hosts.lightning.paced_schedules import Paced
 from lightning_noise.hosts.step_clock import SETTLE, StepClock
 from testing.adapting import Script, adapting
@@ -200,6 +201,22 @@ def dear(clock, **arguments):
     return GradientNoiseScale(probe, adaptive_batch_size=settings, verbose=False, **arguments)
 
 
+@pytest.fixture
+def known(monkeypatch):
+    """Whether the noise scale is known enough is not the question here."""
+    monkeypatch.setattr(adaptation, "is_known", lambda _: True)
+
+
+def test_until_the_noise_scale_is_known_dear_steps_are_measured_too(clock):
+    """All but ten of the second 20 steps: at 1360 examples |G|² is not resolved."""
+    noise = dear(clock)
+    fit(Timed(clock), data(examples=4 * 340), noise, epochs=1, accumulate=1)
+    assert noise.settings.probe.measured == 340 - 10
+    assert noise.estimate().high is None
+    assert times_of(noise) == {4: [pytest.approx(1.0, rel=1e-12)] * 64}
+
+
+@pytest.mark.usefixtures("known")
 def test_dear_measurements_are_rare(clock):
     """All of the first 20 steps, every second one of the next 20, then one of 15."""
     noise = dear(clock)
@@ -217,6 +234,7 @@ def test_the_user_says_how_often_to_measure(clock):
     assert set(times_of(noise)[4]) == {2.5}
 
 
+@pytest.mark.usefixtures("known")
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks")
 def test_a_resumed_run_measures_as_often_as_before(clock, tmp_path):
     path = tmp_path / "a.ckpt"

@@ -37,7 +37,7 @@ def left_by(seconds=None, late=None):
         trained = late
     noise = {} if seconds is None else {SECONDS: seconds}
     found = {("validation", "val_loss"): readings}
-    return (Record(trained, False, found, None, {0.0: None}, noise),)
+    return (Record(trained, False, found, None, noise),)
 
 
 def key(size, trial, phase=SEARCH):
