@@ -51,7 +51,12 @@ class Cadence(NamedTuple):
     others: tuple[float, ...] = ()
 
     def timed(self, measured: Sequence[float], others: Sequence[float]) -> "Cadence":
-        """With the durations of further steps of the present size."""
+        """With the durations of further steps of the present size.
+
+        Where every step is measured they have nothing to be compared with, and are left out.
+        """
+        if self.every == 1 and self.ratio is not None:
+            return self
         return self._replace(
             measured=(*self.measured, *measured)[-KEPT:],
             others=(*self.others, *others)[-KEPT:],
@@ -67,21 +72,21 @@ class Cadence(NamedTuple):
         Args:
             known: whether the noise scale is.
         """
-        cadence = self._cheapest()
-        if known or cadence.ratio is None:
-            return cadence
-        return cadence._replace(every=1)
+        ratio = self._compared()
+        if ratio is None and len(self.measured) < LEAST_STEPS:
+            return self
+        if ratio is None:
+            return self._replace(every=TRIAL)
+        every = 1
+        if known:
+            every = min(max(math.ceil((ratio - 1) / SHARE - 1e-9), 1), MOST)
+        return self._replace(ratio=ratio, every=every)
 
-    def _cheapest(self) -> "Cadence":
-        if len(self.measured) < LEAST_STEPS:
-            return self
-        if len(self.others) < LEAST_STEPS:
-            if self.ratio is None:
-                return self._replace(every=TRIAL)
-            return self
+    def _compared(self) -> float | None:
+        """The ratio by the latest steps of both kinds, or as it is known where they are few."""
+        if min(len(self.measured), len(self.others)) < LEAST_STEPS:
+            return self.ratio
         usual = statistics.median(self.others)
         if usual <= 0:
-            return self
-        ratio = max(1.0, statistics.median(self.measured) / usual)
-        every = math.ceil((ratio - 1) / SHARE - 1e-9)
-        return self._replace(ratio=ratio, every=min(max(every, 1), MOST))
+            return self.ratio
+        return max(1.0, statistics.median(self.measured) / usual)

@@ -88,6 +88,19 @@ def test_a_run_measures_every_step_until_it_knows_the_noise_scale():
     assert machine.state.cadence.every == 15
 
 
+def test_a_size_that_comes_before_the_noise_scale_is_known_is_measured_rarely_after_it():
+    """No step of that size is left out until then, so what measuring takes is that of before."""
+    cadence = Cadence(2).timed([2.5] * 9, [1.0] * 9).decided(known=False).resized()
+    cadence = cadence.timed([2.5] * 20, []).decided(known=False)
+    assert (cadence.every, cadence.ratio) == (1, 2.5)
+    assert cadence.decided().every == 15
+
+
+def test_a_machine_that_slows_down_while_all_steps_are_measured_does_not_change_the_ratio():
+    cadence = Cadence(2).timed([2.5] * 9, [1.0] * 9).decided(known=False)
+    assert cadence.timed([5.0] * 64, []).decided().ratio == 2.5
+
+
 @pytest.mark.parametrize(
     ("low", "high", "known"),
     [(10.0, 40.0, True), (10.0, 41.0, False), (10.0, None, False), (None, None, False)],
